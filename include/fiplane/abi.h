@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause OR Apache-2.0 */
+/*
+ * What the BPF programs and userspace agree on: keys and values of every map,
+ * roles, verdict reasons, configuration. Plain C that C++ also compiles; this
+ * is the only definition of each of these things.
+ *
+ * Conventions
+ *  - IPv4 and MAC addresses are byte arrays in wire order, so that a bare
+ *    `bpftool map dump` reads "fip": [172,24,5,11].
+ *  - All other integers are in host byte order; names say the unit where there is one.
+ *  - Keys and values have no holes: pads are named and always zero. Sizes are asserted below.
+ *  - Enumerations are stored as enums (4 bytes), so that bpftool prints their names.
+ */
+#ifndef FIPLANE_ABI_H
+#define FIPLANE_ABI_H
+
+#ifdef __cplusplus
+#include <linux/types.h>
+#define FL_STATIC_ASSERT static_assert
+#else
+#define FL_STATIC_ASSERT _Static_assert
+#ifndef __VMLINUX_H__
+#include <linux/types.h>
+#endif
+#endif
+
+/* Raised with every change of a key or value layout: an agent that finds another number rebuilds the maps. */
+#define FL_ABI_LAYOUT 1
+
+#define FL_MAX_FLOATING_IPS 131072
+#define FL_MAX_DESTS 262144
+#define FL_MAX_FDB 131072
+#define FL_MAX_PORTS 16384
+#define FL_MAX_TUNNELS 16384
+#define FL_MAX_ROUTES 65536
+
+/* Where a program sits. One counter row exists per hook and reason. */
+enum fl_hook {
+	FL_HOOK_XDP_UNDERLAY, /* XDP on the underlay device */
+	FL_HOOK_TC_UNDERLAY, /* tcx/clsact ingress of the underlay device */
+	FL_HOOK_TC_TUNNEL, /* tcx/clsact ingress of the kernel's tunnel device, after its decapsulation */
+	FL_HOOK_TC_PORT, /* tcx/clsact ingress of a VM port */
+	FL_HOOK_TC_HOST, /* tcx/clsact egress of a segment's bridge: the host's own stack */
+	FL_HOOK_COUNT,
+};
+
+/*
+ * How a verdict counts in the fast-path share:
+ *  FAST  the packet was finished here in BPF
+ *  PASS  not ours to finish at this hook (underlay traffic, or a later program of ours takes it): not counted
+ *  FLOOD broadcast and multicast, which Linux replicates by design: not counted
+ *  SLOW  a unicast packet of the overlay that Linux must carry
+ *  DROP  discarded by us
+ */
+enum fl_class {
+	FL_CLASS_FAST,
+	FL_CLASS_PASS,
+	FL_CLASS_FLOOD,
+	FL_CLASS_SLOW,
+	FL_CLASS_DROP,
+};
+
+/*
+ * Every verdict that a program can give: X(identifier, class, what it means for an operator).
+ * The enum and the tables of names are made from this one list.
+ */
+#define FL_REASONS(X) \
+	X(FIP_IN, FAST, "floating IP translated to its fixed IP and delivered") \
+	X(FIP_OUT, FAST, "fixed IP translated to its floating IP and sent") \
+	X(FIP_HAIRPIN, FAST, "from one floating IP's owner to another on this node") \
+	X(ROUTED, FAST, "routed without translation") \
+	X(L2_FORWARD, FAST, "forwarded inside its segment") \
+	X(L2_TO_HOST, FAST, "forwarded inside its segment to this host's own stack") \
+	X(ARP_REPLY, FAST, "ARP request answered") \
+	X(XDP_DONE, PASS, "delivered to its port for XDP, which finished and counted it") \
+	X(NOT_OVERLAY, PASS, "underlay traffic that is no tunnel packet") \
+	X(TO_TUNNEL_DEV, PASS, "TCP or GSO: the kernel's tunnel device decapsulates, the next program goes on") \
+	X(TO_TC, PASS, "finished by the tc program of the same device") \
+	X(FLOOD, FLOOD, "broadcast, multicast or a frame that must be flooded") \
+	X(ARP_OTHER, FLOOD, "ARP that Linux answers or forwards") \
+	X(NO_SOURCE, SLOW, "device is not in fl_sources") \
+	X(UNKNOWN_PEER, SLOW, "tunnel packet whose VNI and outer source are no known peer's") \
+	X(TUNNEL_HEADER, SLOW, "outer header or VXLAN flags that only Linux judges") \
+	X(OUTER_CHECKSUM, SLOW, "outer UDP checksum present: Linux verifies it") \
+	X(OUTER_CE, SLOW, "outer header carries congestion experienced: Linux transfers it") \
+	X(SHORT_FRAME, SLOW, "frame ends inside a header") \
+	X(VLAN_TAG, SLOW, "802.1Q tag inside the segment") \
+	X(NOT_OWN_ADDRESS, SLOW, "port sends from a MAC or IP that is not its own: Linux filters it") \
+	X(UNKNOWN_MAC, SLOW, "destination MAC is not in fl_fdb") \
+	X(SAME_PORT, SLOW, "would leave by the port or tunnel that it came from") \
+	X(TO_ROUTER, SLOW, "addressed to a router, neither to nor from a floating IP that is in the tables") \
+	X(NO_DEST, SLOW, "no proven next hop for this destination in fl_dests or fl_routes") \
+	X(NOT_IPV4, SLOW, "routed packet that is not IPv4") \
+	X(IP_OPTIONS, SLOW, "IPv4 options") \
+	X(BAD_IP_HEADER, SLOW, "IPv4 header malformed, wrong checksum, or length does not match the frame") \
+	X(TTL, SLOW, "TTL would expire on the way: Linux answers") \
+	X(MTU, SLOW, "larger than the MTU on the way: Linux fragments or answers") \
+	X(ICMP_INNER, SLOW, "ICMP error whose quoted packet does not match its translation") \
+	X(L4_SHORT, SLOW, "transport header incomplete") \
+	X(HOST_SOURCE, SLOW, "source address is multicast, loopback or zero") \
+	X(PULL_FAILED, SLOW, "headers could not be made linear") \
+	X(DROP_ENCAP, DROP, "no room for the outer header after the packet was rewritten") \
+	X(DROP_DECAP, DROP, "outer header could not be removed after the packet was rewritten") \
+	X(DROP_REWRITE, DROP, "rewriting failed half-way")
+
+enum fl_reason {
+#define FL_X(id, class, text) FL_REASON_##id,
+	FL_REASONS(FL_X)
+#undef FL_X
+	FL_REASON_COUNT,
+};
+
+/* fl_config: one entry, key 0. Written by the agent, read by every program. */
+struct fl_config {
+	__u32 layout; /* FL_ABI_LAYOUT of the writer */
+	__u16 vxlan_port; /* UDP destination port of the underlay's tunnels */
+	__u8 pad[2];
+	__u8 vtep[4]; /* this node's own tunnel address; 0.0.0.0: no tunnels, the underlay programs pass everything */
+};
+
+/* What is attached at a device that has a program. */
+enum fl_role {
+	FL_ROLE_NONE,
+	FL_ROLE_PORT, /* a VM port: tap or veth enslaved to a segment's bridge */
+	FL_ROLE_TUNNEL, /* the kernel's tunnel device of a segment */
+	FL_ROLE_HOST, /* a segment's bridge: what the host sends and receives itself */
+};
+
+/* fl_sources: which segment a frame on this device belongs to. Absent: everything goes to Linux. */
+struct fl_source_key {
+	__u32 ifindex;
+	__u16 vlan; /* 0: untagged */
+	__u8 pad[2];
+};
+
+#define FL_SRC_CHECK 1 /* a frame must come from .mac, and IPv4 and ARP from .ip; others are left to Linux, which filters */
+
+struct fl_source {
+	enum fl_role role;
+	__u32 segment; /* ifindex of the segment's bridge */
+	__u8 mac[6];
+	__u8 pad[2];
+	__u8 ip[4];
+	__u32 flags; /* FL_SRC_* */
+};
+
+/* fl_tunnels: accepted tunnel packets. Key: VNI and the outer source address of a known peer. */
+struct fl_tunnel_key {
+	__u32 vni;
+	__u8 peer[4];
+};
+
+struct fl_tunnel {
+	__u32 segment;
+	__u32 ifindex; /* the kernel's tunnel device that would have received it */
+};
+
+enum fl_out_kind {
+	FL_OUT_NONE,
+	FL_OUT_PORT, /* send out of device .ifindex (a VM port) */
+	FL_OUT_HOST, /* deliver to the host's stack as received on .ifindex (a segment's bridge) */
+	FL_OUT_TUNNEL, /* encapsulate in VXLAN towards .remote and send out of .ifindex (the underlay device) */
+	FL_OUT_ROUTER, /* fl_fdb only: a router's MAC; the frame is routed, not forwarded */
+};
+
+#define FL_OUT_PEER 1 /* port: a veth into another namespace that bpf_redirect_peer may cross */
+#define FL_OUT_XDP 2 /* port: XDP may redirect to it directly (tap) */
+
+/* Where a frame goes at the end of its journey. Embedded in the entries that use it. */
+struct fl_out {
+	enum fl_out_kind kind;
+	__u32 ifindex;
+	__u32 flags; /* FL_OUT_PEER, FL_OUT_XDP */
+	__u32 mtu; /* largest L3 packet, bytes, that Linux would send out here without complaint */
+	__u32 vni; /* tunnel only, like all that follows */
+	__u8 remote[4]; /* peer's tunnel address */
+	__u8 local[4]; /* own tunnel address */
+	__u8 outer_dmac[6]; /* next hop on the underlay */
+	__u8 outer_smac[6];
+};
+
+/* fl_fdb: known unicast MACs of a segment. Absent: Linux decides (floods, learns). */
+struct fl_fdb_key {
+	__u32 segment;
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+/* fl_arp: addresses of a segment for which this node's Linux would answer an ARP request, and with which MAC. */
+struct fl_arp_key {
+	__u32 segment;
+	__u8 ip[4];
+};
+
+struct fl_arp {
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+#define FL_NEXT_SNAT 1 /* the source is translated on this journey (fl_fip_out.fip) */
+#define FL_NEXT_HAIRPIN 2 /* turns round on this node: counted as FIP_HAIRPIN */
+
+/* A routed journey, flattened: rewrite so, TTL minus .hops, send there. */
+struct fl_next {
+	__u8 dmac[6]; /* inner Ethernet addresses after the last router */
+	__u8 smac[6];
+	__u8 dnat[4]; /* destination after translation; 0.0.0.0: stays as it is */
+	__u32 hops; /* routers on the slow path; packets with TTL <= hops go to Linux */
+	__u32 mtu; /* smallest MTU on the slow path, bytes of L3 packet */
+	__u32 flags; /* FL_NEXT_* */
+	__u32 last_use; /* seconds since boot of the last packet; written by the programs only */
+	struct fl_out out;
+};
+
+/* fl_fip_in: packets for a floating IP that enter on its external segment. */
+struct fl_fip_key {
+	__u32 segment;
+	__u8 fip[4];
+};
+
+struct fl_fip_in {
+	__u8 router_mac[6]; /* the frame must be addressed to this MAC (fg- or qg-) */
+	__u8 pad[2];
+	struct fl_next next;
+};
+
+/* fl_fip_out: packets that a VM with a floating IP sends to its router. */
+struct fl_fip_out_key {
+	__u32 ifindex; /* VM port */
+	__u8 fixed[4];
+};
+
+struct fl_fip_out {
+	__u8 vm_mac[6]; /* the frame must come from this MAC ... */
+	__u8 router_mac[6]; /* ... and be addressed to this one (qr-) */
+	__u8 fip[4]; /* source after translation */
+	__u32 domain; /* which rows of fl_dests and fl_routes apply */
+};
+
+/* fl_dests: where a router domain's packets for one address go. Value: struct fl_next. */
+struct fl_dest_key {
+	__u32 domain;
+	__u8 ip[4];
+};
+
+/* fl_routes (LPM trie): the same for prefixes, asked after fl_dests. out.kind FL_OUT_NONE: left to Linux. */
+struct fl_route_key {
+	__u32 prefixlen; /* 32 for the domain plus the prefix's own length */
+	__u32 domain;
+	__u8 ip[4];
+};
+
+/* fl_fip_stats (per CPU): payload of one floating IP that BPF carried. Key: the address. */
+struct fl_fip_stat_key {
+	__u8 fip[4];
+};
+
+struct fl_fip_stat {
+	__u64 in_packets;
+	__u64 in_bytes;
+	__u64 out_packets;
+	__u64 out_bytes;
+};
+
+/* fl_counters (per CPU array): index hook * FL_REASON_COUNT + reason; .hook and .reason are set by the agent for readers. */
+struct fl_counter {
+	enum fl_hook hook;
+	enum fl_reason reason;
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Metadata in front of a frame that XDP finished and passes up for the tc program of the same device to deliver. */
+#define FL_META_MAGIC 0x464c4d31 /* "FLM1" */
+
+struct fl_meta {
+	__u32 magic;
+	enum fl_out_kind kind; /* FL_OUT_PORT or FL_OUT_HOST */
+	__u32 ifindex;
+	__u32 flags; /* FL_OUT_PEER */
+};
+
+FL_STATIC_ASSERT(sizeof(struct fl_config) == 12, "fl_config");
+FL_STATIC_ASSERT(sizeof(struct fl_source_key) == 8, "fl_source_key");
+FL_STATIC_ASSERT(sizeof(struct fl_source) == 24, "fl_source");
+FL_STATIC_ASSERT(sizeof(struct fl_tunnel_key) == 8, "fl_tunnel_key");
+FL_STATIC_ASSERT(sizeof(struct fl_tunnel) == 8, "fl_tunnel");
+FL_STATIC_ASSERT(sizeof(struct fl_out) == 40, "fl_out");
+FL_STATIC_ASSERT(sizeof(struct fl_fdb_key) == 12, "fl_fdb_key");
+FL_STATIC_ASSERT(sizeof(struct fl_arp_key) == 8, "fl_arp_key");
+FL_STATIC_ASSERT(sizeof(struct fl_arp) == 8, "fl_arp");
+FL_STATIC_ASSERT(sizeof(struct fl_next) == 72, "fl_next");
+FL_STATIC_ASSERT(sizeof(struct fl_fip_key) == 8, "fl_fip_key");
+FL_STATIC_ASSERT(sizeof(struct fl_fip_in) == 80, "fl_fip_in");
+FL_STATIC_ASSERT(sizeof(struct fl_fip_out_key) == 8, "fl_fip_out_key");
+FL_STATIC_ASSERT(sizeof(struct fl_fip_out) == 20, "fl_fip_out");
+FL_STATIC_ASSERT(sizeof(struct fl_dest_key) == 8, "fl_dest_key");
+FL_STATIC_ASSERT(sizeof(struct fl_route_key) == 12, "fl_route_key");
+FL_STATIC_ASSERT(sizeof(struct fl_fip_stat_key) == 4, "fl_fip_stat_key");
+FL_STATIC_ASSERT(sizeof(struct fl_fip_stat) == 32, "fl_fip_stat");
+FL_STATIC_ASSERT(sizeof(struct fl_counter) == 24, "fl_counter");
+FL_STATIC_ASSERT(sizeof(struct fl_meta) == 16, "fl_meta");
+
+#endif

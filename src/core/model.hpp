@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// The topology as values: what the operator's file says, resolved and validated. Neutron's nouns.
+//
+// Every name is resolved: references between objects are indices into the vectors of Topology. Everything that a
+// node needs in order to agree with the other nodes (ids, MAC addresses, device names) is fixed here, so that all
+// agents that read the same file derive the same values.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/types.hpp"
+
+namespace fiplane {
+
+enum class Transport { kVxlan };
+
+/// A machine of the cloud. Its underlay address is its VTEP.
+struct Node {
+    std::string name;
+    std::string underlay_device;  ///< "eth0"
+    Ipv4 underlay_address;
+    /// The node's own addresses on networks' bridges (br-ex).
+    struct BridgeAddress {
+        std::size_t network;
+        Prefix address;  ///< host bits kept: 172.24.4.1/23
+        Mac mac;         ///< of the bridge device
+    };
+    std::vector<BridgeAddress> bridge_addresses;
+};
+
+struct Subnet {
+    std::string name;
+    std::size_t network;
+    Prefix cidr;  ///< no host bits
+    std::optional<Ipv4> gateway_ip;
+    struct Pool {
+        Ipv4 start;
+        Ipv4 end;  ///< inclusive
+    };
+    std::vector<Pool> allocation_pools;  ///< never empty after validation: defaults to the whole subnet
+};
+
+/// One L2 broadcast domain over all nodes.
+struct Network {
+    std::string name;
+    std::string id;  ///< UUID
+    bool external = false;
+    std::string bridge;             ///< "br-ex" or "brq" + 11 characters of the id
+    std::uint32_t segmentation_id;  ///< VNI
+    std::uint32_t mtu;              ///< L3 bytes; the underlay's MTU less 50 for VXLAN over IPv4 unless the file says less
+    std::vector<std::size_t> subnets;
+};
+
+/// Neutron's device_owner, as far as fiplane builds it.
+enum class PortOwner {
+    kCompute,                   ///< compute:nova: a VM
+    kFloatingIpAgentGateway,    ///< network:floatingip_agent_gateway: fg- of one node and external network
+    kRouterInterface,           ///< network:router_interface(_distributed): qr-
+    kRouterGateway,             ///< network:router_gateway: qg- of a legacy router
+    kRouterCentralizedSnat,     ///< network:router_centralized_snat: the SNAT port of a subnet (address only)
+};
+
+struct Port {
+    std::string name;
+    std::string id;  ///< UUID
+    PortOwner owner = PortOwner::kCompute;
+    std::size_t network;
+    std::size_t subnet;
+    std::optional<std::size_t> node;  ///< none for a distributed router's interface: it is on every node
+    std::optional<std::size_t> router;
+    Ipv4 fixed_ip;
+    Mac mac;
+    /// The device on the node: "tap…" for VMs (made by the hypervisor), qr-/qg-/fg- + 11 characters of the id
+    /// for the rest.
+    std::string device;
+};
+
+struct Router {
+    std::string name;
+    std::string id;  ///< UUID
+    bool distributed = true;
+    std::optional<std::size_t> node;              ///< legacy routers only: where it lives
+    std::optional<std::size_t> external_network;  ///< its gateway's network
+    std::vector<std::size_t> interfaces;          ///< ports, owner kRouterInterface, one per subnet
+    std::optional<std::size_t> gateway_port;      ///< legacy routers only: qg-
+    struct Route {
+        Prefix destination;
+        Ipv4 nexthop;
+    };
+    std::vector<Route> routes;  ///< extra routes
+};
+
+struct FloatingIp {
+    Ipv4 address;
+    std::size_t network;  ///< external network
+    std::size_t port;     ///< the VM's port
+    std::size_t router;   ///< through which it is reached
+};
+
+struct Topology {
+    std::string name;
+    std::string file;  ///< path as given; for messages
+    Transport transport = Transport::kVxlan;
+    std::uint16_t vxlan_port = 4789;
+    std::uint32_t underlay_mtu = 1500;
+    std::vector<Node> nodes;
+    std::vector<Network> networks;
+    std::vector<Subnet> subnets;
+    std::vector<Port> ports;  ///< written in the file and derived (router interfaces)
+    std::vector<Router> routers;
+    std::vector<FloatingIp> floating_ips;
+
+    [[nodiscard]] const Node* find_node(std::string_view name) const;
+};
+
+}  // namespace fiplane

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// netfilter rules as values, and a symbolic evaluation of a hook for one packet of the walk.
+//
+// A rule is understood as a whole or not at all: a statement that this model cannot express is kept as kUnknown with
+// its text, and a packet that could reach it makes the evaluation stop there with that text.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "core/types.hpp"
+
+namespace fiplane::nf {
+
+enum class Family { kIp, kInet, kBridge, kNetdev, kArp, kIp6 };
+enum class Hook { kIngress, kPrerouting, kInput, kForward, kOutput, kPostrouting };
+enum class ChainType { kFilter, kNat, kRoute };
+
+/// What a match looks at.
+enum class Field {
+    kIifname,
+    kOifname,
+    kEtherSaddr,
+    kEtherDaddr,
+    kEtherType,     ///< also "meta protocol"; values are numbers in host order
+    kIpSaddr,
+    kIpDaddr,
+    kArpSaddrIp,
+    kArpSaddrEther,
+    kIpProtocol,    ///< also "meta l4proto"
+    kCtState,       ///< values: "invalid", "new", "established", "related", "untracked"
+    kCtStatus,      ///< values: "dnat", "snat", ...
+    kMark,
+    kOther,         ///< anything else: a match on it is undecidable
+};
+
+/// A literal: text for names, a prefix for addresses, a MAC, a number.
+using Value = std::variant<std::string, Prefix, Mac, std::uint64_t>;
+
+struct Match {
+    Field field = Field::kOther;
+    bool negate = false;
+    std::vector<Value> any_of;  ///< a set literal, or one value; names may end in '*' (interface wildcard)
+    std::optional<std::string> set_name;  ///< @name: members are in Ruleset::sets; any_of is then empty
+};
+
+/// Target of a NAT or payload statement: a fixed address, or a map looked up by an address of the packet.
+struct AddressSource {
+    std::optional<Ipv4> address;
+    std::optional<std::string> map_name;
+    Field map_key = Field::kOther;         ///< kIpSaddr or kIpDaddr
+    std::map<Ipv4, Ipv4> anonymous_map;    ///< `ip daddr map { a : b }`
+};
+
+struct Dnat {
+    AddressSource to;
+};
+struct Snat {
+    AddressSource to;
+    bool random = false;  ///< random or fully-random: ports are not kept
+};
+/// `ip daddr set …` / `ip saddr set …`: stateless rewrite.
+struct SetAddress {
+    Field field;  ///< kIpSaddr or kIpDaddr
+    AddressSource to;
+};
+struct Notrack {};
+struct Counter {};
+enum class VerdictKind { kAccept, kDrop, kReturn, kJump, kGoto, kContinue };
+struct Verdict {
+    VerdictKind kind;
+    std::string chain;  ///< for kJump and kGoto
+};
+struct Unknown {};
+
+using Statement = std::variant<Match, Dnat, Snat, SetAddress, Notrack, Counter, Verdict, Unknown>;
+
+struct Rule {
+    std::vector<Statement> statements;
+    std::string text;  ///< as nft prints it, or close to it; for messages
+};
+
+struct Chain {
+    Family family = Family::kIp;
+    std::string table;
+    std::string name;
+    /// Base chains only:
+    std::optional<Hook> hook;
+    ChainType type = ChainType::kFilter;
+    int priority = 0;
+    bool policy_accept = true;
+    std::string device;  ///< netdev family: the device that it is bound to
+    std::vector<Rule> rules;
+};
+
+/// All rules of one network namespace. Maps and sets are keyed by "family table name" (see scoped_name()).
+struct Ruleset {
+    std::vector<Chain> chains;
+    std::map<std::string, std::map<Ipv4, Ipv4>> maps;
+    std::map<std::string, std::vector<Value>> sets;
+    /// Tables that nft cannot show (iptables-legacy), one phrase each; any of them stops a walk through the namespace.
+    std::vector<std::string> opaque;
+
+    static std::string scoped_name(Family family, const std::string& table, const std::string& name);
+};
+
+/// The packet of a walk: what is known of it. An unset optional is "could be anything".
+struct Packet {
+    std::string iifname;
+    std::string oifname;
+    std::optional<Mac> ether_saddr;
+    std::uint16_t ether_type = 0x0800;
+    std::optional<Ipv4> saddr;
+    /// The destination: an address (length 32) or a region, i.e. any address of the prefix for which no longer
+    /// prefix is known anywhere.
+    std::optional<Prefix> daddr;
+    bool dnat_done = false;  ///< ct status dnat
+};
+
+/// Outcome of a hook. `stopped` is set where the outcome depends on something unknown: the rule's text.
+struct Outcome {
+    bool accepted = true;
+    std::optional<Ipv4> dnat;
+    std::optional<Ipv4> snat;
+    bool notrack = false;
+    std::optional<std::string> stopped;
+};
+
+/// Evaluates all base chains of `hook` (families ip and inet; netdev for kIngress, chains of device `packet.iifname`)
+/// in order of priority, once for tracked packets and once for packets that conntrack calls invalid; the outcome
+/// counts only where both agree on addresses and acceptance. Untracked packets (notrack seen at a lower priority)
+/// skip NAT chains.
+[[nodiscard]] Outcome evaluate(const Ruleset& ruleset, Hook hook, const Packet& packet, bool untracked = false);
+
+}  // namespace fiplane::nf

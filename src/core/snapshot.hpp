@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// What Linux holds, as values: one NetnsView per network namespace, a Snapshot for a node. Made by src/observe,
+// read by the walk. Values only: no file descriptors, no clock.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/netfilter.hpp"
+#include "core/types.hpp"
+
+namespace fiplane {
+
+/// How the walk names namespaces: "" is the node's own (root), others are names below /run/netns.
+using NetnsName = std::string;
+
+struct VxlanInfo {
+    std::uint32_t vni = 0;
+    Ipv4 local;
+    std::optional<Ipv4> remote;  ///< default destination, if one is set
+    std::uint16_t port = 0;      ///< UDP, host order
+    int underlay_ifindex = 0;    ///< IFLA_VXLAN_LINK, 0 if none
+    bool learning = false;
+    bool proxy = false;
+    bool udp_checksum = false;
+    bool collect_metadata = false;
+    std::uint8_t ttl = 0;  ///< 0: the host's default
+    std::uint8_t tos = 0;
+    bool operator==(const VxlanInfo&) const = default;
+};
+
+struct BridgeInfo {
+    bool vlan_filtering = false;
+    bool stp = false;
+    std::uint32_t ageing_time = 0;  ///< centiseconds
+    bool multicast_snooping = false;
+    bool operator==(const BridgeInfo&) const = default;
+};
+
+/// State as a port of a bridge (IFLA_PROTINFO / slave data).
+struct BridgePortInfo {
+    std::uint8_t state = 3;  ///< BR_STATE_*: 3 is forwarding
+    bool learning = true;
+    bool unicast_flood = true;
+    bool isolated = false;
+    bool neigh_suppress = false;
+    bool hairpin = false;
+    bool operator==(const BridgePortInfo&) const = default;
+};
+
+/// veth: where the other end is.
+struct PeerInfo {
+    int ifindex = 0;
+    std::optional<NetnsName> netns;  ///< none: a namespace that we cannot name (a VM's)
+    bool operator==(const PeerInfo&) const = default;
+};
+
+struct Link {
+    int ifindex = 0;
+    std::string name;
+    std::string kind;  ///< IFLA_INFO_KIND: "bridge", "vxlan", "veth", "tun", "" for physical
+    std::string alias;  ///< IFLA_IFALIAS
+    Mac mac;
+    std::uint32_t mtu = 0;
+    bool admin_up = false;
+    bool running = false;  ///< operational state up or unknown, and lower up
+    int master = 0;        ///< ifindex of the bridge that it is enslaved to
+    bool is_tap = false;   ///< kind tun, type tap
+    std::string qdisc;     ///< root qdisc kind
+    std::uint32_t gso_max_size = 0;
+    std::optional<PeerInfo> peer;
+    std::optional<VxlanInfo> vxlan;
+    std::optional<BridgeInfo> bridge;
+    std::optional<BridgePortInfo> bridge_port;
+    std::uint32_t xdp_prog_id = 0;        ///< whoever attached it; 0: none
+    std::vector<std::string> foreign_programs;  ///< "tcx ingress cil_from_netdev": programs that are not ours
+    bool operator==(const Link&) const = default;
+};
+
+struct Address {
+    int ifindex = 0;
+    Prefix address;  ///< host bits kept
+    bool operator==(const Address&) const = default;
+    auto operator<=>(const Address&) const = default;
+};
+
+enum class RouteType { kUnicast, kLocal, kBroadcast, kBlackhole, kUnreachable, kProhibit, kThrow, kOther };
+
+struct Route {
+    std::uint32_t table = 254;
+    Prefix destination;
+    RouteType type = RouteType::kUnicast;
+    int oif = 0;
+    std::optional<Ipv4> gateway;
+    std::uint32_t priority = 0;  ///< metric
+    std::uint8_t protocol = 0;   ///< RTPROT_*
+    std::uint8_t scope = 0;
+    std::uint8_t tos = 0;
+    bool multipath = false;      ///< nexthops or a nexthop object: not followed
+    std::uint32_t mtu = 0;       ///< RTAX_MTU, 0 if unset
+    bool operator==(const Route&) const = default;
+};
+
+struct PolicyRule {
+    std::uint32_t priority = 0;
+    Prefix source;       ///< length 0: from all; host bits kept as the kernel prints them
+    Prefix destination;  ///< length 0: to all
+    std::string iifname;
+    std::string oifname;
+    std::uint32_t table = 0;
+    bool lookup = true;        ///< FR_ACT_TO_TBL; others (goto, blackhole...) are not followed
+    bool other_selector = false;  ///< fwmark, tos, ports, uid, l3mdev, invert: undecidable for the walk
+    bool operator==(const PolicyRule&) const = default;
+};
+
+struct Neighbour {
+    int ifindex = 0;
+    Ipv4 address;
+    Mac mac;
+    std::uint16_t state = 0;  ///< NUD_*
+    bool operator==(const Neighbour&) const = default;
+    /// Linux would send to it at once: PERMANENT, NOARP, REACHABLE, STALE, DELAY or PROBE.
+    [[nodiscard]] bool usable() const { return (state & 0xde) != 0; }
+};
+
+struct FdbEntry {
+    int ifindex = 0;     ///< the port (bridge table) or the vxlan device (its own table)
+    int bridge = 0;      ///< bridge ifindex for entries of a bridge; 0 for a vxlan device's own table
+    Mac mac;
+    std::optional<Ipv4> destination;  ///< vxlan table: remote VTEP
+    std::uint16_t vlan = 0;
+    std::uint16_t state = 0;  ///< NUD_PERMANENT: local to the bridge; NUD_NOARP: static; else learned
+    std::uint8_t flags = 0;   ///< NTF_*
+    bool operator==(const FdbEntry&) const = default;
+};
+
+/// IPv4 sysctls that change what the walk must conclude.
+struct Sysctls {
+    bool ip_forward = false;
+    bool bridge_nf_call_iptables = false;  ///< root namespace; false where br_netfilter is absent
+    /// Per device name; effective values (all combined with the device as the kernel does).
+    struct Device {
+        bool forwarding = false;
+        bool proxy_arp = false;
+        int arp_ignore = 0;
+        int rp_filter = 0;
+        bool operator==(const Device&) const = default;
+    };
+    std::map<std::string, Device> devices;
+    bool operator==(const Sysctls&) const = default;
+};
+
+struct NetnsView {
+    NetnsName name;
+    std::map<int, Link> links;  ///< by ifindex
+    std::vector<Address> addresses;
+    std::vector<Route> routes;
+    std::vector<PolicyRule> rules;  ///< by priority, in kernel order
+    std::vector<Neighbour> neighbours;
+    std::vector<FdbEntry> fdb;
+    Sysctls sysctls;
+    nf::Ruleset netfilter;
+
+    [[nodiscard]] const Link* find_link(const std::string& link_name) const;
+    [[nodiscard]] const Link* link(int ifindex) const;
+};
+
+struct Snapshot {
+    NetnsView root;
+    std::map<NetnsName, NetnsView> routers;  ///< qrouter-…, fip-…, snat-…
+
+    /// The view of a namespace by name; null if it is not in the snapshot.
+    [[nodiscard]] const NetnsView* netns(const NetnsName& name) const;
+};
+
+}  // namespace fiplane

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// NETLINK_ROUTE in one network namespace: dumps as values of core/snapshot.hpp, and typed changes. Over libnl-3.
+//
+// An Rtnl object may be used by one thread at a time; its socket stays in the namespace in which it was opened, so the
+// caller need not be there. Every failure carries the operation, the object's name and the kernel's errno and, where
+// the kernel gave one, its extended ack text.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/result.hpp"
+#include "core/snapshot.hpp"
+#include "linux/netns.hpp"
+
+namespace fiplane {
+
+struct BridgeSpec {
+    std::string name;
+    std::optional<Mac> mac;
+    std::uint32_t mtu = 1500;
+    bool stp = false;
+    bool multicast_snooping = false;
+    std::string alias;
+};
+
+struct VxlanSpec {
+    std::string name;
+    std::uint32_t vni = 0;
+    Ipv4 local;
+    std::uint16_t port = 4789;
+    int underlay_ifindex = 0;  ///< 0: not bound to a device
+    bool learning = false;
+    bool proxy = false;        ///< answer ARP from the device's neighbour table, never flood it
+    bool udp_checksum = false;
+    std::uint32_t mtu = 1450;
+    std::string alias;
+};
+
+struct VethSpec {
+    std::string name;
+    std::optional<Mac> mac;
+    std::string peer_name;
+    std::optional<Mac> peer_mac;
+    const Netns* peer_netns = nullptr;  ///< null: same namespace
+    std::uint32_t mtu = 1500;           ///< of both ends
+    std::string alias;                  ///< of the first end
+};
+
+/// Changes of an existing link; only what is set is changed, in one request where the kernel allows.
+struct LinkChange {
+    std::optional<std::uint32_t> mtu;
+    std::optional<Mac> mac;
+    std::optional<bool> up;
+    std::optional<int> master;  ///< 0 releases it
+    std::optional<std::string> alias;
+    std::optional<bool> disable_ipv6_autoconf;  ///< IFLA_INET6_ADDR_GEN_MODE none
+};
+
+/// Bridge port attributes.
+struct BridgePortChange {
+    std::optional<bool> learning;
+    std::optional<bool> unicast_flood;
+    std::optional<bool> neigh_suppress;
+    std::optional<bool> isolated;
+};
+
+class Rtnl {
+  public:
+    [[nodiscard]] static Result<Rtnl> open(const Netns& netns);
+    Rtnl(Rtnl&&) noexcept;
+    Rtnl& operator=(Rtnl&&) noexcept;
+    ~Rtnl();
+
+    // Dumps. A dump that the kernel says was interrupted (NLM_F_DUMP_INTR) is repeated, up to five times.
+
+    /// All links. `peers` names namespaces by inode-independent nsid: see nsid_of(); peers of veth devices whose
+    /// namespace is not in it get PeerInfo::netns unset. The link's own namespace is `own_name`.
+    [[nodiscard]] Result<std::map<int, Link>> links(const std::map<int, NetnsName>& nsid_names,
+                                                    const NetnsName& own_name);
+    [[nodiscard]] Result<std::vector<Address>> addresses();
+    [[nodiscard]] Result<std::vector<Route>> routes();
+    [[nodiscard]] Result<std::vector<PolicyRule>> rules();
+    [[nodiscard]] Result<std::vector<Neighbour>> neighbours();
+    /// AF_BRIDGE neighbours: bridge tables and vxlan tables. Entries of multicast groups are left out.
+    [[nodiscard]] Result<std::vector<FdbEntry>> fdb();
+    /// The id by which this namespace refers to another (RTM_GETNSID); none if it has not been given one yet.
+    [[nodiscard]] Result<std::optional<int>> nsid_of(const Netns& other);
+    [[nodiscard]] Result<std::optional<Link>> link_by_name(const std::string& name);
+
+    // Changes. All are exact: "exists already" and "no such" are errors, unless said otherwise.
+
+    [[nodiscard]] Result<> add_bridge(const BridgeSpec& spec);
+    [[nodiscard]] Result<> add_vxlan(const VxlanSpec& spec);
+    [[nodiscard]] Result<> add_veth(const VethSpec& spec);
+    [[nodiscard]] Result<> change_link(int ifindex, const std::string& name_for_errors, const LinkChange& change);
+    [[nodiscard]] Result<> change_bridge_port(int ifindex, const std::string& name_for_errors,
+                                              const BridgePortChange& change);
+    [[nodiscard]] Result<> remove_link(int ifindex, const std::string& name_for_errors);
+    [[nodiscard]] Result<> add_address(int ifindex, const Prefix& address, bool with_broadcast);
+    [[nodiscard]] Result<> remove_address(int ifindex, const Prefix& address);
+    /// Adds or replaces (NLM_F_REPLACE) a unicast route.
+    [[nodiscard]] Result<> set_route(const Route& route);
+    [[nodiscard]] Result<> remove_route(const Route& route);
+    [[nodiscard]] Result<> add_rule(const PolicyRule& rule);
+    [[nodiscard]] Result<> remove_rule(const PolicyRule& rule);
+    /// Adds or replaces a neighbour with NUD_PERMANENT.
+    [[nodiscard]] Result<> set_neighbour(int ifindex, Ipv4 address, const Mac& mac);
+    [[nodiscard]] Result<> remove_neighbour(int ifindex, Ipv4 address);
+    /// Asks the kernel to confirm a neighbour now (NTF_USE): resolves one that is not in the table yet.
+    [[nodiscard]] Result<> use_neighbour(int ifindex, Ipv4 address);
+    /// Adds or replaces a static entry: in the bridge's table (NTF_MASTER) if `destination` is unset, in the vxlan
+    /// device's own table (NTF_SELF) if it is set. The all-zero MAC appends a flood destination instead of replacing.
+    [[nodiscard]] Result<> set_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination);
+    [[nodiscard]] Result<> remove_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination);
+
+  private:
+    struct Impl;
+    explicit Rtnl(std::unique_ptr<Impl> impl);
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fiplane
