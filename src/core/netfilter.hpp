@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -68,6 +69,10 @@ struct SetAddress {
     Field field;  ///< kIpSaddr or kIpDaddr
     AddressSource to;
 };
+/// `meta mark set N`.
+struct SetMark {
+    std::uint64_t value = 0;
+};
 struct Notrack {};
 struct Counter {};
 enum class VerdictKind { kAccept, kDrop, kReturn, kJump, kGoto, kContinue };
@@ -77,7 +82,7 @@ struct Verdict {
 };
 struct Unknown {};
 
-using Statement = std::variant<Match, Dnat, Snat, SetAddress, Notrack, Counter, Verdict, Unknown>;
+using Statement = std::variant<Match, Dnat, Snat, SetAddress, SetMark, Notrack, Counter, Verdict, Unknown>;
 
 struct Rule {
     std::vector<Statement> statements;
@@ -110,7 +115,7 @@ struct Ruleset {
 
 /// The packet of a walk: what is known of it. An unset optional is "could be anything".
 struct Packet {
-    std::string iifname;
+    std::string iifname;  ///< empty: the host's own packet
     std::string oifname;
     std::optional<Mac> ether_saddr;
     std::uint16_t ether_type = 0x0800;
@@ -118,22 +123,81 @@ struct Packet {
     /// The destination: an address (length 32) or a region, i.e. any address of the prefix for which no longer
     /// prefix is known anywhere.
     std::optional<Prefix> daddr;
+    std::optional<std::uint64_t> protocol;  ///< of layer 4
+    /// A veth into another namespace clears the mark (skb_scrub_packet), so a walk starts each namespace with 0.
+    /// Rules may set it otherwise for packets that conntrack calls invalid.
+    std::optional<std::uint64_t> mark;
+    std::optional<std::uint64_t> mark_invalid;
     bool dnat_done = false;  ///< ct status dnat
 };
 
+/// A place in a ruleset that looks at the source address: a match, or a map keyed by it.
+struct SourceTest {
+    const Match* match = nullptr;
+    const std::map<Ipv4, Ipv4>* map = nullptr;
+    auto operator<=>(const SourceTest&) const = default;
+};
+
 /// Outcome of a hook. `stopped` is set where the outcome depends on something unknown: the rule's text.
+///
+/// Where the packet's source is unknown, the outcome is that of a source which none of `source_tests` knows. If one of
+/// those would change it, `by_source` is the rule that does, and `by_source_snat_only` says that it changes nothing
+/// but the source translation.
 struct Outcome {
     bool accepted = true;
     std::optional<Ipv4> dnat;
     std::optional<Ipv4> snat;
+    std::string snat_by;  ///< map or literal that gave `snat`: two packets with the same one are translated alike
     bool notrack = false;
+    std::optional<std::uint64_t> mark;  ///< for the next hook of the same namespace, like the next
+    std::optional<std::uint64_t> mark_invalid;
     std::optional<std::string> stopped;
+    std::optional<std::string> by_source;
+    bool by_source_snat_only = false;
+    std::vector<SourceTest> source_tests;
 };
 
-/// Evaluates all base chains of `hook` (families ip and inet; netdev for kIngress, chains of device `packet.iifname`)
-/// in order of priority, once for tracked packets and once for packets that conntrack calls invalid; the outcome
-/// counts only where both agree on addresses and acceptance. Untracked packets (notrack seen at a lower priority)
-/// skip NAT chains.
+/// A ruleset made ready for many evaluations: chains by hook in the kernel's order, sets and maps resolved.
+/// Keeps references into the ruleset, which must outlive it unchanged.
+class Evaluator {
+  public:
+    explicit Evaluator(const Ruleset& ruleset);
+    ~Evaluator();
+    Evaluator(Evaluator&&) noexcept;
+    Evaluator& operator=(Evaluator&&) = delete;
+
+    /// Evaluates all base chains of `hook` (families ip and inet; netdev for kIngress, chains of device
+    /// `packet.iifname`) in the kernel's order, once for tracked packets and once for packets that conntrack calls
+    /// invalid; the outcome counts only where both agree on addresses and acceptance. Untracked packets (notrack seen
+    /// before conntrack) skip NAT chains. Where a match is undecidable both answers are followed and their
+    /// outcomes compared.
+    [[nodiscard]] Outcome evaluate(Hook hook, const Packet& packet, bool untracked = false) const;
+
+    /// Every place that looks at the source address; which of them know `source` (indices into source_tests()).
+    [[nodiscard]] const std::vector<SourceTest>& source_tests() const;
+    [[nodiscard]] std::vector<std::size_t> source_hits(Ipv4 source) const;
+    [[nodiscard]] bool knows_source(const SourceTest& test, Ipv4 source) const;
+    /// Addresses that a test knows: a map's keys, a match's prefixes.
+    [[nodiscard]] std::vector<Prefix> known_sources(const SourceTest& test) const;
+
+    /// Destinations that some rule treats apart: literals, set members and keys of maps; not sorted.
+    [[nodiscard]] const std::vector<Prefix>& destinations() const;
+    /// What destination NAT does, read off maps and literal rules: for reports and as starting points of walks.
+    [[nodiscard]] const std::map<Ipv4, Ipv4>& dnats() const;
+    /// The same for source NAT of single addresses, only where no other address gets the same one: fixed to floating.
+    [[nodiscard]] const std::map<Ipv4, Ipv4>& snats() const;
+
+    /// Has a base chain that could do something: one with rules or a policy other than accept.
+    [[nodiscard]] bool has_effect(Family family, std::optional<Hook> hook = std::nullopt) const;
+    [[nodiscard]] bool has_ingress(const std::string& device) const;
+
+    struct Prepared;  ///< defined in netfilter_prepared.hpp, for netfilter*.cpp only
+
+  private:
+    std::unique_ptr<const Prepared> prepared_;
+};
+
+/// One evaluation: Evaluator(ruleset).evaluate(...).
 [[nodiscard]] Outcome evaluate(const Ruleset& ruleset, Hook hook, const Packet& packet, bool untracked = false);
 
 }  // namespace fiplane::nf

@@ -147,6 +147,9 @@ struct Sysctls {
         bool proxy_arp = false;
         int arp_ignore = 0;
         int rp_filter = 0;
+        /// `all` or the device's own (IN_DEV_TX_REDIRECTS). On until it is read: a redirect is a packet that only Linux
+        /// sends, so a walk must not miss one.
+        bool send_redirects = true;
         bool operator==(const Device&) const = default;
     };
     std::map<std::string, Device> devices;

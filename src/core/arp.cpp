@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// fl_arp: addresses for which Linux on this node would answer an ARP request on a segment (net/ipv4/arp.c,
+// arp_process). Whoever asks is unknown, so only answers that do not depend on it count.
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "core/world.hpp"
+
+namespace fiplane {
+
+namespace {
+
+/// arp_ignore as far as the answer does not depend on who asks: 2 and 3 do, 8 never answers.
+constexpr int kAnswerAnyAddress = 0;
+constexpr int kAnswerOwnAddress = 1;
+
+std::set<Ipv4> addresses_on(const NetnsIndex& netns, int ifindex) {
+    std::set<Ipv4> addresses;
+    for (const Address& address : netns.view().addresses) {
+        if (address.ifindex == ifindex) addresses.insert(address.address.address);
+    }
+    return addresses;
+}
+
+/// The route that arp_process finds for the address asked for, or null where that depends on something.
+const Route* find_route(const NetnsIndex& netns, const Link& device, Ipv4 address) {
+    return netns.routing().lookup({}, Prefix::host(address), device.name).route;
+}
+
+/// Local addresses for which a device answers.
+std::set<Ipv4> own_answers(const NetnsIndex& netns, const Link& device) {
+    const int arp_ignore = netns.sysctls(device.name).arp_ignore;
+    std::set<Ipv4> answers;
+    if (arp_ignore != kAnswerAnyAddress && arp_ignore != kAnswerOwnAddress) return answers;
+    const std::set<Ipv4> on_device = addresses_on(netns, device.ifindex);
+    for (const Ipv4 address : netns.routing().local_addresses()) {
+        if (arp_ignore == kAnswerOwnAddress && !on_device.contains(address)) continue;
+        const Route* route = find_route(netns, device, address);
+        if (route != nullptr && route->type == RouteType::kLocal) answers.insert(address);
+    }
+    return answers;
+}
+
+/// Addresses for which a device answers in another's place (arp_fwd_proxy): those that it would forward to elsewhere.
+/// Only addresses that have a route of their own can be listed; for the rest of a proxied prefix Linux answers.
+std::set<Ipv4> proxy_answers(const NetnsIndex& netns, const Link& device) {
+    const Sysctls::Device& settings = netns.sysctls(device.name);
+    std::set<Ipv4> answers;
+    if (!settings.proxy_arp || !settings.forwarding) return answers;
+    for (const Ipv4 address : netns.routing().host_routes()) {
+        const Route* route = find_route(netns, device, address);
+        if (route == nullptr || route->type != RouteType::kUnicast || route->multipath) continue;
+        if (route->oif != device.ifindex) answers.insert(address);
+    }
+    return answers;
+}
+
+bool has_arp_filter(const NetnsIndex& netns) { return netns.netfilter().has_effect(nf::Family::kArp); }
+
+/// Others on this node that answer on the segment too: the host, and vxlan devices with `proxy` (arp_reduce).
+std::set<Ipv4> other_answers(const World& world, const Segment& segment) {
+    std::set<Ipv4> answers;
+    const int arp_ignore = world.root.sysctls(segment.bridge->name).arp_ignore;
+    const auto& local = world.root.routing().local_addresses();
+    if (arp_ignore == kAnswerOwnAddress) {
+        answers = addresses_on(world.root, segment.bridge->ifindex);
+    } else {
+        answers.insert(local.begin(), local.end());
+    }
+    for (const auto& [ifindex, port] : segment.ports) {
+        if (port.kind != BridgePort::Kind::kTunnel || !port.link->vxlan->proxy) continue;
+        for (const Neighbour* neighbour : world.root.neighbours_on(ifindex)) answers.insert(neighbour->address);
+    }
+    return answers;
+}
+
+}  // namespace
+
+void compile_arp(World& world) {
+    if (has_arp_filter(world.root)) return;  // bridge-nf-call-arptables takes bridged requests through it
+    struct Answer {
+        int count = 0;
+        const BridgePort* leg = nullptr;
+    };
+    for (const auto& [bridge, segment] : world.l2.segments()) {
+        if (!segment.refusal.empty()) continue;
+        std::map<Ipv4, Answer> answers;
+        for (const auto& [ifindex, port] : segment.ports) {
+            if (port.kind != BridgePort::Kind::kLeg) continue;
+            std::set<Ipv4> addresses = own_answers(*port.router, *port.leg);
+            addresses.merge(proxy_answers(*port.router, *port.leg));
+            for (const Ipv4 address : addresses) answers[address] = {answers[address].count + 1, &port};
+        }
+        const std::set<Ipv4> others = other_answers(world, segment);
+        for (const auto& [address, answer] : answers) {
+            const BridgePort& leg = *answer.leg;
+            if (answer.count != 1 || others.contains(address)) continue;
+            if (!leg.refusal.empty() || has_arp_filter(*leg.router)) continue;
+            // rp_filter is asked about the sender of the request, who is unknown.
+            if (leg.router->sysctls(leg.leg->name).rp_filter != 0) continue;
+            fl_arp value{};
+            copy_bytes(value.mac, leg.leg->mac);
+            world.out.tables.arp.emplace(arp_key(segment, address), value);
+        }
+    }
+}
+
+}  // namespace fiplane

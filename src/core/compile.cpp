@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/compile.hpp"
+
+#include <algorithm>
+#include <set>
+#include <tuple>
+
+#include "core/world.hpp"
+
+namespace fiplane {
+
+namespace {
+
+std::map<NetnsName, NetnsIndex> index_routers(const Snapshot& snapshot) {
+    std::map<NetnsName, NetnsIndex> routers;
+    for (const auto& [name, view] : snapshot.routers) routers.try_emplace(name, view);
+    return routers;
+}
+
+/// Devices by which packets leave for tunnel peers.
+void add_underlay_devices(World& world) {
+    std::set<int> devices;
+    for (const auto& [key, path] : world.l2.underlay()) {
+        if (path.device != 0) devices.insert(path.device);
+        if (path.keepalive) world.keep_alive(*path.keepalive);
+        if (!path.reason.empty()) world.note(path.reason);
+    }
+    for (const int ifindex : devices) {
+        const Link* link = world.root.link(ifindex);
+        const std::string refused = link->foreign_programs.empty()
+                                        ? std::string{}
+                                        : link->name + " has a foreign program: " + link->foreign_programs.front();
+        world.out.devices.push_back({ifindex, link->name, DeviceRole::Kind::kUnderlay, false, refused});
+    }
+}
+
+void add_segment_devices(World& world, const Segment& segment) {
+    const auto add = [&](const Link& link, DeviceRole::Kind kind) {
+        std::string refused = segment.refusal;
+        if (!link.foreign_programs.empty()) {
+            refused = link.name + " has a foreign program: " + link.foreign_programs.front();
+        }
+        world.out.devices.push_back({link.ifindex, link.name, kind, false, refused});
+    };
+    add(*segment.bridge, DeviceRole::Kind::kHost);
+    for (const auto& [ifindex, port] : segment.ports) {
+        if (port.kind == BridgePort::Kind::kTunnel) add(*port.link, DeviceRole::Kind::kTunnel);
+        if (port.kind == BridgePort::Kind::kVm) add(*port.link, DeviceRole::Kind::kPort);
+    }
+}
+
+void add_fdb(World& world, const Segment& segment) {
+    for (const auto& [mac, target] : segment.macs) {
+        if (!target.reason.empty()) continue;
+        fl_fdb_key key{};
+        key.segment = segment.id();
+        copy_bytes(key.mac, mac);
+        fl_out out = target.out;
+        if (target.kind == MacTarget::Kind::kRouter) out.kind = FL_OUT_ROUTER;
+        world.out.tables.fdb.emplace(key, out);
+    }
+    for (const auto& [mac, target] : segment.leg_macs) {
+        fl_fdb_key key{};
+        key.segment = segment.id();
+        copy_bytes(key.mac, mac);
+        fl_out out{};
+        out.kind = FL_OUT_ROUTER;
+        if (!segment.macs.contains(mac)) world.out.tables.fdb.emplace(key, out);
+    }
+}
+
+/// Packets from tunnel to tunnel never become an skb where XDP runs, so the underlay devices must be told.
+void mark_wire_to_wire(World& world) {
+    bool relays = std::ranges::any_of(world.out.tables.fip_in, [](const auto& row) {
+        return row.second.next.out.kind == FL_OUT_TUNNEL;
+    });
+    for (const auto& [bridge, segment] : world.l2.segments()) {
+        const auto tunnels = std::ranges::count_if(segment.ports, [](const auto& entry) {
+            return entry.second.kind == BridgePort::Kind::kTunnel && entry.second.refusal.empty();
+        });
+        relays = relays || (segment.refusal.empty() && tunnels > 1);
+    }
+    for (DeviceRole& device : world.out.devices) {
+        device.wire_to_wire = relays && device.kind == DeviceRole::Kind::kUnderlay;
+    }
+}
+
+}  // namespace
+
+World::World(const Snapshot& snapshot, const Scope& scope)
+    : root(snapshot.root), routers(index_routers(snapshot)), l2(root, routers, scope), walker(l2, routers) {
+    for (const auto& [bridge, segment] : l2.segments()) {
+        for (const auto& [ifindex, port] : segment.ports) {
+            if (port.kind == BridgePort::Kind::kLeg) legs.push_back(&port);
+        }
+    }
+    out.notes = l2.notes();
+}
+
+void World::keep_alive(const Keepalive& wanted) {
+    const auto [entry, fresh] = keepalives_.try_emplace({wanted.netns, wanted.ifindex, wanted.address}, wanted);
+    if (fresh) return;
+    entry->second.always = entry->second.always || wanted.always;
+    entry->second.dests.insert(entry->second.dests.end(), wanted.dests.begin(), wanted.dests.end());
+}
+
+void World::keep_alive(const std::vector<NeighbourUse>& neighbours, const fl_dest_key* row) {
+    for (const NeighbourUse& use : neighbours) {
+        Keepalive wanted{use.netns, use.neighbour->ifindex, use.neighbour->address, use.neighbour->state,
+                         row == nullptr, {}};
+        if (row != nullptr) wanted.dests.push_back(*row);
+        keep_alive(wanted);
+    }
+}
+
+void World::finish_keepalives() {
+    for (auto& [key, keepalive] : keepalives_) out.keepalives.push_back(std::move(keepalive));
+}
+
+fl_arp_key arp_key(const Segment& segment, Ipv4 address) {
+    fl_arp_key key{};
+    key.segment = segment.id();
+    copy_bytes(key.ip, address);
+    return key;
+}
+
+fl_fip_key fip_key(const Segment& segment, Ipv4 address) {
+    fl_fip_key key{};
+    key.segment = segment.id();
+    copy_bytes(key.fip, address);
+    return key;
+}
+
+void copy_bytes(std::uint8_t* to, Ipv4 address) { std::ranges::copy(address.bytes(), to); }
+void copy_bytes(std::uint8_t* to, const Mac& mac) { std::ranges::copy(mac.bytes, to); }
+
+void compile_l2(World& world) {
+    Tables& tables = world.out.tables;
+    tables.config.layout = FL_ABI_LAYOUT;
+    tables.config.vxlan_port = world.l2.vxlan_port();
+    copy_bytes(tables.config.vtep, world.l2.vtep());
+    add_underlay_devices(world);
+    for (const auto& [bridge, segment] : world.l2.segments()) {
+        add_segment_devices(world, segment);
+        if (segment.refusal.empty()) add_fdb(world, segment);
+    }
+    for (const auto& [key, path] : world.l2.underlay()) {
+        const BridgePort& port = *world.l2.port(key.first);
+        fl_tunnel_key tunnel{};
+        tunnel.vni = port.link->vxlan->vni;
+        copy_bytes(tunnel.peer, key.second);
+        tables.tunnels[tunnel] = {port.segment->id(), static_cast<std::uint32_t>(key.first)};
+    }
+    std::ranges::sort(world.out.devices, {}, &DeviceRole::ifindex);
+}
+
+Compiled compile(const Snapshot& snapshot, const Scope& scope) {
+    World world(snapshot, scope);
+    compile_l2(world);
+    compile_sources(world);
+    compile_arp(world);
+    compile_floating_ips(world);
+    compile_domains(world);
+    mark_wire_to_wire(world);
+    world.finish_keepalives();
+    return std::move(world.out);
+}
+
+}  // namespace fiplane

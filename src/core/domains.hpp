@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// Router domains: groups of VMs whose packets a router treats alike, and the table of destinations that they share.
+// Private to src/core.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/world.hpp"
+
+namespace fiplane {
+
+/// A VM on this node that could send through a router's leg.
+struct Host {
+    const BridgePort* leg = nullptr;
+    const BridgePort* port = nullptr;
+    Ipv4 address;
+    Mac mac;
+    Ipv4 fip;
+};
+
+/// Hosts of one leg that every rule on the way treats alike, but for the address that they are translated to.
+struct Domain {
+    std::string key;  ///< of names and rules, not of ifindexes: stable over restarts
+    std::uint32_t id = 0;
+    std::vector<Host> hosts;  ///< by address
+};
+
+/// What became of one destination.
+struct Destination {
+    bool fast = false;
+    fl_next next{};
+    std::vector<NeighbourUse> neighbours;
+};
+
+/// Destinations of a domain, in the order of their prefixes: each before those that it contains.
+struct DestinationTree {
+    std::map<Prefix, Destination> destinations;
+    std::vector<Ipv4> left_out;  ///< addresses that stay slow without a walk, ascending
+    std::set<SourceClaim> claims;
+    std::optional<Prefix> sample;  ///< a fast destination with source translation; the widest, for explain
+    std::string refusal;           ///< why no host of the domain may use it
+};
+
+/// Walks from the domain's first host, which stands for all of them: they have the same signature, and what else a
+/// journey assumes of its source is in `claims`, which each host must satisfy. Addresses in `left_out` (ascending) are
+/// not walked and stay slow.
+[[nodiscard]] DestinationTree walk_destinations(World& world, const Domain& domain, std::vector<Ipv4> left_out);
+
+/// Writes the rows of a tree; false, and none written, if the tables would grow over their limits.
+[[nodiscard]] bool write_rows(World& world, const Domain& domain, const DestinationTree& tree);
+
+}  // namespace fiplane

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// fl_fip_in: from the segment where a floating IP is reached to the VM that has it.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "core/world.hpp"
+
+namespace fiplane {
+
+namespace {
+
+/// Namespaces that packets of the segments in scope can reach: behind a leg, and from there by veth.
+std::set<const NetnsIndex*> reachable(const World& world) {
+    std::set<const NetnsIndex*> seen;
+    std::vector<const NetnsIndex*> todo;
+    for (const BridgePort* leg : world.legs) todo.push_back(leg->router);
+    while (!todo.empty()) {
+        const NetnsIndex* netns = todo.back();
+        todo.pop_back();
+        if (!seen.insert(netns).second) continue;
+        for (const auto& [ifindex, link] : netns->view().links) {
+            if (!link.peer || !link.peer->netns) continue;
+            const auto next = world.routers.find(*link.peer->netns);
+            if (next != world.routers.end()) todo.push_back(&next->second);
+        }
+    }
+    return seen;
+}
+
+/// Floating IPs: address, then the namespaces that translate it.
+using Owners = std::map<Ipv4, std::vector<const NetnsIndex*>>;
+
+Owners find_owners(const World& world) {
+    const std::set<const NetnsIndex*> seen = reachable(world);
+    Owners owners;
+    for (const auto& [name, netns] : world.routers) {
+        if (!seen.contains(&netns)) continue;
+        for (const auto& [fip, fixed] : netns.netfilter().dnats()) owners[fip].push_back(&netns);
+    }
+    return owners;
+}
+
+/// Translation must be the same in both directions: the fast path keeps no state by which an answer would find back.
+std::string pairing_refusal(const Journey& journey, Ipv4 fip) {
+    if (!journey.dnat) return "no router translates it";
+    if (journey.snat) return "the source is translated on the way in";
+    const auto& snats = journey.translator->netfilter().snats();
+    const auto back = snats.find(*journey.dnat);
+    if (back != snats.end() && back->second == fip) return {};
+    return fmt::format("{}: answers of {} are not translated back to {} alone", journey.translator->label(),
+                       journey.dnat->str(), fip.str());
+}
+
+/// Walks of all floating IPs from all legs that lead to them.
+class FloatingIps {
+  public:
+    explicit FloatingIps(World& world) : world_(world), owners_(find_owners(world)) {
+        for (const auto& [fip, netnses] : owners_) {
+            for (const NetnsIndex* netns : netnses) {
+                FipReport& report = reports_[{netns->name(), fip}];
+                report.fip = fip;
+                report.fixed = netns->netfilter().dnats().at(fip);
+                report.router = netns->name();
+            }
+        }
+    }
+
+    void run() {
+        for (const BridgePort* leg : world_.legs) {
+            const Routing& routing = leg->router->routing();
+            for (const Ipv4 address : routing.host_routes()) try_from(*leg, address);
+            for (const Ipv4 address : routing.local_addresses()) {
+                const bool twice = std::ranges::binary_search(routing.host_routes(), address);
+                if (!twice) try_from(*leg, address);
+            }
+        }
+        for (auto& [key, report] : reports_) {
+            if (report.segment.empty()) report.reason_in = "no router port on a segment in scope has a route to it";
+            world_.out.fips.push_back(std::move(report));
+        }
+    }
+
+  private:
+    void try_from(const BridgePort& leg, Ipv4 address);
+    void add_row(const BridgePort& leg, Ipv4 fip, const Journey& journey, FipReport& report);
+
+    World& world_;
+    Owners owners_;
+    std::map<std::pair<NetnsName, Ipv4>, FipReport> reports_;
+};
+
+void FloatingIps::try_from(const BridgePort& leg, Ipv4 address) {
+    const auto owners = owners_.find(address);
+    if (owners == owners_.end()) return;
+    Journey journey = world_.walker.walk(leg, {}, Prefix::host(address), true);
+    std::string reason = journey.reason;
+    if (journey.fast) reason = pairing_refusal(journey, address);
+    const bool translated = std::ranges::find(owners->second, journey.translator) != owners->second.end();
+    const NetnsIndex& owner = translated ? *journey.translator : *owners->second.front();
+    FipReport& report = reports_.at({owner.name(), address});
+    // A floating IP has one leg that answers for it; what the router's other legs would do is of no interest.
+    const bool answers = world_.out.tables.arp.contains(arp_key(*leg.segment, address));
+    if (!reason.empty() && (report.fast_in || (!answers && !report.segment.empty()))) return;
+    if (report.fast_in) return add_row(leg, address, journey, report);
+    report.segment = leg.segment->bridge->name;
+    report.steps_in = journey.steps;
+    report.reason_in = reason;
+    if (reason.empty()) add_row(leg, address, journey, report);
+}
+
+void FloatingIps::add_row(const BridgePort& leg, Ipv4 fip, const Journey& journey, FipReport& report) {
+    const fl_fip_key key = fip_key(*leg.segment, fip);
+    if (world_.out.tables.fip_in.contains(key)) {
+        report.reason_in = "two routers lead to it on " + leg.segment->bridge->name;
+        report.fast_in = false;
+        world_.out.tables.fip_in.erase(key);
+        return;
+    }
+    fl_fip_in row{};
+    copy_bytes(row.router_mac, leg.leg->mac);
+    row.next = journey.next;
+    world_.out.tables.fip_in.emplace(key, row);
+    world_.keep_alive(journey.neighbours, nullptr);
+    report.fast_in = true;
+    if (journey.next.out.kind == FL_OUT_PORT) report.port = journey.port;
+}
+
+}  // namespace
+
+void compile_floating_ips(World& world) { FloatingIps(world).run(); }
+
+}  // namespace fiplane

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/l2.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace fiplane {
+
+namespace {
+
+constexpr std::uint16_t kNudNoarp = 0x40;
+constexpr std::uint16_t kNudPermanent = 0x80;
+constexpr std::uint8_t kNtfExtLearned = 0x10;
+constexpr std::uint8_t kForwarding = 3;  // BR_STATE_FORWARDING
+
+/// Rules that bridged frames pass although the walk of the bridge does not see them.
+std::string bridge_netfilter_refusal(const NetnsIndex& root) {
+    const nf::Evaluator& netfilter = root.netfilter();
+    if (netfilter.has_effect(nf::Family::kBridge)) return "the root namespace has netfilter rules of family bridge";
+    if (!root.view().sysctls.bridge_nf_call_iptables) return {};
+    if (!root.view().netfilter.opaque.empty()) {
+        return "bridge-nf-call-iptables is on, and " + root.view().netfilter.opaque.front() + " cannot be read";
+    }
+    for (const nf::Family family : {nf::Family::kIp, nf::Family::kInet}) {
+        for (const nf::Hook hook : {nf::Hook::kPrerouting, nf::Hook::kForward, nf::Hook::kPostrouting}) {
+            if (netfilter.has_effect(family, hook)) {
+                return "bridge-nf-call-iptables is on, and the root namespace filters or translates IPv4";
+            }
+        }
+    }
+    return {};
+}
+
+std::string bridge_refusal(const NetnsIndex& root, const Link& bridge) {
+    if (bridge.kind != "bridge" || !bridge.bridge) return bridge.name + " is not a bridge";
+    if (!bridge.admin_up) return bridge.name + " is down";
+    if (!bridge.running) return bridge.name + " has no carrier";
+    if (bridge.bridge->vlan_filtering) return bridge.name + " filters VLANs";
+    if (bridge.bridge->stp) return bridge.name + " runs STP";
+    return bridge_netfilter_refusal(root);
+}
+
+/// A tunnel whose headers ours would not equal.
+std::string vxlan_refusal(const Link& link) {
+    const VxlanInfo& vxlan = *link.vxlan;
+    if (vxlan.collect_metadata) return link.name + " is in collect-metadata mode";
+    if (vxlan.udp_checksum) return link.name + " sends UDP checksums";
+    if (vxlan.ttl != 0 && vxlan.ttl != 64) return fmt::format("{} sends with TTL {}", link.name, vxlan.ttl);
+    if (vxlan.tos != 0) return fmt::format("{} sends with TOS {}", link.name, vxlan.tos);
+    if (vxlan.local.is_unset()) return link.name + " has no local address";
+    return {};
+}
+
+MacTarget host_target(const Segment& segment) {
+    MacTarget target;
+    target.kind = MacTarget::Kind::kHost;
+    target.out.kind = FL_OUT_HOST;
+    target.out.ifindex = segment.id();
+    target.out.mtu = segment.bridge->mtu;
+    return target;
+}
+
+}  // namespace
+
+const MacTarget* Segment::find(const Mac& mac) const {
+    const auto entry = macs.find(mac);
+    if (entry != macs.end()) return &entry->second;
+    const auto leg = leg_macs.find(mac);
+    return leg == leg_macs.end() ? nullptr : &leg->second;
+}
+
+L2::L2(const NetnsIndex& root, const std::map<NetnsName, NetnsIndex>& routers, const Scope& scope) : root_(root) {
+    for (const auto& [ifindex, link] : root.view().links) {
+        if (scope.bridges.contains(link.name)) add_segment(link, routers);
+    }
+    for (const std::string& name : scope.bridges) {
+        if (root.view().find_link(name) == nullptr) notes_.push_back("bridge " + name + " does not exist");
+    }
+    elect_vtep();
+    read_tunnel_tables();
+    read_bridge_tables();
+}
+
+void L2::add_segment(const Link& bridge, const std::map<NetnsName, NetnsIndex>& routers) {
+    Segment& segment = segments_[bridge.ifindex];
+    segment.bridge = &bridge;
+    segment.refusal = bridge_refusal(root_, bridge);
+    if (!segment.refusal.empty()) notes_.push_back(bridge.name + " stays slow: " + segment.refusal);
+    for (const auto& [ifindex, link] : root_.view().links) {
+        if (link.master == bridge.ifindex) add_port(segment, link, routers);
+    }
+}
+
+void L2::add_port(Segment& segment, const Link& link, const std::map<NetnsName, NetnsIndex>& routers) {
+    BridgePort& port = segment.ports[link.ifindex];
+    port.link = &link;
+    port.segment = &segment;
+    segment_of_port_[link.ifindex] = &segment;
+    if (link.vxlan) {
+        port.kind = BridgePort::Kind::kTunnel;
+        port.refusal = vxlan_refusal(link);
+    } else if (link.peer && link.peer->netns && routers.contains(*link.peer->netns)) {
+        const NetnsIndex& router = routers.at(*link.peer->netns);
+        port.leg = router.link(link.peer->ifindex);
+        if (port.leg != nullptr) {
+            port.kind = BridgePort::Kind::kLeg;
+            port.router = &router;
+            port.refusal = router.jump_refusal(*port.leg);
+            segment.leg_macs[port.leg->mac] = {MacTarget::Kind::kRouter, &port, {}, {}};
+        }
+    }
+    const bool jumped = port.kind != BridgePort::Kind::kVm;
+    if (port.refusal.empty() && jumped) port.refusal = root_.jump_refusal(link);
+    if (port.refusal.empty() && !link.admin_up) port.refusal = link.name + " is down";
+    if (port.refusal.empty() && !link.running) port.refusal = link.name + " has no carrier";
+    if (!port.refusal.empty() || !link.bridge_port) return;
+    if (link.bridge_port->state != kForwarding) port.refusal = link.name + " is not in forwarding state";
+    if (link.bridge_port->isolated) port.refusal = link.name + " is an isolated port";
+}
+
+const BridgePort* L2::port(int ifindex) const {
+    const auto segment = segment_of_port_.find(ifindex);
+    return segment == segment_of_port_.end() ? nullptr : &segment->second->ports.at(ifindex);
+}
+
+/// One own address and UDP port for all tunnels, as the programs have room for one: the one that most devices use.
+void L2::elect_vtep() {
+    std::map<std::pair<Ipv4, std::uint16_t>, int> votes;
+    for (const auto& [bridge, segment] : segments_) {
+        for (const auto& [ifindex, port] : segment.ports) {
+            const bool votes_here = port.kind == BridgePort::Kind::kTunnel && port.refusal.empty();
+            if (votes_here) ++votes[{port.link->vxlan->local, port.link->vxlan->port}];
+        }
+    }
+    const auto winner = std::ranges::max_element(votes, {}, [](const auto& vote) { return vote.second; });
+    if (winner != votes.end()) std::tie(vtep_, vxlan_port_) = winner->first;
+    for (auto& [bridge, segment] : segments_) {
+        for (auto& [ifindex, port] : segment.ports) {
+            if (port.kind == BridgePort::Kind::kTunnel) refuse_tunnel(port);
+        }
+    }
+}
+
+void L2::refuse_tunnel(BridgePort& port) {
+    const VxlanInfo& vxlan = *port.link->vxlan;
+    if (port.refusal.empty() && (vxlan.local != vtep_ || vxlan.port != vxlan_port_)) {
+        port.refusal = fmt::format("{} uses {}:{}, other tunnels {}:{}", port.link->name, vxlan.local.str(), vxlan.port,
+                                   vtep_.str(), vxlan_port_);
+    }
+    if (!port.refusal.empty()) notes_.push_back("tunnel stays slow: " + port.refusal);
+}
+
+void L2::read_tunnel_tables() {
+    for (const FdbEntry& entry : root_.view().fdb) {
+        if (entry.bridge != 0 || !entry.destination) continue;
+        const BridgePort* at = port(entry.ifindex);
+        if (at == nullptr || at->kind != BridgePort::Kind::kTunnel) continue;
+        remotes_[{entry.ifindex, entry.mac}].push_back(*entry.destination);
+        if (!at->refusal.empty() || !at->segment->refusal.empty()) continue;
+        const std::pair<int, Ipv4> key{entry.ifindex, *entry.destination};
+        if (!underlay_.contains(key)) underlay_[key] = find_path(*at->link, *entry.destination);
+    }
+}
+
+void L2::read_bridge_tables() {
+    for (const FdbEntry& entry : root_.view().fdb) {
+        const auto segment = segments_.find(entry.bridge);
+        // Without VLAN filtering the bridge looks up with VLAN 0.
+        if (entry.bridge == 0 || entry.vlan != 0 || segment == segments_.end()) continue;
+        add_entry(segment->second, entry);
+    }
+    for (auto& [ifindex, segment] : segments_) {
+        if (segment.learned == 0) continue;
+        notes_.push_back(fmt::format("{}: {} learned addresses are left to the bridge, which ages them",
+                                     segment.bridge->name, segment.learned));
+    }
+}
+
+void L2::add_entry(Segment& segment, const FdbEntry& entry) {
+    if (entry.mac.is_multicast() || entry.mac.is_unset()) return;
+    const bool local = (entry.state & kNudPermanent) != 0;
+    if (local) {
+        // Only the bridge's own address makes a frame PACKET_HOST (br_handle_frame); other local entries are those of
+        // port devices, for which the stack drops what the bridge hands up.
+        if (entry.mac == segment.bridge->mac) segment.macs[entry.mac] = host_target(segment);
+        return;
+    }
+    const bool fixed = (entry.state & kNudNoarp) != 0 || (entry.flags & kNtfExtLearned) != 0;
+    const auto port = segment.ports.find(entry.ifindex);
+    if (port == segment.ports.end()) return;
+    if (!fixed && port->second.kind != BridgePort::Kind::kLeg) {
+        ++segment.learned;
+        return;
+    }
+    if (fixed) segment.macs[entry.mac] = target_for(segment, entry);
+}
+
+MacTarget L2::target_for(const Segment& segment, const FdbEntry& entry) const {
+    MacTarget target;
+    const BridgePort& port = segment.ports.at(entry.ifindex);
+    if (port.kind == BridgePort::Kind::kTunnel) return tunnel_target(port, entry.mac);
+    target.port = &port;
+    target.kind = port.kind == BridgePort::Kind::kLeg ? MacTarget::Kind::kRouter : MacTarget::Kind::kPort;
+    if (target.kind == MacTarget::Kind::kRouter) return target;
+    target.reason = port.refusal;
+    const Link& link = *port.link;
+    target.out.kind = FL_OUT_PORT;
+    target.out.ifindex = static_cast<std::uint32_t>(link.ifindex);
+    target.out.mtu = link.mtu;
+    // Both shortcuts go past the port's own queue and its programs; plain redirect does not.
+    const bool bare = link.foreign_programs.empty() && link.xdp_prog_id == 0;
+    const bool in_other_netns = link.kind == "veth" && link.peer && link.peer->netns != NetnsName{};
+    if (bare && in_other_netns && link.qdisc == "noqueue") target.out.flags |= FL_OUT_PEER;
+    if (bare && link.is_tap && is_plain_qdisc(link.qdisc)) target.out.flags |= FL_OUT_XDP;
+    return target;
+}
+
+MacTarget L2::tunnel_target(const BridgePort& port, const Mac& mac) const {
+    MacTarget target;
+    target.kind = MacTarget::Kind::kTunnel;
+    target.port = &port;
+    target.reason = port.refusal;
+    if (!target.reason.empty()) return target;
+    const auto peers = remotes_.find({port.link->ifindex, mac});
+    if (peers == remotes_.end() || peers->second.size() != 1) {
+        target.reason = fmt::format("{} has no single peer for {}", port.link->name, mac.str());
+        return target;
+    }
+    const auto path = underlay_.find({port.link->ifindex, peers->second.front()});
+    if (path == underlay_.end()) {
+        target.reason = port.segment->refusal;
+        return target;
+    }
+    target.reason = path->second.reason;
+    target.out = path->second.out;
+    return target;
+}
+
+}  // namespace fiplane

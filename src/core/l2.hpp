@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Layer 2 of the walk: segments (bridges of the root namespace), their ports, and where a MAC address leads.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "core/compile.hpp"
+#include "core/netns_index.hpp"
+#include "core/snapshot.hpp"
+#include "fiplane/abi.h"
+
+namespace fiplane {
+
+struct Segment;
+
+/// A port of a segment's bridge.
+struct BridgePort {
+    enum class Kind {
+        kTunnel,  ///< vxlan device
+        kLeg,     ///< veth into a router namespace
+        kVm,      ///< everything else
+    };
+    const Link* link = nullptr;
+    Kind kind = Kind::kVm;
+    const Segment* segment = nullptr;
+    const NetnsIndex* router = nullptr;  ///< legs: the namespace ...
+    const Link* leg = nullptr;           ///< ... and the device in it
+    std::string refusal;                 ///< why no frame may be carried past it; empty: it may
+};
+
+/// Where the bridge sends a frame for a MAC address.
+struct MacTarget {
+    enum class Kind { kPort, kHost, kTunnel, kRouter, kNone };
+    Kind kind = Kind::kNone;
+    const BridgePort* port = nullptr;  ///< null for the host
+    fl_out out{};                      ///< kPort, kHost and kTunnel, if `reason` is empty
+    std::string reason;                ///< why the fast path does not send there
+};
+
+/// One L2 broadcast domain as far as this node sees it.
+struct Segment {
+    const Link* bridge = nullptr;
+    std::string refusal;              ///< why nothing of it is accelerated
+    std::map<int, BridgePort> ports;  ///< by ifindex
+    std::map<Mac, MacTarget> macs;    ///< static entries of the bridge's table
+    std::size_t learned = 0;          ///< entries that age, which are left to the bridge
+
+    [[nodiscard]] std::uint32_t id() const { return static_cast<std::uint32_t>(bridge->ifindex); }
+    /// The entry for a MAC; a router leg's own address leads to it even while the bridge floods for it.
+    [[nodiscard]] const MacTarget* find(const Mac& mac) const;
+    std::map<Mac, MacTarget> leg_macs;
+};
+
+/// The way to a tunnel peer on the underlay: template of the output, or why there is none.
+struct UnderlayPath {
+    fl_out out{};
+    std::string reason;
+    int device = 0;                     ///< underlay device, 0 if there is no route
+    std::optional<Keepalive> keepalive;  ///< the next hop, unless it is PERMANENT
+};
+
+/// All segments in scope.
+class L2 {
+  public:
+    L2(const NetnsIndex& root, const std::map<NetnsName, NetnsIndex>& routers, const Scope& scope);
+    L2(const L2&) = delete;
+    L2& operator=(const L2&) = delete;
+
+    [[nodiscard]] const std::map<int, Segment>& segments() const { return segments_; }
+    /// The port of a segment in scope, by the ifindex of its device in the root namespace.
+    [[nodiscard]] const BridgePort* port(int ifindex) const;
+    /// Own tunnel address and UDP port; vtep unset if there are no tunnels.
+    [[nodiscard]] Ipv4 vtep() const { return vtep_; }
+    [[nodiscard]] std::uint16_t vxlan_port() const { return vxlan_port_; }
+    /// By tunnel device and peer.
+    [[nodiscard]] const std::map<std::pair<int, Ipv4>, UnderlayPath>& underlay() const { return underlay_; }
+    /// Sentences about what stays slow.
+    [[nodiscard]] const std::vector<std::string>& notes() const { return notes_; }
+
+  private:
+    void add_segment(const Link& bridge, const std::map<NetnsName, NetnsIndex>& routers);
+    void add_port(Segment& segment, const Link& link, const std::map<NetnsName, NetnsIndex>& routers);
+    void elect_vtep();
+    void refuse_tunnel(BridgePort& port);
+    void read_tunnel_tables();
+    void read_bridge_tables();
+    void add_entry(Segment& segment, const FdbEntry& entry);
+    [[nodiscard]] MacTarget target_for(const Segment& segment, const FdbEntry& entry) const;
+    [[nodiscard]] MacTarget tunnel_target(const BridgePort& port, const Mac& mac) const;
+    [[nodiscard]] UnderlayPath find_path(const Link& vxlan, Ipv4 peer) const;
+
+    const NetnsIndex& root_;
+    std::map<int, Segment> segments_;
+    std::map<int, Segment*> segment_of_port_;
+    std::map<std::pair<int, Ipv4>, UnderlayPath> underlay_;
+    std::map<std::pair<int, Mac>, std::vector<Ipv4>> remotes_;  ///< vxlan tables: device and MAC
+    Ipv4 vtep_;
+    std::uint16_t vxlan_port_ = 0;
+    std::vector<std::string> notes_;
+};
+
+}  // namespace fiplane

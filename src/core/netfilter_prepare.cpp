@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "core/netfilter_prepared.hpp"
+
+namespace fiplane::nf {
+
+namespace {
+
+const char* family_name(Family family) {
+    switch (family) {
+        case Family::kIp: return "ip";
+        case Family::kInet: return "inet";
+        case Family::kBridge: return "bridge";
+        case Family::kNetdev: return "netdev";
+        case Family::kArp: return "arp";
+        case Family::kIp6: return "ip6";
+    }
+    return "?";
+}
+
+/// nf_nat registers one hook per manipulation at a fixed priority; a NAT chain's own priority only orders it among the
+/// NAT chains there (net/netfilter/nf_nat_core.c, nf_nat_register_fn).
+int effective_priority(const Chain& chain) {
+    if (chain.type != ChainType::kNat || !chain.hook) return chain.priority;
+    const bool destination = *chain.hook == Hook::kPrerouting || *chain.hook == Hook::kOutput;
+    return destination ? -100 : 100;
+}
+
+}  // namespace
+
+std::string Ruleset::scoped_name(Family family, const std::string& table, const std::string& name) {
+    return std::string(family_name(family)) + " " + table + " " + name;
+}
+
+void ValueSet::add(const Value& value) {
+    if (const auto* prefix = std::get_if<Prefix>(&value)) {
+        if (prefix->length == 32) {
+            hosts.insert(prefix->address.value);
+        } else {
+            prefixes.push_back(prefix->network());
+        }
+    } else if (const auto* name = std::get_if<std::string>(&value)) {
+        if (name->ends_with('*')) {
+            wildcards.push_back(name->substr(0, name->size() - 1));
+        } else {
+            names.insert(*name);
+        }
+    } else if (const auto* mac = std::get_if<Mac>(&value)) {
+        macs.push_back(*mac);
+    } else {
+        numbers.insert(std::get<std::uint64_t>(value));
+    }
+}
+
+bool ValueSet::contains(const Prefix& region) const {
+    if (region.length == 32 && hosts.contains(region.address.value)) return true;
+    return std::ranges::any_of(prefixes, [&](const Prefix& prefix) { return prefix.contains(region); });
+}
+
+bool ValueSet::contains_name(const std::string& name) const {
+    return names.contains(name) ||
+           std::ranges::any_of(wildcards, [&](const std::string& stem) { return name.starts_with(stem); });
+}
+
+bool HookChain::operator<(const HookChain& other) const {
+    if (priority != other.priority) return priority < other.priority;
+    return chain->priority < other.chain->priority;
+}
+
+Evaluator::Prepared::Prepared(const Ruleset& source) : ruleset(source) {
+    for (const Chain& chain : ruleset.chains) {
+        chains_by_name_[Ruleset::scoped_name(chain.family, chain.table, chain.name)] = &chain;
+    }
+    for (const Chain& chain : ruleset.chains) add_chain(chain);
+    for (auto& [hook, chains] : ip_hooks) std::stable_sort(chains.begin(), chains.end());
+    for (auto& [device, chains] : ingress_hooks) std::stable_sort(chains.begin(), chains.end());
+    note_tracking();
+    drop_shared_snats();
+}
+
+void Evaluator::Prepared::add_chain(const Chain& chain) {
+    if (chain.hook && (chain.family == Family::kIp || chain.family == Family::kInet)) {
+        ip_hooks[*chain.hook].push_back({&chain, effective_priority(chain)});
+    } else if (chain.hook && chain.family == Family::kNetdev) {
+        ingress_hooks[chain.device].push_back({&chain, chain.priority});
+    }
+    for (const Rule& rule : chain.rules) {
+        for (const Statement& statement : rule.statements) {
+            if (const auto* match = std::get_if<Match>(&statement)) {
+                add_match(chain, *match);
+            } else if (const auto* dnat = std::get_if<Dnat>(&statement)) {
+                add_address_source(chain, dnat->to);
+                add_pairs(rule, dnat->to, Field::kIpDaddr, dnats);
+            } else if (const auto* snat = std::get_if<Snat>(&statement)) {
+                add_address_source(chain, snat->to);
+                add_pairs(rule, snat->to, Field::kIpSaddr, snats);
+            } else if (const auto* set = std::get_if<SetAddress>(&statement)) {
+                add_address_source(chain, set->to);
+            } else if (const auto* verdict = std::get_if<Verdict>(&statement)) {
+                const auto target =
+                    chains_by_name_.find(Ruleset::scoped_name(chain.family, chain.table, verdict->chain));
+                if (target != chains_by_name_.end()) targets[verdict] = target->second;
+            }
+        }
+    }
+}
+
+void Evaluator::Prepared::add_match(const Chain& chain, const Match& match) {
+    const std::vector<Value>* listed = &match.any_of;
+    if (match.set_name) {
+        const auto set = ruleset.sets.find(Ruleset::scoped_name(chain.family, chain.table, *match.set_name));
+        if (set == ruleset.sets.end()) return;
+        listed = &set->second;
+    }
+    ValueSet& members = values[&match];
+    for (const Value& value : *listed) {
+        members.add(value);
+        const auto* prefix = std::get_if<Prefix>(&value);
+        if (prefix != nullptr && match.field == Field::kIpDaddr) destinations.push_back(prefix->network());
+    }
+    if (match.field == Field::kIpSaddr) note_source_test({&match, nullptr});
+}
+
+void Evaluator::Prepared::add_address_source(const Chain& chain, const AddressSource& source) {
+    if (source.address) return;
+    const std::map<Ipv4, Ipv4>* map = &source.anonymous_map;
+    if (source.map_name) {
+        const auto named = ruleset.maps.find(Ruleset::scoped_name(chain.family, chain.table, *source.map_name));
+        if (named == ruleset.maps.end()) return;
+        map = &named->second;
+    }
+    maps[&source] = map;
+    if (source.map_key == Field::kIpSaddr) note_source_test({nullptr, map});
+    if (source.map_key != Field::kIpDaddr) return;
+    for (const auto& [key, value] : *map) destinations.push_back(Prefix::host(key));
+}
+
+void Evaluator::Prepared::add_pairs(const Rule& rule, const AddressSource& source, Field key,
+                                    std::map<Ipv4, Ipv4>& pairs) const {
+    const auto map = maps.find(&source);
+    if (map != maps.end() && source.map_key == key) {
+        pairs.insert(map->second->begin(), map->second->end());
+        return;
+    }
+    if (!source.address) return;
+    for (const Statement& statement : rule.statements) {
+        const auto* match = std::get_if<Match>(&statement);
+        if (match == nullptr || match->field != key || match->negate) continue;
+        for (const Value& value : match->any_of) {
+            const auto* prefix = std::get_if<Prefix>(&value);
+            if (prefix != nullptr && prefix->length == 32) pairs.emplace(prefix->address, *source.address);
+        }
+    }
+}
+
+/// Where several addresses share one, NAT must change ports: no pair of addresses says what it does.
+void Evaluator::Prepared::drop_shared_snats() {
+    std::map<Ipv4, int> owners;
+    for (const auto& [fixed, floating] : snats) ++owners[floating];
+    std::erase_if(snats, [&](const auto& pair) { return owners.at(pair.second) > 1; });
+}
+
+void Evaluator::Prepared::note_source_test(const SourceTest& test) {
+    if (test.map != nullptr && std::ranges::find(source_tests, test) != source_tests.end()) return;
+    const std::size_t index = source_tests.size();
+    source_tests.push_back(test);
+    const ValueSet* members = test.match != nullptr ? &values.at(test.match) : nullptr;
+    if (members == nullptr || !members->prefixes.empty() || members->hosts.size() > 64) {
+        broad_source_tests.push_back(index);
+        return;
+    }
+    for (const std::uint32_t host : members->hosts) source_hosts[host].push_back(index);
+}
+
+bool Evaluator::Prepared::reads_tracking(const Chain& chain, std::unordered_set<const Chain*>& seen) const {
+    if (!seen.insert(&chain).second) return false;
+    for (const Rule& rule : chain.rules) {
+        for (const Statement& statement : rule.statements) {
+            if (const auto* match = std::get_if<Match>(&statement)) {
+                if (match->field == Field::kCtState || match->field == Field::kCtStatus) return true;
+            } else if (const auto* verdict = std::get_if<Verdict>(&statement)) {
+                const auto target = targets.find(verdict);
+                if (target != targets.end() && reads_tracking(*target->second, seen)) return true;
+            }
+        }
+    }
+    return false;
+}
+
+void Evaluator::Prepared::note_tracking() {
+    for (const auto& [hook, chains] : ip_hooks) {
+        std::unordered_set<const Chain*> seen;
+        tracking_matters[hook] = std::ranges::any_of(chains, [&](const HookChain& at) {
+            return at.chain->type == ChainType::kNat || reads_tracking(*at.chain, seen);
+        });
+    }
+}
+
+Evaluator::Evaluator(const Ruleset& ruleset) : prepared_(std::make_unique<const Prepared>(ruleset)) {}
+Evaluator::~Evaluator() = default;
+Evaluator::Evaluator(Evaluator&&) noexcept = default;
+
+const std::vector<SourceTest>& Evaluator::source_tests() const { return prepared_->source_tests; }
+const std::vector<Prefix>& Evaluator::destinations() const { return prepared_->destinations; }
+const std::map<Ipv4, Ipv4>& Evaluator::dnats() const { return prepared_->dnats; }
+const std::map<Ipv4, Ipv4>& Evaluator::snats() const { return prepared_->snats; }
+
+bool Evaluator::knows_source(const SourceTest& test, Ipv4 source) const {
+    if (test.map != nullptr) return test.map->contains(source);
+    return prepared_->values.at(test.match).contains(Prefix::host(source));
+}
+
+std::vector<std::size_t> Evaluator::source_hits(Ipv4 source) const {
+    std::vector<std::size_t> hits;
+    if (const auto literal = prepared_->source_hosts.find(source.value); literal != prepared_->source_hosts.end()) {
+        hits = literal->second;
+    }
+    for (const std::size_t index : prepared_->broad_source_tests) {
+        if (knows_source(prepared_->source_tests[index], source)) hits.push_back(index);
+    }
+    std::ranges::sort(hits);
+    return hits;
+}
+
+std::vector<Prefix> Evaluator::known_sources(const SourceTest& test) const {
+    std::vector<Prefix> known;
+    if (test.map != nullptr) {
+        for (const auto& [key, value] : *test.map) known.push_back(Prefix::host(key));
+        return known;
+    }
+    const ValueSet& members = prepared_->values.at(test.match);
+    known = members.prefixes;
+    for (const std::uint32_t host : members.hosts) known.push_back(Prefix::host({host}));
+    std::ranges::sort(known);
+    return known;
+}
+
+bool Evaluator::has_effect(Family family, std::optional<Hook> hook) const {
+    return std::ranges::any_of(prepared_->ruleset.chains, [&](const Chain& chain) {
+        return chain.family == family && chain.hook && (!hook || *chain.hook == *hook) &&
+               (!chain.rules.empty() || !chain.policy_accept);
+    });
+}
+
+bool Evaluator::has_ingress(const std::string& device) const {
+    const auto chains = prepared_->ingress_hooks.find(device);
+    return chains != prepared_->ingress_hooks.end() && std::ranges::any_of(chains->second, [](const HookChain& at) {
+               return !at.chain->rules.empty() || !at.chain->policy_accept;
+           });
+}
+
+}  // namespace fiplane::nf

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// A ruleset made ready for evaluation. Private to netfilter*.cpp.
+#pragma once
+
+#include <map>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "core/netfilter.hpp"
+
+namespace fiplane::nf {
+
+/// What conntrack knows of the packet.
+enum class Tracking {
+    kTracked,    ///< new, established or related
+    kInvalid,    ///< seen by conntrack, no entry
+    kUntracked,  ///< notrack
+};
+
+/// Priority of conntrack's own prerouting hook (NF_IP_PRI_CONNTRACK): before it there is no entry, and only there does
+/// notrack have an effect.
+inline constexpr int kConntrackPriority = -200;
+
+/// Literal or set members, split by type for constant-time membership.
+struct ValueSet {
+    std::unordered_set<std::uint32_t> hosts;
+    std::vector<Prefix> prefixes;  ///< shorter than /32
+    std::vector<Mac> macs;
+    std::unordered_set<std::string> names;
+    std::vector<std::string> wildcards;  ///< without the '*'
+    std::unordered_set<std::uint64_t> numbers;
+
+    void add(const Value& value);
+    /// Is every address of the region in the set? A region stands for addresses that no longer prefix mentions, so it
+    /// lies inside a member or outside of all of them.
+    [[nodiscard]] bool contains(const Prefix& region) const;
+    [[nodiscard]] bool contains_name(const std::string& name) const;
+};
+
+/// One base chain at its place in a hook.
+struct HookChain {
+    const Chain* chain = nullptr;
+    int priority = 0;  ///< effective: all NAT chains of a hook run where the kernel's NAT hook sits
+    bool operator<(const HookChain& other) const;
+};
+
+struct Evaluator::Prepared {
+    explicit Prepared(const Ruleset& ruleset);
+
+    const Ruleset& ruleset;
+    std::map<Hook, std::vector<HookChain>> ip_hooks;              ///< families ip and inet
+    std::map<std::string, std::vector<HookChain>> ingress_hooks;  ///< netdev, by device
+    std::map<Hook, bool> tracking_matters;  ///< a NAT chain or a conntrack match is in reach of the hook
+    std::unordered_map<const Match*, ValueSet> values;
+    std::unordered_map<const AddressSource*, const std::map<Ipv4, Ipv4>*> maps;
+    std::unordered_map<const Verdict*, const Chain*> targets;
+    std::vector<SourceTest> source_tests;
+    std::unordered_map<std::uint32_t, std::vector<std::size_t>> source_hosts;  ///< tests by /32 literal
+    std::vector<std::size_t> broad_source_tests;                               ///< all others
+    std::vector<Prefix> destinations;
+    std::map<Ipv4, Ipv4> dnats;
+    std::map<Ipv4, Ipv4> snats;
+
+  private:
+    void add_chain(const Chain& chain);
+    void add_match(const Chain& chain, const Match& match);
+    void add_address_source(const Chain& chain, const AddressSource& source);
+    void add_pairs(const Rule& rule, const AddressSource& source, Field key, std::map<Ipv4, Ipv4>& pairs) const;
+    void drop_shared_snats();
+    void note_source_test(const SourceTest& test);
+    void note_tracking();
+    [[nodiscard]] bool reads_tracking(const Chain& chain, std::unordered_set<const Chain*>& seen) const;
+    std::unordered_map<std::string, const Chain*> chains_by_name_;
+};
+
+}  // namespace fiplane::nf

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/netns_index.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+namespace fiplane {
+
+namespace {
+
+std::uint64_t neighbour_key(int ifindex, Ipv4 address) {
+    return std::uint64_t{static_cast<std::uint32_t>(ifindex)} << 32 | address.value;
+}
+
+std::string find_jump_refusal(const Link& link, const nf::Evaluator& netfilter) {
+    if (!link.admin_up) return link.name + " is down";
+    if (!link.running) return link.name + " has no carrier";
+    if (!link.foreign_programs.empty()) return link.name + " has a foreign program: " + link.foreign_programs.front();
+    // fiplane puts XDP on underlay devices only, and those are never jumped over.
+    if (link.xdp_prog_id != 0) return fmt::format("{} has XDP program {}", link.name, link.xdp_prog_id);
+    if (!is_plain_qdisc(link.qdisc)) return fmt::format("{} has qdisc {}", link.name, link.qdisc);
+    if (netfilter.has_ingress(link.name)) return link.name + " has a netdev ingress chain";
+    return {};
+}
+
+}  // namespace
+
+bool is_plain_qdisc(const std::string& kind) {
+    static constexpr std::array<std::string_view, 7> kPlain{"noqueue", "pfifo_fast", "fq_codel", "fq",
+                                                            "mq",      "pfifo",      "clsact"};
+    return std::ranges::find(kPlain, kind) != kPlain.end();
+}
+
+NetnsIndex::NetnsIndex(const NetnsView& view) : view_(view), routing_(view), netfilter_(view.netfilter) {
+    for (const Neighbour& neighbour : view.neighbours) {
+        neighbours_[neighbour_key(neighbour.ifindex, neighbour.address)] = &neighbour;
+        neighbours_on_[neighbour.ifindex].push_back(&neighbour);
+    }
+    for (auto& [ifindex, list] : neighbours_on_) std::ranges::sort(list, {}, &Neighbour::address);
+    for (const auto& [ifindex, link] : view.links) jump_refusals_[ifindex] = find_jump_refusal(link, netfilter_);
+    collect_mentions();
+}
+
+void NetnsIndex::collect_mentions() {
+    for (const Route& route : view_.routes) mentions_.push_back(route.destination.network());
+    for (const PolicyRule& rule : view_.rules) mentions_.push_back(rule.destination.network());
+    for (const Neighbour& neighbour : view_.neighbours) mentions_.push_back(Prefix::host(neighbour.address));
+    const auto& filtered = netfilter_.destinations();
+    mentions_.insert(mentions_.end(), filtered.begin(), filtered.end());
+    std::ranges::sort(mentions_);
+    const auto rest = std::ranges::unique(mentions_);
+    mentions_.erase(rest.begin(), rest.end());
+}
+
+const Neighbour* NetnsIndex::neighbour(int ifindex, Ipv4 address) const {
+    const auto found = neighbours_.find(neighbour_key(ifindex, address));
+    return found == neighbours_.end() ? nullptr : found->second;
+}
+
+std::vector<const Neighbour*> NetnsIndex::neighbours_on(int ifindex) const {
+    const auto found = neighbours_on_.find(ifindex);
+    return found == neighbours_on_.end() ? std::vector<const Neighbour*>{} : found->second;
+}
+
+const Sysctls::Device& NetnsIndex::sysctls(const std::string& device) const {
+    static const Sysctls::Device kNone{};
+    const auto found = view_.sysctls.devices.find(device);
+    return found == view_.sysctls.devices.end() ? kNone : found->second;
+}
+
+const std::string& NetnsIndex::jump_refusal(const Link& link) const { return jump_refusals_.at(link.ifindex); }
+
+}  // namespace fiplane

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// The underlay side of L2: how an encapsulated packet leaves for a tunnel peer.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/l2.hpp"
+
+namespace fiplane {
+
+namespace {
+
+constexpr std::uint32_t kVxlanOverhead = 50;  // IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14
+constexpr std::uint64_t kUdp = 17;
+constexpr std::uint16_t kNudFixed = 0xc0;  // PERMANENT or NOARP
+
+void copy_mac(std::uint8_t* to, const Mac& mac) { std::ranges::copy(mac.bytes, to); }
+void copy_ip(std::uint8_t* to, Ipv4 address) { std::ranges::copy(address.bytes(), to); }
+
+/// Root's OUTPUT and POSTROUTING, which an encapsulated packet of the kernel's would pass.
+std::string output_refusal(const NetnsIndex& root, const Link& device, Ipv4 local, Ipv4 peer) {
+    nf::Packet packet;
+    packet.oifname = device.name;
+    packet.saddr = local;
+    packet.daddr = Prefix::host(peer);
+    packet.protocol = kUdp;
+    bool untracked = false;
+    for (const nf::Hook hook : {nf::Hook::kOutput, nf::Hook::kPostrouting}) {
+        const nf::Outcome outcome = root.netfilter().evaluate(hook, packet, untracked);
+        if (outcome.stopped) return *outcome.stopped;
+        if (!outcome.accepted) return "root namespace drops tunnel packets to " + peer.str();
+        if (outcome.snat || outcome.dnat) return "root namespace translates tunnel packets to " + peer.str();
+        untracked = outcome.notrack;
+    }
+    return {};
+}
+
+}  // namespace
+
+UnderlayPath L2::find_path(const Link& vxlan, Ipv4 peer) const {
+    UnderlayPath path;
+    const Ipv4 local = vxlan.vxlan->local;
+    const Lookup lookup = root_.routing().lookup({Source::Kind::kKnown, local}, Prefix::host(peer), "lo",
+                                                 vxlan.vxlan->underlay_ifindex);
+    const auto refuse = [&](std::string why) {
+        path.reason = fmt::format("tunnel peer {} of {}: {}", peer.str(), vxlan.name, why);
+        return path;
+    };
+    if (!lookup.stopped.empty()) return refuse(lookup.stopped);
+    const Route& route = *lookup.route;
+    if (route.type != RouteType::kUnicast || route.multipath) {
+        return refuse("route " + describe(route, root_.view()) + " is not followed");
+    }
+    const Link* device = root_.link(route.oif);
+    if (device == nullptr) return refuse("the route's device is not known");
+    path.device = device->ifindex;
+    if (!device->admin_up || !device->running) return refuse(device->name + " is down");
+    const std::string filtered = output_refusal(root_, *device, local, peer);
+    if (!filtered.empty()) return refuse(filtered);
+    const Ipv4 next_hop = route.gateway.value_or(peer);
+    const Neighbour* neighbour = root_.neighbour(device->ifindex, next_hop);
+    if (neighbour == nullptr || (neighbour->state & kNudFixed) == 0) {
+        // Nothing but our own packets may go to a peer: unless the agent asks, nobody resolves it or keeps it fresh.
+        const std::uint16_t state = neighbour == nullptr ? std::uint16_t{0} : neighbour->state;
+        path.keepalive = Keepalive{{}, device->ifindex, next_hop, state, true, {}};
+    }
+    if (neighbour == nullptr || !neighbour->usable()) {
+        return refuse(fmt::format("neighbour {} on {} is not resolved", next_hop.str(), device->name));
+    }
+    const std::uint32_t underlay_mtu = route.mtu == 0 ? device->mtu : std::min(route.mtu, device->mtu);
+    if (underlay_mtu <= kVxlanOverhead) return refuse(fmt::format("MTU of {} is too small", device->name));
+    path.out.kind = FL_OUT_TUNNEL;
+    path.out.ifindex = static_cast<std::uint32_t>(device->ifindex);
+    path.out.mtu = std::min(vxlan.mtu, underlay_mtu - kVxlanOverhead);
+    path.out.vni = vxlan.vxlan->vni;
+    copy_ip(path.out.remote, peer);
+    copy_ip(path.out.local, local);
+    copy_mac(path.out.outer_dmac, neighbour->mac);
+    copy_mac(path.out.outer_smac, device->mac);
+    return path;
+}
+
+}  // namespace fiplane

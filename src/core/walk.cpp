@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/walk.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace fiplane {
+
+namespace {
+
+constexpr int kMaxRouters = 8;
+constexpr std::uint16_t kNudFixed = 0xc0;  // PERMANENT or NOARP: never goes stale
+
+/// rp_filter for a packet that came in by `device` and is to leave by `other_device` (fib_validate_source).
+bool passes_reverse_path(const NetnsIndex& netns, int device, int other_device, Ipv4 source) {
+    const Link* in = netns.link(device);
+    const Link* out = netns.link(other_device);
+    if (in == nullptr || out == nullptr) return false;
+    const Lookup back = netns.routing().lookup({}, Prefix::host(source), out->name);
+    if (back.route == nullptr || back.route->type != RouteType::kUnicast || back.route->multipath) return false;
+    return netns.sysctls(in->name).rp_filter == 2 || back.route->oif == device;
+}
+
+}  // namespace
+
+bool holds(const SourceClaim& claim, Ipv4 source) {
+    switch (claim.kind) {
+        case SourceClaim::Kind::kNotOwn: return !claim.netns->routing().is_own(source);
+        case SourceClaim::Kind::kNotOnLink: return !claim.netns->routing().on_link(claim.device, source);
+        case SourceClaim::Kind::kNotSelected: return !claim.netns->routing().selected_before(source, claim.count);
+        case SourceClaim::Kind::kNotKnown: return !claim.netns->netfilter().knows_source(claim.test, source);
+        case SourceClaim::Kind::kReversePath:
+            return passes_reverse_path(*claim.netns, claim.device, claim.other_device, source);
+    }
+    return false;
+}
+
+std::string describe(const SourceClaim& claim) {
+    const std::string where = claim.netns->label();
+    switch (claim.kind) {
+        case SourceClaim::Kind::kNotOwn: return where + ": the source is an address of the namespace itself";
+        case SourceClaim::Kind::kNotOnLink: return where + ": Linux would send ICMP redirects to the source";
+        case SourceClaim::Kind::kNotSelected: return where + ": a policy rule selects the source";
+        case SourceClaim::Kind::kNotKnown: return where + ": a netfilter rule or map knows the source";
+        case SourceClaim::Kind::kReversePath: return where + ": rp_filter may drop the source";
+    }
+    return where;
+}
+
+/// One namespace of a journey, in the order in which the kernel handles a packet. Each step returns false when the
+/// walk ends there; the reason is in the journey then.
+struct Walker::Traversal {
+    Walker& walker;
+    State state;  ///< at the end: where the packet enters next
+    Journey& journey;
+    bool with_steps;
+
+    nf::Packet packet{};
+    const Route* route = nullptr;
+    const Link* oif = nullptr;
+    const Neighbour* neighbour = nullptr;
+    bool untracked = false;
+    bool finished = false;  ///< out of the routers
+
+    bool stop(const std::string& why) {
+        journey.reason = state.netns->label() + ": " + why;
+        return false;
+    }
+    void step(const std::string& text) {
+        if (with_steps) journey.steps.push_back({state.netns->name(), text});
+    }
+    void claim(SourceClaim::Kind kind, int device = 0, int other_device = 0, std::size_t count = 0,
+               const nf::SourceTest& test = {}) {
+        journey.claims.insert(
+            {kind, state.netns, device, other_device, count, test, state.source_translated});
+    }
+
+    bool run() {
+        return admit() && prerouting() && find_route() && check_source() && forward() && postrouting() && transmit();
+    }
+    bool admit();
+    bool prerouting();
+    bool find_route();
+    bool check_source();
+    bool forward();
+    bool postrouting();
+    bool transmit();
+    bool enter_peer(const PeerInfo& peer);
+    bool enter_segment(const BridgePort& port);
+    bool hook(nf::Hook where, const char* name, nf::Outcome& outcome);
+};
+
+bool Walker::Traversal::admit() {
+    if (!state.destination_translated) journey.visited.push_back(state.netns);
+    const std::string& refusal = state.netns->jump_refusal(*state.iif);
+    if (!refusal.empty()) return stop(refusal);
+    if (state.routers == kMaxRouters) {
+        journey.endless = true;
+        return stop(fmt::format("more than {} routers on the way", kMaxRouters));
+    }
+    packet.iifname = state.iif->name;
+    packet.daddr = state.destination;
+    if (state.source.kind == Source::Kind::kKnown) packet.saddr = state.source.address;
+    packet.mark = 0;
+    packet.mark_invalid = 0;
+    return true;
+}
+
+/// Evaluates a hook and decides whether what it says of an unknown source may be relied on.
+bool Walker::Traversal::hook(nf::Hook where, const char* name, nf::Outcome& outcome) {
+    outcome = state.netns->netfilter().evaluate(where, packet, untracked);
+    if (outcome.stopped) return stop(*outcome.stopped);
+    if (!outcome.accepted) return stop(std::string("netfilter drops it in ") + name);
+    if (outcome.by_source) {
+        if (state.source.kind == Source::Kind::kGeneric) {
+            for (const nf::SourceTest& test : outcome.source_tests) claim(SourceClaim::Kind::kNotKnown, 0, 0, 0, test);
+        } else if (!outcome.by_source_snat_only || !walker.only_forged(*state.netns, *state.iif, outcome)) {
+            return stop("depends on the source: " + *outcome.by_source);
+        }
+    }
+    packet.mark = outcome.mark;
+    packet.mark_invalid = outcome.mark_invalid;
+    untracked = outcome.notrack;
+    return true;
+}
+
+bool Walker::Traversal::prerouting() {
+    nf::Outcome outcome;
+    if (!hook(nf::Hook::kPrerouting, "prerouting", outcome)) return false;
+    if (outcome.snat) return stop("netfilter changes the source before routing");
+    if (!outcome.dnat) return true;
+    journey.dnat = outcome.dnat;
+    journey.translator = state.netns;
+    state.destination = Prefix::host(*outcome.dnat);
+    state.destination_translated = true;
+    packet.daddr = state.destination;
+    packet.dnat_done = true;
+    step(fmt::format("destination becomes {}", outcome.dnat->str()));
+    return true;
+}
+
+bool Walker::Traversal::find_route() {
+    const Lookup lookup = state.netns->routing().lookup(state.source, state.destination, state.iif->name);
+    if (!lookup.stopped.empty()) return stop(lookup.stopped);
+    route = lookup.route;
+    if (state.source.kind == Source::Kind::kGeneric && lookup.rules_passed > 0) {
+        claim(SourceClaim::Kind::kNotSelected, 0, 0, lookup.rules_passed);
+    }
+    if (route->type == RouteType::kLocal) return stop(state.destination.str() + " is delivered locally");
+    if (route->type != RouteType::kUnicast || route->multipath) {
+        return stop("route " + describe(*route, state.netns->view()) + " is not followed");
+    }
+    if (!state.netns->sysctls(state.iif->name).forwarding) return stop("forwarding is off on " + state.iif->name);
+    oif = state.netns->link(route->oif);
+    if (oif == nullptr) return stop("route " + describe(*route, state.netns->view()) + " has no device");
+    if (with_steps) step(describe(*lookup.rule) + ": " + describe(*route, state.netns->view()));
+    return true;
+}
+
+/// What Linux checks about the source when it routes a packet in (ip_route_input_slow, __mkroute_input).
+bool Walker::Traversal::check_source() {
+    const bool known = state.source.kind == Source::Kind::kKnown;
+    const Sysctls::Device& settings = state.netns->sysctls(state.iif->name);
+    if (known && state.netns->routing().is_own(state.source.address)) {
+        return stop("the source is an address of the namespace itself");
+    }
+    claim(SourceClaim::Kind::kNotOwn);
+    if (settings.rp_filter != 0) {
+        const bool passes = known && passes_reverse_path(*state.netns, state.iif->ifindex, oif->ifindex,
+                                                         state.source.address);
+        if (!passes && state.source.kind != Source::Kind::kGeneric) {
+            return stop(fmt::format("rp_filter is {} on {}", settings.rp_filter, state.iif->name));
+        }
+        claim(SourceClaim::Kind::kReversePath, state.iif->ifindex, oif->ifindex);
+    }
+    if (oif != state.iif || !settings.send_redirects) return true;
+    const bool redirect = state.source.kind == Source::Kind::kUnknown ||
+                          (known && state.netns->routing().on_link(oif->ifindex, state.source.address));
+    if (redirect) return stop("leaves by " + oif->name + ", where it came in: Linux may send ICMP redirects");
+    claim(SourceClaim::Kind::kNotOnLink, oif->ifindex);
+    return true;
+}
+
+bool Walker::Traversal::forward() {
+    packet.oifname = oif->name;
+    nf::Outcome outcome;
+    if (!hook(nf::Hook::kForward, "forward", outcome)) return false;
+    ++state.routers;
+    journey.next.hops = 1;
+    journey.next.mtu = route->mtu == 0 ? oif->mtu : std::min(route->mtu, oif->mtu);
+    return true;
+}
+
+bool Walker::Traversal::postrouting() {
+    nf::Outcome outcome;
+    if (!hook(nf::Hook::kPostrouting, "postrouting", outcome)) return false;
+    // From the next namespace on a journey is that of the whole group, not of the one source that stands for it.
+    if (state.source.kind == Source::Kind::kKnown) state.source.kind = Source::Kind::kGeneric;
+    if (!outcome.snat) return true;
+    journey.snat = outcome.snat;
+    journey.snat_by = outcome.snat_by;
+    journey.next.flags |= FL_NEXT_SNAT;
+    state.source.address = *outcome.snat;
+    state.source_translated = true;
+    step(fmt::format("source becomes {}", outcome.snat->str()));
+    return true;
+}
+
+bool Walker::Traversal::transmit() {
+    if (!route->gateway && state.destination.length != 32) {
+        return stop(fmt::format("{} is on the link of {}, where each address has its own neighbour",
+                                state.destination.str(), oif->name));
+    }
+    const Ipv4 next_hop = route->gateway.value_or(state.destination.address);
+    neighbour = state.netns->neighbour(oif->ifindex, next_hop);
+    if (neighbour == nullptr || !neighbour->usable()) {
+        return stop(fmt::format("neighbour {} on {} is not resolved", next_hop.str(), oif->name));
+    }
+    if ((neighbour->state & kNudFixed) == 0) journey.neighbours.push_back({state.netns->name(), neighbour});
+    if (with_steps) step(fmt::format("neighbour {} on {} is {}", next_hop.str(), oif->name, neighbour->mac.str()));
+    const std::string& refusal = state.netns->jump_refusal(*oif);
+    if (!refusal.empty()) return stop(refusal);
+    if (!oif->peer) return stop(oif->name + " is not a veth: what is behind it is not known");
+    return enter_peer(*oif->peer);
+}
+
+bool Walker::Traversal::enter_peer(const PeerInfo& peer) {
+    if (!peer.netns) return stop(oif->name + " leads into a namespace that is not known");
+    if (peer.netns->empty()) {
+        const BridgePort* port = walker.l2_.port(peer.ifindex);
+        if (port == nullptr) return stop(oif->name + " leads to no segment in scope");
+        return enter_segment(*port);
+    }
+    const auto next = walker.routers_.find(*peer.netns);
+    const Link* iif = next == walker.routers_.end() ? nullptr : next->second.link(peer.ifindex);
+    if (iif == nullptr) return stop(oif->name + " leads into a namespace that is not known");
+    if (iif->mac != neighbour->mac) {
+        return stop(fmt::format("neighbour {} on {} has another MAC than {}", neighbour->address.str(), oif->name,
+                                iif->name));
+    }
+    journey.next.mtu = std::min(journey.next.mtu, iif->mtu);
+    state.netns = &next->second;
+    state.iif = iif;
+    return true;
+}
+
+bool Walker::Traversal::enter_segment(const BridgePort& port) {
+    const Segment& segment = *port.segment;
+    if (!segment.refusal.empty()) return stop(segment.refusal);
+    if (!port.refusal.empty()) return stop(port.refusal);
+    if (port.leg != oif) return stop(oif->name + " and " + port.link->name + " are not the ends of one veth");
+    const MacTarget* target = segment.find(neighbour->mac);
+    if (target == nullptr) {
+        return stop(fmt::format("{} is not in the static table of {}", neighbour->mac.str(), segment.bridge->name));
+    }
+    if (!target->reason.empty()) return stop(target->reason);
+    if (target->port == &port) return stop(neighbour->mac.str() + " is on the port that it came from");
+    journey.next.mtu = std::min(journey.next.mtu, port.link->mtu);
+    if (target->kind == MacTarget::Kind::kRouter) {
+        if (!target->port->refusal.empty()) return stop(target->port->refusal);
+        journey.next.mtu = std::min({journey.next.mtu, target->port->link->mtu, target->port->leg->mtu});
+        state.netns = target->port->router;
+        state.iif = target->port->leg;
+        // A leg shares no MAC with its port, and another leg's frame is not for it.
+        return state.iif->mac == neighbour->mac || stop(neighbour->mac.str() + " is not the MAC of " + state.iif->name);
+    }
+    std::ranges::copy(neighbour->mac.bytes, journey.next.dmac);
+    std::ranges::copy(oif->mac.bytes, journey.next.smac);
+    journey.next.out = target->out;
+    journey.next.mtu = std::min(journey.next.mtu, target->out.mtu);
+    journey.port = target->port == nullptr ? segment.bridge->name : target->port->link->name;
+    journey.fast = true;
+    finished = true;
+    if (with_steps) journey.steps.push_back({{}, fmt::format("{}: out of {}", segment.bridge->name, journey.port)});
+    return true;
+}
+
+Journey Walker::walk(const BridgePort& leg, const Source& source, const Prefix& destination, bool with_steps) {
+    Journey journey;
+    if (!leg.segment->refusal.empty() || !leg.refusal.empty()) {
+        journey.reason = leg.segment->refusal.empty() ? leg.refusal : leg.segment->refusal;
+        return journey;
+    }
+    const MacTarget* own = leg.segment->find(leg.leg->mac);
+    if (own == nullptr || own->port != &leg) {
+        journey.reason = fmt::format("{}: the table of {} sends {} elsewhere", leg.leg->name,
+                                     leg.segment->bridge->name, leg.leg->mac.str());
+        return journey;
+    }
+    journey = run({.netns = leg.router,
+                   .iif = leg.leg,
+                   .source = source,
+                   .source_translated = false,
+                   .destination = destination,
+                   .destination_translated = false,
+                   .routers = 0},
+                  with_steps);
+    if (journey.dnat) std::ranges::copy(journey.dnat->bytes(), journey.next.dnat);
+    return journey;
+}
+
+Journey Walker::run(const State& state, bool with_steps) {
+    Journey journey;
+    Traversal traversal{*this, state, journey, with_steps};
+    if (!traversal.run() || traversal.finished) return journey;
+    append(journey, tail(traversal.state, with_steps));
+    return journey;
+}
+
+Journey Walker::tail(const State& state, bool with_steps) {
+    if (with_steps || state.source.kind != Source::Kind::kGeneric) return run(state, with_steps);
+    const TailKey key{state.netns, state.iif->ifindex, state.destination, state.source_translated,
+                      state.destination_translated};
+    const auto known = tails_.find(key);
+    if (known != tails_.end()) return known->second;
+    Journey journey = run(state, false);
+    if (!journey.endless) tails_.emplace(key, journey);
+    return journey;
+}
+
+/// Puts the rest of a journey behind its first namespace.
+void Walker::append(Journey& head, Journey&& rest) {
+    head.fast = rest.fast;
+    head.reason = std::move(rest.reason);
+    head.endless = rest.endless;
+    head.port = std::move(rest.port);
+    head.claims.merge(rest.claims);
+    head.visited.insert(head.visited.end(), rest.visited.begin(), rest.visited.end());
+    head.neighbours.insert(head.neighbours.end(), rest.neighbours.begin(), rest.neighbours.end());
+    std::ranges::move(rest.steps, std::back_inserter(head.steps));
+    if (head.snat && rest.snat && head.fast) {
+        head.fast = false;
+        head.reason = "the source is translated twice on the way";
+    }
+    rest.next.hops += head.next.hops;
+    rest.next.mtu = std::min(rest.next.mtu, head.next.mtu);
+    rest.next.flags |= head.next.flags;
+    head.next = rest.next;
+    if (rest.dnat) {
+        head.dnat = rest.dnat;
+        head.translator = rest.translator;
+    }
+    if (!head.snat) {
+        head.snat = rest.snat;
+        head.snat_by = std::move(rest.snat_by);
+    }
+}
+
+/// Sources that a translation knows, on a packet from anybody: where Linux itself would send packets for them by other
+/// devices than the one that this packet came in by, a packet from them can only be forged, and the walk takes it for
+/// one from elsewhere.
+bool Walker::only_forged(const NetnsIndex& netns, const Link& iif, const nf::Outcome& outcome) {
+    return std::ranges::all_of(outcome.source_tests, [&](const nf::SourceTest& test) {
+        const auto [entry, fresh] = forged_.try_emplace({&netns, iif.ifindex, test}, true);
+        if (!fresh) return entry->second;
+        entry->second = std::ranges::all_of(netns.netfilter().known_sources(test), [&](const Prefix& known) {
+            const Lookup back = netns.routing().lookup({}, known, "lo");
+            return back.route != nullptr && back.route->oif != iif.ifindex;
+        });
+        return entry->second;
+    });
+}
+
+}  // namespace fiplane

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// Layer 3 of the walk: one packet from a router's leg to the place where it leaves the routers, through as many
+// namespaces as Linux would take it.
+#pragma once
+
+#include <compare>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "core/compile.hpp"
+#include "core/l2.hpp"
+#include "core/netns_index.hpp"
+
+namespace fiplane {
+
+/// A fact about the source that a journey rests on. For a group of sources (Source::Kind::kGeneric, or one that stands
+/// for its group) every member must satisfy it.
+struct SourceClaim {
+    enum class Kind {
+        kNotOwn,       ///< is no address of the namespace itself (else a martian)
+        kNotOnLink,    ///< is not on the link of `device` (else an ICMP redirect)
+        kNotSelected,  ///< is selected by none of the first `count` policy rules
+        kNotKnown,     ///< is not known to the netfilter test
+        kReversePath,  ///< passes rp_filter on `device` for packets that leave by `other_device`
+    };
+    Kind kind = Kind::kNotOwn;
+    const NetnsIndex* netns = nullptr;
+    int device = 0;
+    int other_device = 0;
+    std::size_t count = 0;
+    nf::SourceTest test;
+    bool translated = false;  ///< about the address after source translation
+    auto operator<=>(const SourceClaim&) const = default;
+};
+
+/// Does `source` satisfy the claim?
+[[nodiscard]] bool holds(const SourceClaim& claim, Ipv4 source);
+/// Why it does not, naming the namespace.
+[[nodiscard]] std::string describe(const SourceClaim& claim);
+
+/// A neighbour that a journey rests on and that Linux would let go stale.
+struct NeighbourUse {
+    NetnsName netns;
+    const Neighbour* neighbour = nullptr;
+};
+
+/// What became of a packet.
+struct Journey {
+    bool fast = false;
+    std::string reason;              ///< why not fast; names the object
+    fl_next next{};                  ///< if fast; flags hold FL_NEXT_SNAT only
+    std::optional<Ipv4> dnat;        ///< last destination translation ...
+    const NetnsIndex* translator = nullptr;  ///< ... and the namespace that does it
+    std::optional<Ipv4> snat;
+    std::string snat_by;             ///< see nf::Outcome
+    std::string port;                ///< device by which it leaves: VM port, bridge or tunnel device
+    std::set<SourceClaim> claims;
+    std::vector<const NetnsIndex*> visited;  ///< namespaces that saw the destination untranslated
+    std::vector<NeighbourUse> neighbours;
+    std::vector<WalkStep> steps;     ///< if asked for
+    bool endless = false;            ///< ended at the limit of routers
+};
+
+/// Walks. Remembers the tails of journeys, which those of many sources share.
+class Walker {
+  public:
+    explicit Walker(const L2& l2, const std::map<NetnsName, NetnsIndex>& routers) : l2_(l2), routers_(routers) {}
+    Walker(const Walker&) = delete;
+    Walker& operator=(const Walker&) = delete;
+
+    /// A packet enters the namespace behind `leg`, a router's port on a segment, addressed to the leg's MAC.
+    [[nodiscard]] Journey walk(const BridgePort& leg, const Source& source, const Prefix& destination,
+                               bool with_steps);
+
+  private:
+    struct State {
+        const NetnsIndex* netns = nullptr;
+        const Link* iif = nullptr;
+        Source source;
+        bool source_translated = false;
+        Prefix destination;
+        bool destination_translated = false;
+        int routers = 0;  ///< passed so far
+    };
+    using TailKey = std::tuple<const NetnsIndex*, int, Prefix, bool, bool>;
+    struct Traversal;
+
+    Journey run(const State& state, bool with_steps);
+    /// The rest of a journey from its second namespace on, where sources are no longer told apart.
+    Journey tail(const State& state, bool with_steps);
+    static void append(Journey& head, Journey&& rest);
+    [[nodiscard]] bool only_forged(const NetnsIndex& netns, const Link& iif, const nf::Outcome& outcome);
+
+    const L2& l2_;
+    const std::map<NetnsName, NetnsIndex>& routers_;
+    std::map<TailKey, Journey> tails_;
+    std::map<std::tuple<const NetnsIndex*, int, nf::SourceTest>, bool> forged_;
+};
+
+}  // namespace fiplane

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// What compile derives once from a snapshot and its parts share. Private to src/core.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/compile.hpp"
+#include "core/l2.hpp"
+#include "core/netns_index.hpp"
+#include "core/walk.hpp"
+
+namespace fiplane {
+
+/// The indexed snapshot and the result under construction. Everything points into the snapshot, which must outlive it.
+struct World {
+    World(const Snapshot& snapshot, const Scope& scope);
+    World(const World&) = delete;
+    World& operator=(const World&) = delete;
+
+    NetnsIndex root;
+    std::map<NetnsName, NetnsIndex> routers;
+    L2 l2;
+    Walker walker;
+    /// Router legs on segments that are not refused, by ifindex of the bridge, then of the port.
+    std::vector<const BridgePort*> legs;
+
+    Compiled out;
+
+    void note(std::string sentence) { out.notes.push_back(std::move(sentence)); }
+    /// Records that rows rest on these neighbours. `rows`: the rows whose use shows that the neighbour is needed;
+    /// none: it is kept alive in any case.
+    void keep_alive(const std::vector<NeighbourUse>& neighbours, const fl_dest_key* row);
+    void keep_alive(const Keepalive& wanted);
+    /// Moves what was recorded into `out`.
+    void finish_keepalives();
+
+  private:
+    std::map<std::tuple<NetnsName, int, Ipv4>, Keepalive> keepalives_;
+};
+
+[[nodiscard]] fl_arp_key arp_key(const Segment& segment, Ipv4 address);
+[[nodiscard]] fl_fip_key fip_key(const Segment& segment, Ipv4 address);
+void copy_bytes(std::uint8_t* to, Ipv4 address);
+void copy_bytes(std::uint8_t* to, const Mac& mac);
+
+/// fl_fdb, fl_tunnels, fl_config and the devices that want programs.
+void compile_l2(World& world);
+/// fl_sources: which frames a device may send, as far as that is proven.
+void compile_sources(World& world);
+/// fl_arp.
+void compile_arp(World& world);
+/// fl_fip_in, and a report for each floating IP.
+void compile_floating_ips(World& world);
+/// fl_fip_out, fl_dests and fl_routes; completes the reports.
+void compile_domains(World& world);
+
+}  // namespace fiplane
