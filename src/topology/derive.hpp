@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Values that the file need not say: ids, MAC addresses, device names. All are functions of the file alone, so that
+// every node that reads the same file derives the same values, today and after an upgrade.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "core/types.hpp"
+
+namespace fiplane::topology {
+
+/// UUID of an object that has none in the file: version 8 (RFC 9562 section 5.8), made of the first 128 bits of
+/// SHA-256("<topology>/<kind>/<name>").
+[[nodiscard]] std::string derived_id(std::string_view topology, std::string_view kind, std::string_view name);
+
+/// Neutron's base_mac fa:16:3e and the first three bytes of SHA-256(seed). `attempt` 2, 3... hashes "<seed>/<attempt>"
+/// instead: 24 bits do collide in a large topology.
+[[nodiscard]] Mac derived_mac(std::string_view seed, unsigned attempt = 1);
+
+/// Prefix and as much of the id as fits in 14 characters: Neutron's DEV_NAME_LEN ("qr-369f59a5-2c").
+[[nodiscard]] std::string device_name(std::string_view prefix, std::string_view id);
+
+/// "vxlan-1000001".
+[[nodiscard]] std::string tunnel_device_name(std::uint32_t segmentation_id);
+
+}  // namespace fiplane::topology

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// The topology file as written: shape and values checked, references still names.
+//
+// An entry that could not be read at all stands as an empty one, so that positions agree with the file and references
+// to it are not called unknown.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/types.hpp"
+#include "topology/mistakes.hpp"
+#include "topology/yaml_tree.hpp"
+
+namespace fiplane::topology {
+
+struct NodeEntry {
+    struct Address {
+        Field<std::string> network;
+        Field<Prefix> address;
+    };
+    Place place;
+    Field<std::string> name;
+    Field<std::string> underlay_device;
+    Field<Ipv4> underlay_address;
+    std::vector<Address> addresses;
+};
+
+struct SubnetEntry {
+    struct Pool {
+        Place place;
+        Field<Ipv4> start;
+        Field<Ipv4> end;
+    };
+    Place place;
+    Field<std::string> name;
+    Field<Prefix> cidr;
+    Field<Ipv4> gateway_ip;   ///< not written: the first address of the subnet
+    bool no_gateway = false;  ///< `gateway_ip: null`
+    std::vector<Pool> pools;
+};
+
+struct NetworkEntry {
+    Place place;
+    Field<std::string> name;
+    Field<std::string> id;
+    Field<bool> external;
+    Field<std::string> network_type;
+    Field<std::uint32_t> segmentation_id;
+    Field<std::string> bridge;
+    Field<std::uint32_t> mtu;
+    std::vector<SubnetEntry> subnets;
+};
+
+struct RouterEntry {
+    struct Gateway {
+        Place place;
+        Field<std::string> network;
+        Field<Ipv4> fixed_ip;
+    };
+    struct Interface {
+        Place place;
+        Field<std::string> subnet;
+        Field<Ipv4> fixed_ip;
+        Field<Mac> mac;
+    };
+    struct Route {
+        Place place;
+        Field<Prefix> destination;
+        Field<Ipv4> nexthop;
+    };
+    Place place;
+    Field<std::string> name;
+    Field<std::string> id;
+    Field<bool> distributed;
+    Field<std::string> node;
+    Field<Gateway> gateway;
+    std::vector<Interface> interfaces;
+    std::vector<Route> routes;
+};
+
+struct PortEntry {
+    Place place;
+    Field<std::string> name;
+    Field<std::string> id;
+    Field<std::string> network;
+    Field<std::string> node;
+    Field<Ipv4> fixed_ip;
+    Field<Mac> mac;
+    Field<std::string> device;
+    Field<std::string> device_owner;
+    Field<std::string> router;
+};
+
+struct FloatingIpEntry {
+    Place place;
+    Field<Ipv4> address;
+    Field<std::string> port;
+    Field<std::string> router;
+};
+
+struct Document {
+    Field<std::string> name;
+    Field<std::uint32_t> transport_port;
+    Field<std::uint32_t> underlay_mtu;
+    std::vector<NodeEntry> nodes;
+    std::vector<NetworkEntry> networks;
+    std::vector<RouterEntry> routers;
+    std::vector<PortEntry> ports;
+    std::vector<FloatingIpEntry> floating_ips;
+};
+
+/// Reads all of it, whatever is wrong on the way.
+[[nodiscard]] Document read_document(const YamlNode& root, MistakeList& mistakes);
+
+}  // namespace fiplane::topology

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <concepts>
+#include <set>
+
+#include "topology/document.hpp"
+#include "topology/fields.hpp"
+
+namespace fiplane::topology {
+namespace {
+
+constexpr std::uint32_t kMaxVni = 0xffffff;  // RFC 7348: 24 bits, and 0 is no network
+constexpr std::uint32_t kMinMtu = 576;       // RFC 791: what every host must accept
+constexpr std::uint32_t kMaxMtu = 65535;     // IPv4 total length
+constexpr std::uint32_t kMaxUdpPort = 65535;
+
+auto number(std::uint32_t low, std::uint32_t high) {
+    return [low, high](std::string_view text) { return parse_number(text, low, high); };
+}
+
+/// Reads each item of a list with `read_item(Fields&) -> Entry`.
+template <typename Entry, std::invocable<Fields&> Reader>
+std::vector<Entry> read_list(Fields& fields, std::string_view key, std::string_view kind, Need need,
+                             MistakeList& mistakes, Reader&& read_item) {
+    std::vector<Entry> out;
+    bool broken = false;
+    const YamlNode* const list = fields.find_list(key, need, broken);
+    if (broken) out.emplace_back();
+    if (list == nullptr) return out;
+    out.reserve(list->items.size());
+    for (const YamlNode* const item : list->items) {
+        if (!Fields::is_map(*item, kind, mistakes)) {
+            out.emplace_back().place = item->place;
+            continue;
+        }
+        Fields inner(*item, kind, mistakes);
+        out.push_back(read_item(inner));
+        out.back().place = item->place;
+        inner.finish();
+    }
+    return out;
+}
+
+class DocumentReader {
+  public:
+    explicit DocumentReader(MistakeList& mistakes) : mistakes_(mistakes) {}
+
+    Document read(const YamlNode& root) {
+        Document out;
+        if (!Fields::is_map(root, "topology", mistakes_)) return out;
+        Fields fields(root, "topology", mistakes_);
+        out.name = fields.read<std::string>("name", Need::kRequired, parse_name);
+        if (const YamlNode* const node = fields.find_map("transport", Need::kOptional)) read_transport(*node, out);
+        out.underlay_mtu = fields.read<std::uint32_t>("underlay_mtu", Need::kOptional, number(kMinMtu + 50, kMaxMtu));
+        out.nodes = read_list<NodeEntry>(fields, "nodes", "node", Need::kRequired, mistakes_,
+                                         [this](Fields& inner) { return read_node(inner); });
+        out.networks = read_list<NetworkEntry>(fields, "networks", "network", Need::kRequired, mistakes_,
+                                               [this](Fields& inner) { return read_network(inner); });
+        out.routers = read_list<RouterEntry>(fields, "routers", "router", Need::kOptional, mistakes_,
+                                             [this](Fields& inner) { return read_router(inner); });
+        out.ports =
+            read_list<PortEntry>(fields, "ports", "port", Need::kOptional, mistakes_, &DocumentReader::read_port);
+        out.floating_ips = read_list<FloatingIpEntry>(fields, "floating_ips", "floating IP", Need::kOptional, mistakes_,
+                                                      &DocumentReader::read_floating_ip);
+        fields.finish();
+        return out;
+    }
+
+  private:
+    static Parsed<std::string> parse_transport(std::string_view text) {
+        if (text == "vxlan") return std::string(text);
+        return std::unexpected(Complaint{"is not a transport that this version builds", "vxlan"});
+    }
+
+    void read_transport(const YamlNode& node, Document& out) {
+        Fields fields(node, "transport", mistakes_);
+        (void)fields.read<std::string>("type", Need::kOptional, parse_transport);
+        out.transport_port = fields.read<std::uint32_t>("port", Need::kOptional, number(1, kMaxUdpPort));
+        fields.finish();
+    }
+
+    NodeEntry read_node(Fields& fields) {
+        NodeEntry out;
+        out.name = fields.read<std::string>("name", Need::kRequired, parse_name);
+        if (const YamlNode* const node = fields.find_map("underlay", Need::kRequired)) {
+            Fields underlay(*node, fields.object() + ": underlay", mistakes_);
+            out.underlay_device = underlay.read<std::string>("device", Need::kRequired, parse_device);
+            out.underlay_address = underlay.read<Ipv4>("address", Need::kRequired, parse_address);
+            underlay.finish();
+        }
+        const YamlNode* const addresses = fields.find_map("addresses", Need::kOptional);
+        if (addresses == nullptr) return out;
+        // The keys are names of networks: here any key may be asked for.
+        const Fields by_network(*addresses, fields.object() + ": addresses", mistakes_);
+        std::set<std::string_view> seen;
+        for (const auto& [key, value] : addresses->entries) {
+            if (key->kind != YamlNode::Kind::kScalar || !seen.insert(key->text).second) continue;
+            NodeEntry::Address& on = out.addresses.emplace_back();
+            on.network = {true, key->place, key->text};
+            on.address = Fields::read_scalar<Prefix>(*value, fields.object(), "address on " + key->text,
+                                                     parse_interface_address, mistakes_);
+        }
+        return out;
+    }
+
+    NetworkEntry read_network(Fields& fields) {
+        NetworkEntry out;
+        out.name = fields.read<std::string>("name", Need::kRequired, parse_name);
+        out.id = fields.read<std::string>("id", Need::kOptional, parse_uuid);
+        out.external = fields.read<bool>("external", Need::kOptional, parse_bool);
+        out.network_type = fields.read<std::string>("network_type", Need::kOptional, parse_transport);
+        out.segmentation_id = fields.read<std::uint32_t>("segmentation_id", Need::kRequired, number(1, kMaxVni));
+        out.bridge = fields.read<std::string>("bridge", Need::kOptional, parse_device);
+        out.mtu = fields.read<std::uint32_t>("mtu", Need::kOptional, number(kMinMtu, kMaxMtu));
+        out.subnets = read_list<SubnetEntry>(fields, "subnets", "subnet", Need::kOptional, mistakes_,
+                                             [this](Fields& inner) { return read_subnet(inner); });
+        return out;
+    }
+
+    SubnetEntry read_subnet(Fields& fields) {
+        SubnetEntry out;
+        out.name = fields.read<std::string>("name", Need::kRequired, parse_name);
+        out.cidr = fields.read<Prefix>("cidr", Need::kRequired, parse_cidr);
+        if (const YamlNode* const node = fields.find("gateway_ip", Need::kOptional)) {
+            out.no_gateway = node->kind == YamlNode::Kind::kNull && node->explicit_null;
+            out.gateway_ip = {true, node->place, std::nullopt};
+            if (node->kind == YamlNode::Kind::kNull && !node->explicit_null) {
+                mistakes_.add(node->place, fields.object() + ": gateway_ip has no value",
+                              "write an address, or null for no gateway");
+            } else if (!out.no_gateway) {
+                out.gateway_ip =
+                    Fields::read_scalar<Ipv4>(*node, fields.object(), "gateway_ip", parse_address, mistakes_);
+            }
+        }
+        out.pools = read_list<SubnetEntry::Pool>(fields, "allocation_pools", fields.object() + ": allocation pool",
+                                                 Need::kOptional, mistakes_, [](Fields& inner) {
+                                                     SubnetEntry::Pool pool;
+                                                     pool.start =
+                                                         inner.read<Ipv4>("start", Need::kRequired, parse_address);
+                                                     pool.end = inner.read<Ipv4>("end", Need::kRequired, parse_address);
+                                                     return pool;
+                                                 });
+        return out;
+    }
+
+    RouterEntry read_router(Fields& fields) {
+        RouterEntry out;
+        out.name = fields.read<std::string>("name", Need::kRequired, parse_name);
+        out.id = fields.read<std::string>("id", Need::kOptional, parse_uuid);
+        out.distributed = fields.read<bool>("distributed", Need::kOptional, parse_bool);
+        out.node = fields.read<std::string>("node", Need::kOptional, parse_text);
+        if (const YamlNode* const node = fields.find("external_gateway", Need::kOptional)) {
+            out.gateway = read_gateway(*node, fields.object());
+        }
+        bool broken = false;
+        const YamlNode* const interfaces = fields.find_list("interfaces", Need::kOptional, broken);
+        if (broken) out.interfaces.emplace_back();
+        if (interfaces != nullptr) {
+            for (const YamlNode* const item : interfaces->items) {
+                out.interfaces.push_back(read_interface(*item, fields.object()));
+            }
+        }
+        out.routes = read_list<RouterEntry::Route>(
+            fields, "routes", fields.object() + ": route", Need::kOptional, mistakes_, [](Fields& inner) {
+                RouterEntry::Route route;
+                route.destination = inner.read<Prefix>("destination", Need::kRequired, parse_destination);
+                route.nexthop = inner.read<Ipv4>("nexthop", Need::kRequired, parse_address);
+                return route;
+            });
+        return out;
+    }
+
+    /// `public`, or `{network: public, fixed_ip: 172.24.5.250}`.
+    Field<RouterEntry::Gateway> read_gateway(const YamlNode& node, const std::string& object) {
+        Field<RouterEntry::Gateway> out{true, node.place, RouterEntry::Gateway{node.place, {}, {}}};
+        if (node.kind != YamlNode::Kind::kMap) {
+            out.value->network =
+                Fields::read_scalar<std::string>(node, object, "external_gateway", parse_text, mistakes_);
+            // Nobody can say then whether a fixed_ip is missing as well.
+            if (!out.value->network) out.value.reset();
+            return out;
+        }
+        Fields fields(node, object + ": external_gateway", mistakes_);
+        out.value->network = fields.read<std::string>("network", Need::kRequired, parse_text);
+        out.value->fixed_ip = fields.read<Ipv4>("fixed_ip", Need::kOptional, parse_address);
+        fields.finish();
+        return out;
+    }
+
+    /// `private-subnet`, or `{subnet: private-subnet, fixed_ip: 10.1.0.2, mac: fa:16:3e:00:00:01}`.
+    RouterEntry::Interface read_interface(const YamlNode& node, const std::string& object) {
+        RouterEntry::Interface out;
+        out.place = node.place;
+        if (node.kind != YamlNode::Kind::kMap) {
+            out.subnet = Fields::read_scalar<std::string>(node, object, "interface", parse_text, mistakes_);
+            return out;
+        }
+        Fields fields(node, object + ": interface", mistakes_);
+        out.subnet = fields.read<std::string>("subnet", Need::kRequired, parse_text);
+        out.fixed_ip = fields.read<Ipv4>("fixed_ip", Need::kOptional, parse_address);
+        out.mac = fields.read<Mac>("mac", Need::kOptional, parse_mac);
+        fields.finish();
+        return out;
+    }
+
+    static PortEntry read_port(Fields& fields) {
+        PortEntry out;
+        out.name = fields.read<std::string>("name", Need::kRequired, parse_name);
+        out.id = fields.read<std::string>("id", Need::kOptional, parse_uuid);
+        out.network = fields.read<std::string>("network", Need::kRequired, parse_text);
+        out.node = fields.read<std::string>("node", Need::kOptional, parse_text);
+        out.fixed_ip = fields.read<Ipv4>("fixed_ip", Need::kRequired, parse_address);
+        out.mac = fields.read<Mac>("mac", Need::kOptional, parse_mac);
+        out.device = fields.read<std::string>("device", Need::kOptional, parse_device);
+        out.device_owner = fields.read<std::string>("device_owner", Need::kOptional, parse_text);
+        out.router = fields.read<std::string>("router", Need::kOptional, parse_text);
+        return out;
+    }
+
+    static FloatingIpEntry read_floating_ip(Fields& fields) {
+        FloatingIpEntry out;
+        out.address = fields.read<Ipv4>("floating_ip_address", Need::kRequired, parse_address);
+        out.port = fields.read<std::string>("port", Need::kRequired, parse_text);
+        out.router = fields.read<std::string>("router", Need::kOptional, parse_text);
+        return out;
+    }
+
+    MistakeList& mistakes_;
+};
+
+}  // namespace
+
+Document read_document(const YamlNode& root, MistakeList& mistakes) {
+    return DocumentReader(mistakes).read(root);
+}
+
+}  // namespace fiplane::topology

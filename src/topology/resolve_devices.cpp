@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include "topology/derive.hpp"
+#include "topology/resolve.hpp"
+
+namespace fiplane::topology {
+namespace {
+
+std::string_view device_prefix(PortOwner owner) {
+    switch (owner) {
+        case PortOwner::kCompute:
+            return "tap";
+        case PortOwner::kFloatingIpAgentGateway:
+            return "fg-";
+        case PortOwner::kRouterInterface:
+            return "qr-";
+        case PortOwner::kRouterGateway:
+            return "qg-";
+        case PortOwner::kRouterCentralizedSnat:
+            return "sg-";
+    }
+    return "tap";
+}
+
+class MacResolver {
+  public:
+    explicit MacResolver(Resolution& work) : work_(work) {}
+
+    void resolve() {
+        for (std::size_t i = 0; i < work_.port_origins.size(); ++i)
+            take_written(i);
+        for (Node& node : work_.topology.nodes) {
+            for (Node::BridgeAddress& on : node.bridge_addresses) {
+                on.mac = derive(fmt::format("{}/{}/bridge", node.name, work_.topology.networks[on.network].name));
+            }
+        }
+        for (Port& port : work_.topology.ports) {
+            if (port.mac.is_unset()) port.mac = derive(port.id);
+        }
+    }
+
+  private:
+    void take_written(std::size_t index) {
+        const PortOrigin& origin = work_.port_origins[index];
+        if (!origin.mac) return;
+        work_.topology.ports[index].mac = *origin.mac;
+        const Holder holder{origin.holder.who, origin.mac.place};
+        if (const Holder* const other = macs_.claim(*origin.mac, holder)) {
+            report_clash(work_.mistakes, "MAC " + origin.mac->str(), *other, holder,
+                         "leave mac out to have one derived");
+        }
+    }
+
+    Mac derive(const std::string& seed) {
+        for (unsigned attempt = 1;; ++attempt) {
+            const Mac mac = derived_mac(seed, attempt);
+            if (macs_.claim(mac, {seed, {}}) == nullptr) return mac;
+        }
+    }
+
+    Resolution& work_;
+    Claims<Mac> macs_;
+};
+
+/// Names in the root namespace of each node: those that are the same everywhere, then those of one node.
+class DeviceResolver {
+  public:
+    explicit DeviceResolver(Resolution& work) : work_(work) {}
+
+    void resolve() {
+        for (std::size_t i = 0; i < work_.topology.networks.size(); ++i)
+            claim_network(i);
+        for (std::size_t i = 0; i < work_.topology.ports.size(); ++i) {
+            Port& port = work_.topology.ports[i];
+            const PortOrigin& origin = work_.port_origins[i];
+            port.device = origin.device.value.value_or(device_name(device_prefix(port.owner), port.id));
+            if (port.owner == PortOwner::kRouterInterface && !port.node) claim_everywhere(i);
+        }
+        for (std::size_t i = 0; i < work_.topology.nodes.size(); ++i)
+            claim_underlay(i);
+        for (std::size_t i = 0; i < work_.topology.ports.size(); ++i) {
+            if (work_.topology.ports[i].node) claim_on_node(i);
+        }
+    }
+
+  private:
+    /// All but VM ports are veth pairs whose end in the bridge is called tap and as much of the id.
+    [[nodiscard]] std::string root_device(std::size_t port) const {
+        const Port& p = work_.topology.ports[port];
+        return p.owner == PortOwner::kCompute ? p.device : device_name("tap", p.id);
+    }
+
+    void claim_network(std::size_t index) {
+        const NetworkEntry& entry = work_.document.networks[index];
+        const Network& network = work_.topology.networks[index];
+        const std::string label = object_label("network", entry.name);
+        const Place bridge = entry.bridge.written ? entry.bridge.place : entry.place;
+        claim(network.bridge, {label + ": bridge", bridge}, "give each network its own bridge");
+        if (!entry.segmentation_id) return;
+        const std::string tunnel = tunnel_device_name(network.segmentation_id);
+        const Holder holder{label + ": tunnel device", entry.segmentation_id.place};
+        // Two networks with one VNI are reported as that.
+        const Holder* const other = everywhere_.claim(tunnel, holder);
+        if (other != nullptr && !other->who.ends_with("tunnel device")) {
+            report_clash(work_.mistakes, "device name " + tunnel, *other, holder, "give the bridge another name");
+        }
+    }
+
+    void claim(const std::string& name, const Holder& holder, const std::string& hint) {
+        if (const Holder* const other = everywhere_.claim(name, holder)) {
+            report_clash(work_.mistakes, "device name " + name, *other, holder, hint);
+        }
+    }
+
+    void claim_everywhere(std::size_t port) {
+        claim(root_device(port), work_.port_origins[port].holder, "write an id for the port or router");
+    }
+
+    void claim_underlay(std::size_t index) {
+        const NodeEntry& entry = work_.document.nodes[index];
+        if (!entry.underlay_device) return;
+        claim_at(index, *entry.underlay_device,
+                 {object_label("node", entry.name) + ": underlay", entry.underlay_device.place},
+                 "the underlay is a device that exists before fiplane");
+    }
+
+    void claim_on_node(std::size_t index) {
+        const Port& port = work_.topology.ports[index];
+        const PortOrigin& origin = work_.port_origins[index];
+        // A SNAT port's device is not built yet, and a port with an unknown network has no place.
+        if (port.owner == PortOwner::kRouterCentralizedSnat || port.network == kUnresolved) return;
+        const Place place = origin.device.written ? origin.device.place : origin.place;
+        claim_at(*port.node, root_device(index), {origin.holder.who, place},
+                 "device names are unique on a node; write another device or id");
+    }
+
+    void claim_at(std::size_t node, const std::string& name, const Holder& holder, const std::string& hint) {
+        const Holder* other = everywhere_.find(name);
+        if (other == nullptr) other = on_node_.claim({node, name}, holder);
+        if (other == nullptr) return;
+        report_clash(work_.mistakes, fmt::format("device name {} on node {}", name, work_.topology.nodes[node].name),
+                     *other, holder, hint);
+    }
+
+    Resolution& work_;
+    Claims<std::string> everywhere_;
+    Claims<std::pair<std::size_t, std::string>> on_node_;
+};
+
+}  // namespace
+
+void resolve_devices(Resolution& work) {
+    MacResolver(work).resolve();
+    DeviceResolver(work).resolve();
+}
+
+}  // namespace fiplane::topology

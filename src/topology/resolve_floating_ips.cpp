@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "topology/resolve.hpp"
+
+namespace fiplane::topology {
+namespace {
+
+// Priorities 32768..72767 of the rules "from <fixed IP> lookup 16" on one node.
+constexpr std::size_t kMaxRulePriorities = 40000;
+
+using NodeNetwork = std::pair<std::size_t, std::size_t>;
+
+std::string pool_list(const Topology& topology, std::size_t network) {
+    std::vector<std::string> out;
+    for (const std::size_t subnet : topology.networks[network].subnets) {
+        for (const Subnet::Pool& pool : topology.subnets[subnet].allocation_pools) {
+            out.push_back(fmt::format("{}-{}", pool.start.str(), pool.end.str()));
+        }
+    }
+    return fmt::format("{}", fmt::join(out, ", "));
+}
+
+bool in_pools(const Subnet& subnet, Ipv4 address) {
+    return std::ranges::any_of(subnet.allocation_pools,
+                               [&](const Subnet::Pool& pool) { return pool.start <= address && address <= pool.end; });
+}
+
+bool network_has_in_pool(const Resolution& work, std::size_t network, Ipv4 address) {
+    const auto subnet = work.prefixes.containing(network, Prefix::host(address));
+    return subnet && in_pools(work.topology.subnets[*subnet], address);
+}
+
+class FloatingIpResolver {
+  public:
+    explicit FloatingIpResolver(Resolution& work) : work_(work) {}
+
+    void resolve() {
+        for (const FloatingIpEntry& entry : work_.document.floating_ips)
+            resolve(entry);
+        for (const auto& [at, first] : hosted_)
+            check_agent_gateway(at, *first);
+    }
+
+  private:
+    static std::string label_of(const FloatingIpEntry& entry) {
+        return entry.address ? "floating IP " + entry.address->str() : "floating IP";
+    }
+
+    void resolve(const FloatingIpEntry& entry) {
+        FloatingIp& fip = work_.topology.floating_ips.emplace_back();
+        fip = {entry.address.value.value_or(Ipv4{}), kUnresolved, kUnresolved, kUnresolved};
+        const std::string label = label_of(entry);
+        const bool fresh = entry.address && claim_floating_ip(entry, label);
+        const auto port = work_.ports.find(entry.port, label, work_.mistakes);
+        const auto written_router = work_.routers.find(entry.router, label, work_.mistakes);
+        if (!port || (entry.router.written && !written_router)) return;
+        fip.port = *port;
+        const Port& to = work_.topology.ports[*port];
+        if (to.owner != PortOwner::kCompute) {
+            work_.mistakes.add(entry.port.place, fmt::format("{}: port {} is not a VM's", label, to.name),
+                               "a floating IP belongs to a port of device_owner compute:nova");
+            return;
+        }
+        if (to.subnet == kUnresolved) return;
+        const auto router = choose_router(entry, label, to.subnet, written_router);
+        if (!router) return;
+        fip.router = *router;
+        fip.network = *work_.topology.routers[*router].external_network;
+        claim_port(entry, label, fip);
+        if (fresh) check_address(entry, label, fip.network);
+        note_host(entry, fip);
+    }
+
+    bool claim_floating_ip(const FloatingIpEntry& entry, const std::string& label) {
+        const Holder* const other = addresses_.claim(*entry.address, {label, entry.address.place});
+        if (other == nullptr) return true;
+        work_.mistakes.add(entry.address.place, fmt::format("{} is listed twice", label),
+                           fmt::format("line {} has it; a floating IP belongs to one port", other->place.line));
+        return false;
+    }
+
+    std::optional<std::size_t> choose_router(const FloatingIpEntry& entry, const std::string& label, std::size_t subnet,
+                                             std::optional<std::size_t> written) {
+        const auto& candidates = work_.routers_of_subnet[subnet];
+        const std::string& subnet_name = work_.topology.subnets[subnet].name;
+        if (written) {
+            if (std::ranges::find(candidates, *written) != candidates.end()) return written;
+            if (!work_.routers_are_whole) return std::nullopt;
+            const Router& router = work_.topology.routers[*written];
+            work_.mistakes.add(
+                entry.router.place,
+                fmt::format("{}: router {} does not join {} to an external network", label, router.name, subnet_name),
+                router.external_network ? fmt::format("add {} to its interfaces", subnet_name)
+                                        : "give it an external_gateway");
+            return std::nullopt;
+        }
+        if (candidates.empty()) {
+            report_no_router(entry, label, subnet_name);
+            return std::nullopt;
+        }
+        if (candidates.size() == 1 || !entry.address) return candidates.front();
+        std::vector<std::size_t> fitting;
+        for (const std::size_t router : candidates) {
+            const auto network = *work_.topology.routers[router].external_network;
+            if (network_has_in_pool(work_, network, *entry.address)) fitting.push_back(router);
+        }
+        if (fitting.size() == 1) return fitting.front();
+        std::vector<std::string> names;
+        for (const std::size_t router : candidates)
+            names.push_back(work_.topology.routers[router].name);
+        work_.mistakes.add(
+            entry.port.place,
+            fmt::format("{}: {} routers join {} to an external network", label, names.size(), subnet_name),
+            fmt::format("say which one, as router: {}", fmt::join(names, " or router: ")));
+        return std::nullopt;
+    }
+
+    void report_no_router(const FloatingIpEntry& entry, const std::string& label, const std::string& subnet) {
+        if (!work_.routers_are_whole) return;
+        const auto& routers = work_.topology.routers;
+        const auto able = std::ranges::find_if(routers, [](const Router& r) { return r.external_network.has_value(); });
+        work_.mistakes.add(
+            entry.port.place, fmt::format("{}: no router joins subnet {} to an external network", label, subnet),
+            able == routers.end() ? fmt::format("add a router with external_gateway, and interfaces: [{}]", subnet)
+                                  : fmt::format("add {} to the interfaces of router {}", subnet, able->name));
+    }
+
+    void claim_port(const FloatingIpEntry& entry, const std::string& label, const FloatingIp& fip) {
+        const Holder* const other = ports_.claim({fip.port, fip.router}, {label, entry.port.place});
+        if (other == nullptr) return;
+        work_.mistakes.add(
+            entry.port.place,
+            fmt::format("{}: port {} has {} already on router {}", label, work_.topology.ports[fip.port].name,
+                        other->who, work_.topology.routers[fip.router].name),
+            fmt::format("see line {}; a fixed IP has one floating IP on a router", other->place.line));
+    }
+
+    void check_address(const FloatingIpEntry& entry, const std::string& label, std::size_t network) {
+        const auto subnet = find_subnet(work_, network, entry.address, "floating_ip_address");
+        if (!subnet || !check_not_gateway(work_, *subnet, entry.address, "floating_ip_address")) return;
+        const Subnet& in = work_.topology.subnets[*subnet];
+        if (!in_pools(in, *entry.address)) {
+            work_.mistakes.add(entry.address.place,
+                               fmt::format("{} is outside the allocation pools of {}", label, in.name),
+                               pool_list(work_.topology, network));
+        }
+        claim_address(work_, network, *entry.address, {label, entry.address.place});
+    }
+
+    /// Remembers that the floating IP makes its node need an agent gateway and a rule priority.
+    void note_host(const FloatingIpEntry& entry, const FloatingIp& fip) {
+        const Port& port = work_.topology.ports[fip.port];
+        if (!work_.topology.routers[fip.router].distributed || !port.node) return;
+        hosted_.try_emplace({*port.node, fip.network}, &entry);
+        if (++on_node_[*port.node] != kMaxRulePriorities + 1) return;
+        work_.mistakes.add(entry.place,
+                           fmt::format("node {} has more than {} floating IPs of distributed routers",
+                                       work_.topology.nodes[*port.node].name, kMaxRulePriorities),
+                           "there are no more rule priorities (32768-72767); move VMs to another node");
+    }
+
+    void check_agent_gateway(const NodeNetwork& at, const FloatingIpEntry& entry) {
+        if (work_.agent_gateways.contains(at) || !work_.ports_are_whole) return;
+        const std::string& node = work_.topology.nodes[at.first].name;
+        const std::string& network = work_.topology.networks[at.second].name;
+        const Place place = entry.address.written ? entry.address.place : entry.place;
+        work_.mistakes.add(
+            place, fmt::format("{}: node {} has no agent gateway on network {}", label_of(entry), node, network),
+            fmt::format("add to ports: - {{name: fg-{}-{}, network: {}, node: {}, fixed_ip: {}, device_owner: "
+                        "network:floatingip_agent_gateway}}",
+                        network, node, network, node, free_address(at.second)));
+    }
+
+    /// From the end of the last pool down: agent gateways are written there by custom.
+    std::string free_address(std::size_t network) {
+        const auto& subnets = work_.topology.networks[network].subnets;
+        for (auto subnet = subnets.rbegin(); subnet != subnets.rend(); ++subnet) {
+            const Subnet& in = work_.topology.subnets[*subnet];
+            for (auto pool = in.allocation_pools.rbegin(); pool != in.allocation_pools.rend(); ++pool) {
+                for (std::uint32_t value = pool->end.value; value >= pool->start.value; --value) {
+                    const Ipv4 address{value};
+                    const bool taken = work_.addresses.contains({network, address}) || addresses_.contains(address) ||
+                                       in.gateway_ip == address;
+                    if (!taken && proposed_.insert({network, address}).second) return address.str();
+                }
+            }
+        }
+        return "<a free address>";
+    }
+
+    Resolution& work_;
+    Claims<Ipv4> addresses_;  ///< external networks do not overlap
+    Claims<std::pair<std::size_t, std::size_t>> ports_;
+    std::map<NodeNetwork, const FloatingIpEntry*> hosted_;  ///< first floating IP there
+    std::map<std::size_t, std::size_t> on_node_;
+    std::set<std::pair<std::size_t, Ipv4>> proposed_;
+};
+
+}  // namespace
+
+void resolve_floating_ips(Resolution& work) {
+    FloatingIpResolver(work).resolve();
+}
+
+}  // namespace fiplane::topology

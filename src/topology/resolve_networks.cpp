@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "topology/derive.hpp"
+#include "topology/resolve.hpp"
+
+namespace fiplane::topology {
+namespace {
+
+// Outer IPv4 (20), UDP (8) and VXLAN (8) headers, and the inner Ethernet header (14).
+constexpr std::uint32_t kVxlanOverhead = 50;
+
+void resolve_node(Resolution& work, std::size_t index, Claims<Ipv4>& underlay) {
+    const NodeEntry& entry = work.document.nodes[index];
+    Node& node = work.topology.nodes[index];
+    node.underlay_device = entry.underlay_device.value.value_or(std::string{});
+    if (!entry.underlay_address) return;
+    node.underlay_address = *entry.underlay_address;
+    const Holder holder{object_label("node", entry.name) + ": underlay", entry.underlay_address.place};
+    if (const Holder* const other = underlay.claim(node.underlay_address, holder)) {
+        report_clash(work.mistakes, "address " + node.underlay_address.str(), *other, holder,
+                     "it is the node's VTEP, so each node has its own");
+    }
+}
+
+void resolve_mtu(Resolution& work, const NetworkEntry& entry, Network& network) {
+    const std::uint32_t room = work.topology.underlay_mtu - kVxlanOverhead;
+    network.mtu = entry.mtu.value.value_or(room);
+    if (network.mtu <= room) return;
+    work.mistakes.add(
+        entry.mtu.place,
+        fmt::format("{}: mtu {} does not fit into the underlay", object_label("network", entry.name), network.mtu),
+        fmt::format("at most {}: underlay_mtu {} less {} for VXLAN", room, work.topology.underlay_mtu, kVxlanOverhead));
+}
+
+void resolve_network(Resolution& work, std::size_t index, Claims<std::uint32_t>& vnis) {
+    const NetworkEntry& entry = work.document.networks[index];
+    Network& network = work.topology.networks[index];
+    const std::string label = object_label("network", entry.name);
+    network.id = resolve_id(work, "network", entry.id, network.name, label);
+    network.external = entry.external.value.value_or(false);
+    network.bridge = entry.bridge.value.value_or(device_name("brq", network.id));
+    network.segmentation_id = entry.segmentation_id.value.value_or(0);
+    resolve_mtu(work, entry, network);
+    if (!entry.segmentation_id) return;
+    const Holder holder{label, entry.segmentation_id.place};
+    if (const Holder* const other = vnis.claim(network.segmentation_id, holder)) {
+        report_clash(work.mistakes, fmt::format("segmentation_id {}", network.segmentation_id), *other, holder,
+                     "each network has its own VNI");
+    }
+}
+
+void resolve_gateway(Resolution& work, std::size_t index) {
+    const SubnetEntry& entry = *work.subnet_entries[index];
+    Subnet& subnet = work.topology.subnets[index];
+    if (entry.no_gateway) return;
+    if (!entry.gateway_ip.written) {
+        subnet.gateway_ip = Ipv4{subnet.cidr.address.value + 1};
+        return;
+    }
+    const std::string subject = object_label("subnet", entry.name) + ": gateway_ip";
+    if (entry.gateway_ip && check_in_subnet(work, index, entry.gateway_ip, subject)) {
+        subnet.gateway_ip = *entry.gateway_ip;
+    }
+}
+
+void check_pool_against_gateway(Resolution& work, const Subnet& subnet, const Subnet::Pool& pool,
+                                const SubnetEntry::Pool& written, const std::string& label) {
+    if (!subnet.gateway_ip || *subnet.gateway_ip < pool.start || pool.end < *subnet.gateway_ip) return;
+    work.mistakes.add(written.place,
+                      fmt::format("{}: allocation pool {}-{} holds the gateway_ip {}", label, pool.start.str(),
+                                  pool.end.str(), subnet.gateway_ip->str()),
+                      "leave it out of the pool, or write another gateway_ip (null: none)");
+}
+
+/// One written pool, or nothing if it cannot be used.
+std::optional<Subnet::Pool> read_pool(Resolution& work, std::size_t index, const SubnetEntry::Pool& written,
+                                      const std::string& label) {
+    if (!written.start || !written.end) return std::nullopt;
+    const bool start_fits = check_in_subnet(work, index, written.start, label + ": allocation pool start");
+    const bool end_fits = check_in_subnet(work, index, written.end, label + ": allocation pool end");
+    if (!start_fits || !end_fits) return std::nullopt;
+    if (*written.end < *written.start) {
+        work.mistakes.add(written.start.place, fmt::format("{}: allocation pool ends before it starts", label),
+                          fmt::format("start: {}, end: {}", written.end->str(), written.start->str()));
+        return std::nullopt;
+    }
+    const Subnet::Pool pool{*written.start, *written.end};
+    check_pool_against_gateway(work, work.topology.subnets[index], pool, written, label);
+    return pool;
+}
+
+void check_pool_overlaps(Resolution& work, std::vector<std::pair<Subnet::Pool, Place>> pools,
+                         const std::string& label) {
+    std::ranges::sort(pools, {}, [](const auto& item) { return item.first.start; });
+    for (std::size_t i = 1; i < pools.size(); ++i) {
+        const auto& [before, before_place] = pools[i - 1];
+        const auto& [pool, place] = pools[i];
+        if (before.end < pool.start) continue;
+        work.mistakes.add(std::max(before_place, place),
+                          fmt::format("{}: allocation pools {}-{} and {}-{} overlap", label, before.start.str(),
+                                      before.end.str(), pool.start.str(), pool.end.str()),
+                          "make one pool of them");
+    }
+}
+
+void resolve_pools(Resolution& work, std::size_t index) {
+    const SubnetEntry& entry = *work.subnet_entries[index];
+    Subnet& subnet = work.topology.subnets[index];
+    const std::string label = object_label("subnet", entry.name);
+    std::vector<std::pair<Subnet::Pool, Place>> pools;
+    for (const SubnetEntry::Pool& written : entry.pools) {
+        if (const auto pool = read_pool(work, index, written, label)) pools.emplace_back(*pool, written.place);
+    }
+    for (const auto& [pool, place] : pools)
+        subnet.allocation_pools.push_back(pool);
+    // Also where a pool is wrong: what was meant to be in it is not outside.
+    if (pools.empty() || pools.size() < entry.pools.size()) {
+        subnet.allocation_pools = {{{subnet.cidr.address.value + 1}, {subnet.cidr.broadcast().value - 1}}};
+    }
+    check_pool_overlaps(work, std::move(pools), label);
+}
+
+void report_overlap(Resolution& work, std::size_t a, std::size_t b, const std::string& rule) {
+    const SubnetEntry* earlier = work.subnet_entries[a];
+    const SubnetEntry* later = work.subnet_entries[b];
+    if (later->cidr.place < earlier->cidr.place) std::swap(earlier, later);
+    work.mistakes.add(
+        later->cidr.place,
+        fmt::format("{} ({}) overlaps {} ({}, line {})", object_label("subnet", later->name), later->cidr->str(),
+                    object_label("subnet", earlier->name), earlier->cidr->str(), earlier->cidr.place.line),
+        rule);
+}
+
+std::vector<std::size_t> index_groups(const Resolution& work, const Subnet& subnet) {
+    std::vector<std::size_t> groups = {subnet.network, kAllSubnets};
+    if (work.topology.networks[subnet.network].external) groups.push_back(kExternalSubnets);
+    return groups;
+}
+
+/// Reports overlaps within the subnet's network. Of two the later one in the file is wrong, and out of the index from
+/// then on, so that no address is looked for in it. Returns whether `index` is in.
+bool settle_own_network(Resolution& work, std::size_t index) {
+    const Subnet& subnet = work.topology.subnets[index];
+    while (const auto other = work.prefixes.containing(subnet.network, subnet.cidr)) {
+        report_overlap(work, *other, index, "subnets of one network are disjoint");
+        work.network_is_whole[subnet.network] = false;
+        if (*other < index) return false;
+        const Subnet& later = work.topology.subnets[*other];
+        for (const std::size_t group : index_groups(work, later))
+            work.prefixes.remove(group, later.cidr, *other);
+    }
+    return true;
+}
+
+/// Short prefixes first: then each has to look only for one that contains it.
+void index_subnets(Resolution& work) {
+    const auto& subnets = work.topology.subnets;
+    std::vector<std::size_t> order(subnets.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::ranges::stable_sort(order, {}, [&](std::size_t i) { return subnets[i].cidr.length; });
+    for (const std::size_t i : order) {
+        if (!work.subnet_entries[i]->cidr || !settle_own_network(work, i)) continue;
+        const Subnet& subnet = subnets[i];
+        const bool external = work.topology.networks[subnet.network].external;
+        const auto other = work.prefixes.containing(external ? kAllSubnets : kExternalSubnets, subnet.cidr);
+        if (other) {
+            report_overlap(work, *other, i, "an external network overlaps no other, or its hosts cannot be told apart");
+        }
+        for (const std::size_t group : index_groups(work, subnet))
+            work.prefixes.add(group, subnet.cidr, i);
+    }
+}
+
+void check_underlay_outside_overlay(Resolution& work) {
+    for (const NodeEntry& entry : work.document.nodes) {
+        if (!entry.underlay_address) continue;
+        const auto subnet = work.prefixes.containing(kAllSubnets, Prefix::host(*entry.underlay_address));
+        if (!subnet) continue;
+        const Subnet& in = work.topology.subnets[*subnet];
+        work.mistakes.add(
+            entry.underlay_address.place,
+            fmt::format("{}: underlay address {} is inside the overlay subnet {} ({})",
+                        object_label("node", entry.name), entry.underlay_address->str(), in.name, in.cidr.str()),
+            "tunnel packets would be routed into the tunnel; one of the two needs other addresses");
+    }
+}
+
+void resolve_node_address(Resolution& work, std::size_t index, const NodeEntry::Address& entry) {
+    const std::string label = object_label("node", work.document.nodes[index].name);
+    const auto network = work.networks.find(entry.network, label + ": addresses", work.mistakes);
+    if (!network || !entry.address) return;
+    const Field<Ipv4> address{true, entry.address.place, entry.address->address};
+    const std::string subject = fmt::format("{}: address on {}", label, *entry.network);
+    const auto subnet = find_subnet(work, *network, address, subject);
+    if (!subnet) return;
+    const Prefix& cidr = work.topology.subnets[*subnet].cidr;
+    if (cidr.length != entry.address->length) {
+        work.mistakes.add(address.place,
+                          fmt::format("{} {} has another prefix length than its subnet {}", subject,
+                                      entry.address->str(), cidr.str()),
+                          Prefix{*address, cidr.length}.str());
+    }
+    claim_address(work, *network, *address, {subject, address.place});
+    work.topology.nodes[index].bridge_addresses.push_back({*network, *entry.address, Mac{}});
+}
+
+}  // namespace
+
+void resolve_networks(Resolution& work) {
+    Topology& topology = work.topology;
+    Claims<Ipv4> underlay;
+    for (std::size_t i = 0; i < topology.nodes.size(); ++i)
+        resolve_node(work, i, underlay);
+    Claims<std::uint32_t> vnis;
+    for (std::size_t i = 0; i < topology.networks.size(); ++i)
+        resolve_network(work, i, vnis);
+    work.network_is_whole.assign(topology.networks.size(), true);
+    for (std::size_t i = 0; i < topology.subnets.size(); ++i) {
+        Subnet& subnet = topology.subnets[i];
+        if (!work.subnet_entries[i]->cidr) {
+            work.network_is_whole[subnet.network] = false;
+            continue;
+        }
+        subnet.cidr = *work.subnet_entries[i]->cidr;
+        resolve_gateway(work, i);
+        resolve_pools(work, i);
+    }
+    index_subnets(work);
+    check_underlay_outside_overlay(work);
+    for (std::size_t i = 0; i < topology.nodes.size(); ++i) {
+        for (const NodeEntry::Address& entry : work.document.nodes[i].addresses)
+            resolve_node_address(work, i, entry);
+    }
+}
+
+}  // namespace fiplane::topology
