@@ -19,16 +19,16 @@
 namespace fiplane {
 
 struct BridgeSpec {
-    std::string name;
-    std::optional<Mac> mac;
+    std::string name{};
+    std::optional<Mac> mac{};
     std::uint32_t mtu = 1500;
     bool stp = false;
     bool multicast_snooping = false;
-    std::string alias;
+    std::string alias{};
 };
 
 struct VxlanSpec {
-    std::string name;
+    std::string name{};
     std::uint32_t vni = 0;
     Ipv4 local;
     std::uint16_t port = 4789;
@@ -37,35 +37,35 @@ struct VxlanSpec {
     bool proxy = false;        ///< answer ARP from the device's neighbour table, never flood it
     bool udp_checksum = false;
     std::uint32_t mtu = 1450;
-    std::string alias;
+    std::string alias{};
 };
 
 struct VethSpec {
-    std::string name;
-    std::optional<Mac> mac;
-    std::string peer_name;
-    std::optional<Mac> peer_mac;
+    std::string name{};
+    std::optional<Mac> mac{};
+    std::string peer_name{};
+    std::optional<Mac> peer_mac{};
     const Netns* peer_netns = nullptr;  ///< null: same namespace
     std::uint32_t mtu = 1500;           ///< of both ends
-    std::string alias;                  ///< of the first end
+    std::string alias{};                  ///< of the first end
 };
 
 /// Changes of an existing link; only what is set is changed, in one request where the kernel allows.
 struct LinkChange {
-    std::optional<std::uint32_t> mtu;
-    std::optional<Mac> mac;
-    std::optional<bool> up;
-    std::optional<int> master;  ///< 0 releases it
-    std::optional<std::string> alias;
-    std::optional<bool> disable_ipv6_autoconf;  ///< IFLA_INET6_ADDR_GEN_MODE none
+    std::optional<std::uint32_t> mtu{};
+    std::optional<Mac> mac{};
+    std::optional<bool> up{};
+    std::optional<int> master{};  ///< 0 releases it
+    std::optional<std::string> alias{};
+    std::optional<bool> disable_ipv6_autoconf{};  ///< IFLA_INET6_ADDR_GEN_MODE none
 };
 
 /// Bridge port attributes.
 struct BridgePortChange {
-    std::optional<bool> learning;
-    std::optional<bool> unicast_flood;
-    std::optional<bool> neigh_suppress;
-    std::optional<bool> isolated;
+    std::optional<bool> learning{};
+    std::optional<bool> unicast_flood{};
+    std::optional<bool> neigh_suppress{};
+    std::optional<bool> isolated{};
 };
 
 class Rtnl {
@@ -87,7 +87,9 @@ class Rtnl {
     [[nodiscard]] Result<std::vector<Neighbour>> neighbours();
     /// AF_BRIDGE neighbours: bridge tables and vxlan tables. Entries of multicast groups are left out.
     [[nodiscard]] Result<std::vector<FdbEntry>> fdb();
-    /// The id by which this namespace refers to another (RTM_GETNSID); none if it has not been given one yet.
+    /// The id by which this namespace refers to another (RTM_GETNSID); none if it has not been given one yet. The kernel
+    /// gives one when a link whose peer is there is shown for the first time, so ids are complete only after a dump of
+    /// the links.
     [[nodiscard]] Result<std::optional<int>> nsid_of(const Netns& other);
     [[nodiscard]] Result<std::optional<Link>> link_by_name(const std::string& name);
 
@@ -110,11 +112,14 @@ class Rtnl {
     /// Adds or replaces a neighbour with NUD_PERMANENT.
     [[nodiscard]] Result<> set_neighbour(int ifindex, Ipv4 address, const Mac& mac);
     [[nodiscard]] Result<> remove_neighbour(int ifindex, Ipv4 address);
-    /// Asks the kernel to confirm a neighbour now (NTF_USE): resolves one that is not in the table yet.
+    /// Asks the kernel to confirm a neighbour now (NTF_USE): resolves one that is not in the table yet. Not for
+    /// PERMANENT ones: NTF_USE takes that state from them (net/core/neighbour.c, __neigh_update).
     [[nodiscard]] Result<> use_neighbour(int ifindex, Ipv4 address);
     /// Adds or replaces a static entry: in the bridge's table (NTF_MASTER) if `destination` is unset, in the vxlan
     /// device's own table (NTF_SELF) if it is set. The all-zero MAC appends a flood destination instead of replacing.
     [[nodiscard]] Result<> set_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination);
+    /// Of a vxlan entry only the destination is removed. The kernel is silent about a destination that the MAC does not
+    /// have as long as the MAC has another (drivers/net/vxlan, __vxlan_fdb_delete), so that is no error here either.
     [[nodiscard]] Result<> remove_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination);
 
   private:

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "linux/events.hpp"
+
+#include <fmt/format.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/rtnetlink.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cstring>
+#include <vector>
+
+#include "linux/nl_socket.hpp"
+
+namespace fiplane {
+namespace {
+
+/// Enough for tens of thousands of notifications between two looks.
+constexpr int kReceiveBuffer = 8 << 20;
+/// Notifications are single messages; a longer one is cut, and its header is all that is read.
+constexpr std::size_t kMessageRoom = 8 << 10;
+/// Bound of one receive(): under a storm the caller gets its turn and is woken again at once.
+constexpr int kMaxMessages = 1 << 16;
+
+constexpr std::array kRouteGroups = {RTNLGRP_LINK,  RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE,  RTNLGRP_IPV4_RULE,
+                                     RTNLGRP_NEIGH, RTNLGRP_NEXTHOP,     RTNLGRP_IPV4_NETCONF};
+constexpr std::array kNetfilterGroups = {NFNLGRP_NFTABLES};
+
+/// Opens a socket in the calling thread's namespace and joins the groups.
+template <typename Groups>
+Result<UniqueFd> open_groups(const Netns& netns, int protocol, const Groups& groups) {
+    UniqueFd fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol));
+    if (!fd) return fail_errno(errno, "cannot open a netlink socket for notifications", nl::where_of(netns));
+    nl::set_receive_buffer(fd.get(), kReceiveBuffer);
+    sockaddr_nl address{};
+    address.nl_family = AF_NETLINK;
+    const void* raw = &address;
+    if (bind(fd.get(), static_cast<const sockaddr*>(raw), sizeof address) != 0) {
+        return fail_errno(errno, "cannot bind a netlink socket for notifications", nl::where_of(netns));
+    }
+    for (const int group : groups) {
+        if (setsockopt(fd.get(), SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) != 0) {
+            return fail_errno(errno, fmt::format("cannot join netlink group {} of protocol {}", group, protocol),
+                              nl::where_of(netns));
+        }
+    }
+    return fd;
+}
+
+void note_route_message(EventBatch& batch, int type) {
+    switch (type) {
+        case RTM_NEWLINK:
+        case RTM_DELLINK:
+        case RTM_NEWNETCONF:  // forwarding, rp_filter and proxy_arp, which are read along with the links
+        case RTM_DELNETCONF:
+            batch.links = true;
+            break;
+        case RTM_NEWADDR:
+        case RTM_DELADDR:
+            batch.addresses = true;
+            break;
+        case RTM_NEWROUTE:
+        case RTM_DELROUTE:
+        case RTM_NEWNEXTHOP:
+        case RTM_DELNEXTHOP:
+            batch.routes = true;
+            break;
+        case RTM_NEWRULE:
+        case RTM_DELRULE:
+            batch.rules = true;
+            break;
+        case RTM_NEWNEIGH:
+        case RTM_DELNEIGH:
+            batch.neighbours = true;
+            break;
+        default:
+            break;
+    }
+}
+
+void note_netfilter_message(EventBatch& batch, int type) {
+    if (NFNL_SUBSYS_ID(type) == NFNL_SUBSYS_NFTABLES) batch.netfilter = true;
+}
+
+/// Empties a socket; `note` gets the type of each message.
+template <typename Note>
+void drain(int fd, std::vector<char>& buffer, EventBatch& batch, Note note) {
+    for (int count = 0; count < kMaxMessages; ++count) {
+        const ssize_t received = recv(fd, buffer.data(), buffer.size(), MSG_DONTWAIT);
+        if (received < 0 && errno == EINTR) continue;
+        if (received < 0 && errno == ENOBUFS) {
+            batch.overrun = true;
+            continue;
+        }
+        if (received <= 0) return;
+        std::size_t at = 0;
+        const auto size = static_cast<std::size_t>(received);
+        while (at + sizeof(nlmsghdr) <= size) {
+            nlmsghdr header{};
+            std::memcpy(&header, buffer.data() + at, sizeof header);
+            if (header.nlmsg_len < sizeof header) break;
+            note(batch, header.nlmsg_type);
+            at += NLMSG_ALIGN(header.nlmsg_len);
+        }
+    }
+}
+
+}  // namespace
+
+struct NetnsEvents::Impl {
+    UniqueFd rtnl;
+    UniqueFd netfilter;
+    std::vector<char> buffer;
+};
+
+NetnsEvents::NetnsEvents(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+NetnsEvents::NetnsEvents(NetnsEvents&&) noexcept = default;
+NetnsEvents& NetnsEvents::operator=(NetnsEvents&&) noexcept = default;
+NetnsEvents::~NetnsEvents() = default;
+
+Result<NetnsEvents> NetnsEvents::open(const Netns& netns) {
+    auto inside = NetnsGuard::enter(netns);
+    if (!inside) return pass_on(inside);
+    auto impl = std::make_unique<Impl>();
+    impl->buffer.resize(kMessageRoom);
+    auto rtnl = open_groups(netns, NETLINK_ROUTE, kRouteGroups);
+    if (!rtnl) return pass_on(rtnl);
+    auto netfilter = open_groups(netns, NETLINK_NETFILTER, kNetfilterGroups);
+    if (!netfilter) return pass_on(netfilter);
+    impl->rtnl = std::move(*rtnl);
+    impl->netfilter = std::move(*netfilter);
+    return NetnsEvents(std::move(impl));
+}
+
+int NetnsEvents::rtnl_fd() const {
+    return impl_->rtnl.get();
+}
+int NetnsEvents::netfilter_fd() const {
+    return impl_->netfilter.get();
+}
+
+EventBatch NetnsEvents::receive() {
+    EventBatch batch;
+    drain(impl_->rtnl.get(), impl_->buffer, batch, note_route_message);
+    drain(impl_->netfilter.get(), impl_->buffer, batch, note_netfilter_message);
+    return batch;
+}
+
+}  // namespace fiplane

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// The pieces of the parser for libnftables' JSON (libnftables-json(5)). Private to this folder. Functions may throw
+// nlohmann::json::exception on a shape that the schema does not have; parse_ruleset() turns it into an Error.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/netfilter.hpp"
+
+namespace fiplane::nft {
+
+using Json = nlohmann::json;
+
+/// One rule, close to what nft prints, without counters' numbers, so that it is the same as long as the rule is.
+[[nodiscard]] std::string render_rule(const Json& statements);
+
+/// The only key of a one-key object, as statements and most expressions are; empty for anything else.
+[[nodiscard]] std::string only_key(const Json& object);
+
+/// The values of a set literal, a list or a single value, as `field` holds them (see nf::Field); a range of addresses
+/// becomes the prefixes that make it up. None if one of them cannot be expressed.
+[[nodiscard]] std::optional<std::vector<nf::Value>> parse_values(nf::Field field, const Json& values);
+
+/// An element's value without its wrapping ({"elem": {"val": ..}}); null if it has a timeout: it would vanish without
+/// a notification.
+[[nodiscard]] Json element_value(const Json& element);
+
+/// [[key, value], ...] as addresses; none if one is anything else.
+[[nodiscard]] std::optional<std::map<Ipv4, Ipv4>> parse_address_map(const Json& elements);
+
+/// Where a rule stands, and the named sets and maps that it may refer to.
+struct RuleScope {
+    nf::Family family;
+    std::string table;
+    const nf::Ruleset& objects;
+};
+
+/// A rule's statements, in order. In families that see more than one protocol nft leaves out the check that a match on
+/// a header implies ("ip saddr" implies IPv4); it is put back here, as a match on nf::Field::kEtherType.
+[[nodiscard]] std::vector<nf::Statement> parse_statements(const RuleScope& scope, const Json& statements);
+
+}  // namespace fiplane::nft

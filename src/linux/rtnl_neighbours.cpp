@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Neighbours and forwarding databases: both are RTM_*NEIGH, of AF_INET and AF_BRIDGE.
+#include <fmt/format.h>
+#include <linux/neighbour.h>
+#include <linux/rtnetlink.h>
+
+#include "linux/rtnl_impl.hpp"
+
+namespace fiplane {
+namespace {
+
+using nl::Attributes;
+using nl::Request;
+
+std::optional<Neighbour> parse_neighbour(const nlmsghdr& message) {
+    const auto* header = nl::header_of<ndmsg>(message);
+    if (message.nlmsg_type != RTM_NEWNEIGH || header == nullptr || header->ndm_family != AF_INET) return std::nullopt;
+    const Attributes attributes(message, sizeof(ndmsg));
+    const auto address = attributes.ipv4(NDA_DST);
+    if (!address || (header->ndm_flags & NTF_PROXY) != 0) return std::nullopt;
+    return Neighbour{.ifindex = header->ndm_ifindex,
+                     .address = *address,
+                     .mac = attributes.mac(NDA_LLADDR).value_or(Mac{}),
+                     .state = header->ndm_state};
+}
+
+/// A vxlan entry that sends elsewhere than to the device's own VNI and port at an IPv4 VTEP, which FdbEntry cannot
+/// say. It is left out: a MAC without an entry is not accelerated.
+bool has_special_destination(const Attributes& attributes) {
+    const nlattr* destination = attributes.find(NDA_DST);
+    return attributes.has(NDA_PORT) || attributes.has(NDA_VNI) || attributes.has(NDA_NH_ID) ||
+           attributes.has(NDA_SRC_VNI) || attributes.has(NDA_IFINDEX) ||
+           (destination != nullptr && nla_len(destination) != 4);
+}
+
+std::optional<FdbEntry> parse_fdb(const nlmsghdr& message) {
+    const auto* header = nl::header_of<ndmsg>(message);
+    if (message.nlmsg_type != RTM_NEWNEIGH || header == nullptr || header->ndm_family != AF_BRIDGE) return std::nullopt;
+    const Attributes attributes(message, sizeof(ndmsg));
+    const auto mac = attributes.mac(NDA_LLADDR);
+    if (!mac || mac->is_multicast() || has_special_destination(attributes)) return std::nullopt;
+    FdbEntry entry{.ifindex = header->ndm_ifindex,
+                   .bridge = attributes.number<int>(NDA_MASTER),
+                   .mac = *mac,
+                   .destination = attributes.ipv4(NDA_DST),
+                   .vlan = attributes.number<std::uint16_t>(NDA_VLAN),
+                   .state = header->ndm_state,
+                   .flags = header->ndm_flags};
+    // A bridge keeps each port's and static MAC once without a VLAN and again for each of the port's VLANs.
+    if (entry.vlan != 0 && (entry.state & NUD_PERMANENT) == 0) return std::nullopt;
+    return entry;
+}
+
+ndmsg neighbour_header(unsigned char family, int ifindex, std::uint16_t state, std::uint8_t flags) {
+    ndmsg header{};
+    header.ndm_family = family;
+    header.ndm_ifindex = ifindex;
+    header.ndm_state = state;
+    header.ndm_flags = flags;
+    return header;
+}
+
+/// The part of an FDB request that addition and removal share.
+Request fdb_request(int type, int flags, int ifindex, const Mac& mac, const std::optional<Ipv4>& destination) {
+    Request request(type, flags);
+    // A static entry neither ages nor moves. The bridge reads NUD_NOARP as static; vxlan wants NUD_REACHABLE or
+    // NUD_PERMANENT besides, and only in a bridge's table would NUD_PERMANENT mean "this host's own".
+    const std::uint16_t state = destination ? NUD_NOARP | NUD_REACHABLE : NUD_NOARP;
+    request.header(neighbour_header(AF_BRIDGE, ifindex, state, destination ? NTF_SELF : NTF_MASTER));
+    request.mac(NDA_LLADDR, mac);
+    if (destination) request.ipv4(NDA_DST, *destination);
+    return request;
+}
+
+std::string describe_fdb(int ifindex, const Mac& mac, const std::optional<Ipv4>& destination) {
+    return fmt::format("FDB entry {} on device with index {}{}", mac.str(), ifindex,
+                       destination ? fmt::format(" to {}", destination->str()) : "");
+}
+
+}  // namespace
+
+Result<std::vector<Neighbour>> Rtnl::neighbours() {
+    Request request(RTM_GETNEIGH, NLM_F_DUMP);
+    request.header(neighbour_header(AF_INET, 0, 0, 0));
+    return impl_->collect<Neighbour>(request, "list neighbours", parse_neighbour);
+}
+
+Result<std::vector<FdbEntry>> Rtnl::fdb() {
+    Request request(RTM_GETNEIGH, NLM_F_DUMP);
+    request.header(neighbour_header(AF_BRIDGE, 0, 0, 0));
+    return impl_->collect<FdbEntry>(request, "list forwarding databases", parse_fdb);
+}
+
+Result<> Rtnl::set_neighbour(int ifindex, Ipv4 address, const Mac& mac) {
+    Request request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE);
+    request.header(neighbour_header(AF_INET, ifindex, NUD_PERMANENT, 0));
+    request.ipv4(NDA_DST, address).mac(NDA_LLADDR, mac);
+    return impl_->change(
+        request, fmt::format("set neighbour {} to {} on device with index {}", address.str(), mac.str(), ifindex));
+}
+
+Result<> Rtnl::remove_neighbour(int ifindex, Ipv4 address) {
+    Request request(RTM_DELNEIGH, 0);
+    request.header(neighbour_header(AF_INET, ifindex, 0, 0)).ipv4(NDA_DST, address);
+    return impl_->change(request, fmt::format("remove neighbour {} of device with index {}", address.str(), ifindex));
+}
+
+Result<> Rtnl::use_neighbour(int ifindex, Ipv4 address) {
+    Request request(RTM_NEWNEIGH, NLM_F_CREATE);
+    request.header(neighbour_header(AF_INET, ifindex, NUD_NONE, NTF_USE)).ipv4(NDA_DST, address);
+    return impl_->change(request, fmt::format("resolve neighbour {} on device with index {}", address.str(), ifindex));
+}
+
+Result<> Rtnl::set_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination) {
+    // The all-zero MAC of a vxlan device has a list of destinations, to each of which a flooded frame goes.
+    const int how = destination && mac.is_unset() ? NLM_F_APPEND : NLM_F_REPLACE;
+    auto request = fdb_request(RTM_NEWNEIGH, NLM_F_CREATE | how, ifindex, mac, destination);
+    return impl_->change(request, "set " + describe_fdb(ifindex, mac, destination));
+}
+
+Result<> Rtnl::remove_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination) {
+    auto request = fdb_request(RTM_DELNEIGH, 0, ifindex, mac, destination);
+    return impl_->change(request, "remove " + describe_fdb(ifindex, mac, destination));
+}
+
+}  // namespace fiplane
