@@ -2,10 +2,14 @@
 // observe: Linux objects -> Snapshot. Watches the node's namespace and every router namespace (qrouter-, fip-, snat-
 // below /run/netns). Notifications mark parts dirty; refresh() dumps those parts again. ENOBUFS means a full dump at
 // once, and every full_dump_interval there is one anyway.
+//
+// One thread. Failures of single dumps leave the part dirty, so calling refresh() again is the retry.
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/result.hpp"
@@ -15,6 +19,17 @@ namespace fiplane {
 
 struct ObserverOptions {
     std::chrono::seconds full_dump_interval{60};
+    /// Programs of others on a device of the node's namespace (Link::foreign_programs): rtnetlink does not tell them.
+    /// Asked whenever links are dumped; may be empty.
+    std::function<std::vector<std::string>(const Link&)> foreign_programs;
+};
+
+/// What refreshes found to be different.
+struct Changes {
+    bool any = false;  ///< something that compile reads
+    /// Something that a configurator writes: links, addresses, routes, rules, permanent neighbours and FDB entries,
+    /// netfilter, sysctls. What the kernel learns and unlearns by itself does not count. Set by every full dump.
+    bool configuration = false;
 };
 
 class Observer {
@@ -28,10 +43,16 @@ class Observer {
     [[nodiscard]] int fd() const;
     /// Drains notifications without blocking; true if a refresh is due.
     [[nodiscard]] bool drain();
-    /// Dumps what is dirty (everything on the first call). A namespace that vanishes meanwhile is dropped, not an error.
+    /// Dumps what is dirty (everything on the first call). A namespace that vanishes meanwhile is dropped, not an
+    /// error. A router namespace that cannot be read is not in the snapshot until it can be: the walk must not conclude
+    /// anything from half of it.
     [[nodiscard]] Result<> refresh();
+    /// Whether the node's own namespace was ever read completely: before that the snapshot proves nothing.
+    [[nodiscard]] bool ready() const;
     /// The state as of the last refresh().
     [[nodiscard]] const Snapshot& snapshot() const;
+    /// What refreshes found since the last call of this.
+    [[nodiscard]] Changes take_changes();
     /// Marks everything dirty.
     void invalidate();
 
@@ -39,10 +60,10 @@ class Observer {
     [[nodiscard]] Result<> use_neighbour(const NetnsName& netns, int ifindex, Ipv4 address);
 
     struct Counters {
-        std::uint64_t events = 0;
-        std::uint64_t partial_dumps = 0;
-        std::uint64_t full_dumps = 0;
-        std::uint64_t overruns = 0;
+        std::uint64_t events = 0;         ///< batches of notifications
+        std::uint64_t partial_dumps = 0;  ///< of one namespace
+        std::uint64_t full_dumps = 0;     ///< of one namespace, all parts
+        std::uint64_t overruns = 0;       ///< sockets whose queue overflowed (ENOBUFS)
     };
     [[nodiscard]] Counters counters() const;
 

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/fast_path.hpp"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace fiplane {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::chrono::microseconds since(Clock::time_point start) {
+    return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start);
+}
+
+/// "fast", or which direction is slow and why.
+std::string describe(const FipReport& report) {
+    if (report.fast_in && report.fast_out) return "fast";
+    std::string text = "slow";
+    if (!report.fast_in) text += fmt::format("; inbound: {}", report.reason_in);
+    if (!report.fast_out) text += fmt::format("; outbound: {}", report.reason_out);
+    return text;
+}
+
+}  // namespace
+
+Result<> FastPath::turn_on() {
+    if (!datapath_) {
+        auto opened = Datapath::open(options_);
+        if (!opened) return pass_on(opened);
+        datapath_.emplace(std::move(*opened));
+    }
+    on_ = true;
+    return {};
+}
+
+Result<> FastPath::turn_off() {
+    on_ = false;
+    left_out_.clear();
+    return datapath_ ? datapath_->detach() : Datapath::remove_pins(options_.pin_dir);
+}
+
+Result<> FastPath::withdraw(const std::vector<Ipv4>& addresses) {
+    return on_ ? datapath_->withdraw(addresses) : Result<>{};
+}
+
+Result<> FastPath::update(const Snapshot& snapshot, const Scope& scope) {
+    const auto start = Clock::now();
+    const Compiled before = std::exchange(compiled_, compile(snapshot, scope));
+    statistics_.last_compile = since(start);
+    ++statistics_.updates;
+    log_differences(before);
+    if (!on_) return {};
+
+    const auto attached = datapath_->attachments();
+    if (auto detached = detach_from_lost_devices(); !detached) return detached;
+    auto synced = sync();
+    if (!synced && synced.error().code != ExitCode::kTableFull) return synced;
+    auto done = datapath_->attach(compiled_.devices);
+    log_attachments(attached);
+    return done ? synced : done;
+}
+
+Result<> FastPath::detach_from_lost_devices() {
+    const auto in_place = [&](const Attachment& attachment) {
+        return attachment.mode == "none" || std::ranges::any_of(compiled_.devices, [&](const DeviceRole& role) {
+                   return role.ifindex == attachment.ifindex && role.refused.empty();
+               });
+    };
+    const auto& attached = datapath_->attachments();
+    if (std::ranges::all_of(attached, in_place)) return {};
+    std::vector<DeviceRole> kept;
+    for (const DeviceRole& role : compiled_.devices) {
+        if (std::ranges::any_of(attached, [&](const Attachment& a) { return a.ifindex == role.ifindex; }))
+            kept.push_back(role);
+    }
+    return datapath_->attach(kept);
+}
+
+Result<> FastPath::sync() {
+    const auto start = Clock::now();
+    auto report = datapath_->sync(compiled_.tables);
+    statistics_.last_sync = since(start);
+    left_out_.clear();
+    if (!report) {
+        if (report.error().code == ExitCode::kTableFull) {
+            if (auto found = find_left_out(); !found) return found;
+        }
+        return pass_on(report);
+    }
+    for (const auto& [map, change] : report->changes) {
+        statistics_.rows_written += change.written;
+        statistics_.rows_removed += change.removed;
+        spdlog::debug("{}: {} rows written, {} removed", map, change.written, change.removed);
+    }
+    return {};
+}
+
+Result<> FastPath::find_left_out() {
+    const auto tables = datapath_->read_tables();
+    if (!tables) return std::unexpected(tables.error());
+    for (const auto& [key, value] : compiled_.tables.fip_in) {
+        if (!tables->fip_in.contains(key)) left_out_.insert(Ipv4::from_bytes(key.fip));
+    }
+    for (const auto& [key, value] : compiled_.tables.fip_out) {
+        if (!tables->fip_out.contains(key)) left_out_.insert(Ipv4::from_bytes(value.fip));
+    }
+    return {};
+}
+
+void FastPath::log_differences(const Compiled& before) const {
+    std::map<Ipv4, std::string> known;
+    for (const FipReport& report : before.fips)
+        known[report.fip] = describe(report);
+    for (const FipReport& report : compiled_.fips) {
+        const std::string state = describe(report);
+        const auto old = known.extract(report.fip);
+        if (old && old.mapped() == state) continue;
+        spdlog::info("floating IP {} ({} in {}): {}", report.fip.str(), report.fixed.str(), report.router, state);
+    }
+    for (const auto& [fip, state] : known)
+        spdlog::info("floating IP {}: gone from this node", fip.str());
+    for (const std::string& note : compiled_.notes) {
+        if (std::ranges::find(before.notes, note) == before.notes.end()) spdlog::info("stays slow: {}", note);
+    }
+}
+
+void FastPath::log_attachments(const std::vector<Attachment>& before) const {
+    const auto& now = datapath_->attachments();
+    const auto same_place = [](const Attachment& a, const Attachment& b) {
+        return a.ifindex == b.ifindex && a.hook == b.hook;
+    };
+    for (const Attachment& attachment : now) {
+        const auto old = std::ranges::find_if(before, [&](const Attachment& b) { return same_place(attachment, b); });
+        if (old != before.end() && old->mode == attachment.mode && old->why == attachment.why) continue;
+        spdlog::info("device {}: {} {}{}{}", attachment.device, hook_name(attachment.hook), attachment.mode,
+                     attachment.why.empty() ? "" : ": ", attachment.why);
+    }
+    for (const Attachment& old : before) {
+        if (std::ranges::none_of(now, [&](const Attachment& a) { return same_place(a, old); }))
+            spdlog::info("device {}: {} detached", old.device, hook_name(old.hook));
+    }
+}
+
+std::vector<std::string> FastPath::foreign_programs(const Link& link) const {
+    return datapath_ ? datapath_->foreign_programs(link.ifindex) : std::vector<std::string>{};
+}
+
+std::vector<Attachment> FastPath::attachments() const {
+    return datapath_ && on_ ? datapath_->attachments() : std::vector<Attachment>{};
+}
+
+std::vector<CounterValue> FastPath::counters() const {
+    if (!datapath_) return {};
+    auto values = datapath_->read_counters();
+    if (!values) spdlog::warn("{}", values.error().message());
+    return values ? std::move(*values) : std::vector<CounterValue>{};
+}
+
+std::map<Ipv4, FipCounters> FastPath::fip_counters() const {
+    if (!datapath_) return {};
+    auto values = datapath_->read_fip_counters();
+    if (!values) spdlog::warn("{}", values.error().message());
+    return values ? std::move(*values) : std::map<Ipv4, FipCounters>{};
+}
+
+std::uint32_t FastPath::last_use(const fl_dest_key& key) const {
+    if (!on_) return 0;
+    return datapath_->last_use(key).value_or(0);
+}
+
+}  // namespace fiplane

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// fiplane agent: builds the node, keeps it right, and accelerates it, until it is stopped.
+#include "agent/agent.hpp"
+
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <memory>
+
+#include "agent/privileges.hpp"
+#include "cli/common.hpp"
+#include "cli/terminal.hpp"
+#include "cli/verbs.hpp"
+
+namespace fiplane::cli {
+namespace {
+
+const std::map<std::string, XdpMode> kXdpModes{
+    {"auto", XdpMode::kAuto}, {"native", XdpMode::kNative}, {"generic", XdpMode::kGeneric}, {"off", XdpMode::kOff}};
+
+struct Options {
+    AgentOptions agent;
+    std::string fast_path = "on";
+    std::string xdp = "auto";
+    std::string log_level = "info";
+};
+
+void set_up_log(const std::string& level) {
+    const char* no_color = std::getenv("NO_COLOR");
+    const auto colours =
+        no_color != nullptr && *no_color != '\0' ? spdlog::color_mode::never : spdlog::color_mode::automatic;
+    auto logger =
+        std::make_shared<spdlog::logger>("fiplane", std::make_shared<spdlog::sinks::stderr_color_sink_st>(colours));
+    // journald stamps lines itself.
+    logger->set_pattern(std::getenv("JOURNAL_STREAM") != nullptr ? "%^%l%$ %v" : "%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
+    logger->set_level(spdlog::level::from_str(level));
+    logger->flush_on(spdlog::level::trace);
+    spdlog::set_default_logger(std::move(logger));
+}
+
+ExitCode run(Options options) {
+    set_up_log(options.log_level);
+    options.agent.fast_path = options.fast_path == "on";
+    options.agent.datapath.xdp = kXdpModes.at(options.xdp);
+    std::error_code status;
+    const auto absolute = std::filesystem::absolute(options.agent.topology_file, status);
+    if (!status) options.agent.topology_file = absolute.string();
+
+    if (load_or_print(options.agent.topology_file) == std::nullopt) return ExitCode::kBadTopology;
+    auto agent = Agent::create(std::move(options.agent));
+    if (!agent) return print_error(agent.error());
+    if (const auto ended = (*agent)->run(); !ended) return print_error(ended.error());
+    return ExitCode::kOk;
+}
+
+void add_datapath_options(CLI::App& verb, Options& options) {
+    verb.add_option("--fast-path", options.fast_path, "off: build and mend only, Linux carries all packets")
+        ->check(CLI::IsMember({"on", "off"}))
+        ->default_str(options.fast_path)
+        ->type_name("on|off");
+    verb.add_option("--xdp", options.xdp, "XDP on the underlay device; auto: native where it pays")
+        ->check(CLI::IsMember({"auto", "native", "generic", "off"}))
+        ->default_str(options.xdp)
+        ->type_name("auto|native|generic|off");
+    verb.add_option("--max-floating-ips", options.agent.datapath.max_floating_ips,
+                    "size of the floating IP tables; used when they are made")
+        ->check(CLI::Range(1U, 16U * 1024 * 1024))
+        ->default_str(std::to_string(options.agent.datapath.max_floating_ips))
+        ->type_name("N");
+    add_pin_dir_option(verb, options.agent.datapath.pin_dir);
+}
+
+}  // namespace
+
+void add_agent(CLI::App& app, ExitCode& outcome) {
+    auto* verb =
+        app.add_subcommand("agent", "Build this node, keep it right and accelerate it; runs in the foreground");
+    auto options = std::make_shared<Options>();
+    verb->add_option("--topology", options->agent.topology_file, "the topology file")->required()->type_name("FILE");
+    add_node_option(*verb, options->agent.node);
+    add_datapath_options(*verb, *options);
+    add_state_dir_option(*verb, options->agent.build.state_dir);
+    add_socket_option(*verb, options->agent.socket);
+    verb->add_option("--log-level", options->log_level, "how much goes to stderr")
+        ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "off"}))
+        ->default_str(options->log_level)
+        ->type_name("LEVEL");
+    verb->footer(
+        R"(SIGHUP reloads the file, as `fiplane reload` does. SIGTERM and SIGINT stop the agent and leave everything in
+place: the overlay is Linux's, the fast path is pinned and goes on with the tables as they are. A new agent takes over
+what it finds. `fiplane teardown` removes it all.
+
+Example:
+  fiplane agent --topology /etc/fiplane/topology.yaml --node subnode1)");
+    verb->callback([options, &outcome] { outcome = run(*options); });
+}
+
+}  // namespace fiplane::cli

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// fiplane explain ADDRESS: the way of a floating IP's packets through Linux, and why they are fast or slow.
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "cli/common.hpp"
+#include "cli/terminal.hpp"
+#include "cli/verbs.hpp"
+
+namespace fiplane::cli {
+namespace {
+
+using nlohmann::json;
+
+struct Options {
+    std::string address;
+    std::string socket = kDefaultSocket;
+    std::string output = "text";
+};
+
+std::string text(const json& row, const char* key) {
+    return row.at(key).get<std::string>();
+}
+
+void print_direction(const json& walk, const char* title, const char* fast, const char* reason, const char* steps) {
+    const bool is_fast = walk.at(fast).get<bool>();
+    fmt::print("  {}: {}\n", title,
+               is_fast ? coloured(Colour::kGreen, "fast") : coloured(Colour::kYellow, "slow: " + text(walk, reason)));
+    int number = 0;
+    for (const json& step : walk.at(steps)) {
+        const std::string netns = text(step, "netns");
+        fmt::print("    {:2}. {}{}\n", ++number, netns.empty() ? "" : netns + ": ", text(step, "text"));
+    }
+}
+
+void print_walk(const json& walk, const std::string& node) {
+    const std::string port = text(walk, "port");
+    fmt::print("{}\n", coloured(Colour::kBold, fmt::format("floating IP {} is {} on node {}", text(walk, "floating_ip"),
+                                                           text(walk, "fixed_ip"), node)));
+    fmt::print("  translated in {}, external network on {}, {}\n", text(walk, "router"), text(walk, "network"),
+               port.empty() ? "VM port not on this node" : "VM port " + port);
+    print_direction(walk, "inbound", "fast_in", "reason_in", "steps_in");
+    print_direction(walk, "outbound", "fast_out", "reason_out", "steps_out");
+}
+
+ExitCode run(const Options& options) {
+    ExitCode outcome = ExitCode::kOk;
+    const auto result = ask_or_print(options.socket, {{"verb", "explain"}, {"address", options.address}}, outcome);
+    if (!result) return outcome;
+    if (options.output == "json") {
+        print_json(*result);
+        return outcome;
+    }
+    for (const json& walk : result->at("here"))
+        print_walk(walk, text(*result, "node"));
+    for (const json& other : result->at("elsewhere")) {
+        fmt::print("floating IP {} ({}): {}\n", text(other, "floating_ip"), text(other, "fixed_ip"),
+                   text(other, "where"));
+    }
+    return outcome;
+}
+
+}  // namespace
+
+void add_explain(CLI::App& app, ExitCode& outcome) {
+    auto* verb = app.add_subcommand("explain", "Say why a floating IP's packets are fast or slow");
+    auto options = std::make_shared<Options>();
+    verb->add_option("ADDRESS", options->address, "a floating IP, or the fixed IP behind one")->required();
+    add_socket_option(*verb, options->socket);
+    add_output_option(*verb, options->output);
+    verb->footer(
+        R"(The steps are what Linux would do with a packet, in the order in which it would, up to the first thing that the
+fast path does not understand.
+
+Example:
+  fiplane explain 172.24.5.1)");
+    verb->callback([options, &outcome] { outcome = run(*options); });
+}
+
+}  // namespace fiplane::cli

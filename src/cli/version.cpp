@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// fiplane version: of the program and of the layout of its tables.
+#include <fmt/format.h>
+
+#include "cli/verbs.hpp"
+#include "fiplane/abi.h"
+
+namespace fiplane::cli {
+
+void add_version(CLI::App& app, ExitCode& outcome) {
+    auto* verb = app.add_subcommand("version", "Print the version");
+    verb->footer("Example:\n  fiplane version");
+    verb->callback([&outcome] {
+        fmt::print("fiplane {} (table layout {})\n", FIPLANE_VERSION, FL_ABI_LAYOUT);
+        outcome = ExitCode::kOk;
+    });
+}
+
+}  // namespace fiplane::cli

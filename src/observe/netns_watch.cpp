@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "observe/netns_watch.hpp"
+
+#include <linux/neighbour.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "linux/nft.hpp"
+#include "linux/sysctl.hpp"
+
+namespace fiplane {
+namespace {
+
+constexpr std::uint16_t kConfiguredStates = NUD_PERMANENT | NUD_NOARP;
+
+/// Replaces `current` and says whether that changed it.
+template <typename T>
+bool replace(T& current, T&& fresh) {
+    if (current == fresh) return false;
+    current = std::forward<T>(fresh);
+    return true;
+}
+
+/// Entries that somebody configured, as opposed to learned ones.
+template <typename T>
+std::vector<T> configured(const std::vector<T>& entries) {
+    std::vector<T> kept;
+    std::ranges::copy_if(entries, std::back_inserter(kept),
+                         [](const T& entry) { return (entry.state & kConfiguredStates) != 0; });
+    return kept;
+}
+
+/// A link without what changes as packets flow or programs come and go.
+Link configured_link(Link link) {
+    link.running = false;
+    link.xdp_prog_id = 0;
+    link.foreign_programs.clear();
+    if (link.bridge_port) link.bridge_port->state = 0;
+    return link;
+}
+
+bool same_configuration(const std::map<int, Link>& before, const std::map<int, Link>& now) {
+    return std::ranges::equal(before, now, [](const auto& a, const auto& b) {
+        return a.first == b.first && configured_link(a.second) == configured_link(b.second);
+    });
+}
+
+/// Keeps the first failure.
+void note(Result<>& outcome, Result<> step) {
+    if (outcome && !step) outcome = std::move(step);
+}
+
+/// Runs one part's dump: the mark goes before it, because a notification that comes meanwhile must set it again.
+template <typename F>
+void run_part(bool& dirty, Result<>& outcome, F&& dump) {
+    if (!dirty) return;
+    dirty = false;
+    Result<> done = dump();
+    if (!done) dirty = true;
+    note(outcome, std::move(done));
+}
+
+/// A part that is one dump, all of which is configuration.
+template <typename T>
+Result<> refresh_list(T& current, Result<T> fresh, Changes& changes) {
+    if (!fresh) return pass_on(fresh);
+    if (replace(current, std::move(*fresh))) changes.any = changes.configuration = true;
+    return {};
+}
+
+}  // namespace
+
+Result<NetnsWatch> NetnsWatch::open(Netns netns) {
+    auto events = NetnsEvents::open(netns);
+    if (!events) return pass_on(events);
+    auto rtnl = Rtnl::open(netns);
+    if (!rtnl) return pass_on(rtnl);
+    return NetnsWatch(std::move(netns), std::move(*rtnl), std::move(*events));
+}
+
+EventBatch NetnsWatch::receive() {
+    const EventBatch seen = events_.receive();
+    if (seen.overrun) mark_everything();
+    dirty_.links |= seen.links;
+    dirty_.addresses |= seen.addresses;
+    // IPv4 routes that go because their device or their preferred source went are removed without notification
+    // (net/ipv4/fib_frontend.c, fib_disable_ip and fib_sync_down_addr).
+    dirty_.routes |= seen.routes || seen.links || seen.addresses;
+    dirty_.rules |= seen.rules;
+    dirty_.neighbours |= seen.neighbours;
+    dirty_.netfilter |= seen.netfilter;
+    return seen;
+}
+
+Result<> NetnsWatch::refresh(NetnsView& view, const std::vector<const Netns*>& others,
+                             const std::function<std::vector<std::string>(const Link&)>& foreign_programs,
+                             Changes& changes) {
+    if (dirty_.all()) changes.any = changes.configuration = true;
+    Result<> outcome;
+    run_part(dirty_.links, outcome, [&] { return refresh_links(view, others, foreign_programs, changes); });
+    run_part(dirty_.addresses, outcome, [&] { return refresh_list(view.addresses, rtnl_.addresses(), changes); });
+    run_part(dirty_.routes, outcome, [&] { return refresh_list(view.routes, rtnl_.routes(), changes); });
+    run_part(dirty_.rules, outcome, [&] { return refresh_list(view.rules, rtnl_.rules(), changes); });
+    run_part(dirty_.neighbours, outcome, [&] { return refresh_neighbours(view, changes); });
+    run_part(dirty_.netfilter, outcome, [&] { return refresh_netfilter(view, changes); });
+    return outcome;
+}
+
+Result<> NetnsWatch::refresh_links(NetnsView& view, const std::vector<const Netns*>& others,
+                                   const std::function<std::vector<std::string>(const Link&)>& foreign_programs,
+                                   Changes& changes) {
+    auto links = dump_links(others);
+    if (!links) return pass_on(links);
+    auto sysctls = dump_sysctls(*links);
+    if (!sysctls) {
+        // A device that went after the dump takes its sysctls along; the dump without it tells whether that was all.
+        links = dump_links(others);
+        if (!links) return pass_on(links);
+        sysctls = dump_sysctls(*links);
+        if (!sysctls) return pass_on(sysctls);
+    }
+    if (foreign_programs) {
+        for (auto& [ifindex, link] : *links)
+            link.foreign_programs = foreign_programs(link);
+    }
+    if (!same_configuration(view.links, *links)) changes.configuration = true;
+    if (replace(view.links, std::move(*links))) changes.any = true;
+    if (replace(view.sysctls, std::move(*sysctls))) changes.any = changes.configuration = true;
+    return {};
+}
+
+Result<> NetnsWatch::refresh_neighbours(NetnsView& view, Changes& changes) {
+    auto neighbours = rtnl_.neighbours();
+    if (!neighbours) return pass_on(neighbours);
+    auto fdb = rtnl_.fdb();
+    if (!fdb) return pass_on(fdb);
+    if (configured(view.neighbours) != configured(*neighbours) || configured(view.fdb) != configured(*fdb))
+        changes.configuration = true;
+    if (replace(view.neighbours, std::move(*neighbours))) changes.any = true;
+    if (replace(view.fdb, std::move(*fdb))) changes.any = true;
+    return {};
+}
+
+Result<> NetnsWatch::refresh_netfilter(NetnsView& view, Changes& changes) {
+    auto ruleset = read_ruleset(netns_);
+    if (!ruleset) return pass_on(ruleset);
+    view.netfilter = std::move(*ruleset);
+    changes.any = changes.configuration = true;  // a commit was notified: that is the change
+    return {};
+}
+
+Result<std::map<int, Link>> NetnsWatch::dump_links(const std::vector<const Netns*>& others) {
+    const auto unnamed = [](const std::map<int, Link>& links) {
+        return std::ranges::any_of(links,
+                                   [](const auto& entry) { return entry.second.peer && !entry.second.peer->netns; });
+    };
+    auto links = rtnl_.links(nsid_names_, netns_.name());
+    // The dump itself makes the kernel give ids to the namespaces that it mentions, so they can be asked for only now.
+    if (links && unnamed(*links) && learn_nsids(others)) links = rtnl_.links(nsid_names_, netns_.name());
+    if (links) unnamed_peers_ = unnamed(*links);
+    return links;
+}
+
+Result<Sysctls> NetnsWatch::dump_sysctls(const std::map<int, Link>& links) {
+    std::vector<std::string> devices;
+    for (const auto& [ifindex, link] : links) {
+        if (link.master == 0) devices.push_back(link.name);  // bridge ports receive nothing themselves
+    }
+    return read_sysctls(netns_, devices);
+}
+
+bool NetnsWatch::learn_nsids(const std::vector<const Netns*>& others) {
+    bool learned = false;
+    for (const Netns* other : others) {
+        const bool known =
+            std::ranges::any_of(nsid_names_, [&](const auto& entry) { return entry.second == other->name(); });
+        if (known || other->name() == netns_.name()) continue;
+        const auto nsid = rtnl_.nsid_of(*other);
+        if (!nsid || !*nsid) continue;
+        nsid_names_[**nsid] = other->name();
+        learned = true;
+    }
+    return learned;
+}
+
+void NetnsWatch::other_appeared() {
+    if (unnamed_peers_) dirty_.links = true;
+}
+
+void NetnsWatch::other_vanished(const NetnsName& name) {
+    const auto erased = std::erase_if(nsid_names_, [&](const auto& entry) { return entry.second == name; });
+    if (erased != 0) dirty_.links = true;
+}
+
+}  // namespace fiplane

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// One watched namespace: its notifications, what they made dirty, and the dumps that make it clean again.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/result.hpp"
+#include "core/snapshot.hpp"
+#include "linux/events.hpp"
+#include "linux/netns.hpp"
+#include "linux/rtnl.hpp"
+#include "observe/observer.hpp"
+
+namespace fiplane {
+
+/// The parts of a namespace that are dumped each on its own.
+struct Parts {
+    bool links = false;  ///< with the sysctls, which have no notifications of their own
+    bool addresses = false;
+    bool routes = false;
+    bool rules = false;
+    bool neighbours = false;  ///< with the FDB
+    bool netfilter = false;
+
+    [[nodiscard]] static Parts everything() { return {true, true, true, true, true, true}; }
+    [[nodiscard]] bool any() const { return links || addresses || routes || rules || neighbours || netfilter; }
+    [[nodiscard]] bool all() const { return links && addresses && routes && rules && neighbours && netfilter; }
+};
+
+class NetnsWatch {
+  public:
+    /// Subscribes first and leaves everything dirty, so nothing that happens before the first dump is missed.
+    [[nodiscard]] static Result<NetnsWatch> open(Netns netns);
+
+    [[nodiscard]] const Netns& netns() const { return netns_; }
+    [[nodiscard]] int rtnl_fd() const { return events_.rtnl_fd(); }
+    [[nodiscard]] int netfilter_fd() const { return events_.netfilter_fd(); }
+
+    /// Drains the notifications and marks what they were about.
+    EventBatch receive();
+    void mark_everything() { dirty_ = Parts::everything(); }
+    [[nodiscard]] const Parts& dirty() const { return dirty_; }
+
+    /// Dumps the dirty parts into `view`. `others` are the namespaces in which the other ends of veths may be;
+    /// `foreign_programs` may be empty. What fails stays dirty; the rest is done and the first failure returned.
+    [[nodiscard]] Result<> refresh(NetnsView& view, const std::vector<const Netns*>& others,
+                                   const std::function<std::vector<std::string>(const Link&)>& foreign_programs,
+                                   Changes& changes);
+
+    /// A namespace came to be watched: veths whose other end could not be named may lead there.
+    void other_appeared();
+    /// A namespace is watched no more: the kernel may give its nsid to another one.
+    void other_vanished(const NetnsName& name);
+
+    [[nodiscard]] Result<> use_neighbour(int ifindex, Ipv4 address) { return rtnl_.use_neighbour(ifindex, address); }
+
+  private:
+    NetnsWatch(Netns netns, Rtnl rtnl, NetnsEvents events)
+        : netns_(std::move(netns)), rtnl_(std::move(rtnl)), events_(std::move(events)) {}
+
+    [[nodiscard]] Result<std::map<int, Link>> dump_links(const std::vector<const Netns*>& others);
+    [[nodiscard]] Result<Sysctls> dump_sysctls(const std::map<int, Link>& links);
+    [[nodiscard]] bool learn_nsids(const std::vector<const Netns*>& others);
+
+    [[nodiscard]] Result<> refresh_links(NetnsView& view, const std::vector<const Netns*>& others,
+                                         const std::function<std::vector<std::string>(const Link&)>& foreign_programs,
+                                         Changes& changes);
+    [[nodiscard]] Result<> refresh_neighbours(NetnsView& view, Changes& changes);
+    [[nodiscard]] Result<> refresh_netfilter(NetnsView& view, Changes& changes);
+
+    Netns netns_;
+    Rtnl rtnl_;
+    NetnsEvents events_;
+    Parts dirty_ = Parts::everything();
+    std::map<int, NetnsName> nsid_names_;
+    bool unnamed_peers_ = false;
+};
+
+}  // namespace fiplane

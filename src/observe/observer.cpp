@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "observe/observer.hpp"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <map>
+#include <utility>
+
+#include "linux/netns.hpp"
+#include "linux/unique_fd.hpp"
+#include "observe/netns_directory.hpp"
+#include "observe/netns_watch.hpp"
+
+namespace fiplane {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::nanoseconds;
+using std::chrono::seconds;
+
+/// How often a name is tried to which no namespace is attached yet: 1, 2, 4 ... ms, until it exists for about a second.
+constexpr int kMaxAttempts = 10;
+
+Result<UniqueFd> make_timer() {
+    UniqueFd timer(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
+    if (!timer) return fail_errno(errno, "cannot make a timer");
+    return timer;
+}
+
+/// Zero `first` disarms; zero `interval` makes it a one-shot.
+void set_timer(const UniqueFd& timer, nanoseconds first, nanoseconds interval = {}) {
+    const auto spec = [](nanoseconds span) {
+        const auto whole = std::chrono::duration_cast<seconds>(span);
+        return timespec{whole.count(), (span - whole).count()};
+    };
+    const itimerspec setting{spec(interval), spec(first)};
+    timerfd_settime(timer.get(), 0, &setting, nullptr);
+}
+
+void drain_timer(const UniqueFd& timer) {
+    std::uint64_t expirations = 0;
+    [[maybe_unused]] const ssize_t got = read(timer.get(), &expirations, sizeof expirations);
+}
+
+}  // namespace
+
+struct Observer::Impl {
+    ObserverOptions options;
+    UniqueFd epoll;
+    UniqueFd full_dump_timer;
+    UniqueFd retry_timer;  ///< for names in `unopened`
+    NetnsDirectory directory;
+    std::map<NetnsName, NetnsWatch> watches;  ///< "" is the node's own
+    std::map<int, NetnsName> watch_of_fd;
+    std::map<NetnsName, int> unopened;  ///< names without a namespace yet, and how often they were tried
+    Snapshot snapshot;
+    bool root_was_read = false;
+    Changes changes;
+    Counters counters;
+
+    [[nodiscard]] Result<> add_fd(int fd) {
+        epoll_event event{};
+        event.events = EPOLLIN;
+        event.data.fd = fd;
+        if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event) != 0)
+            return fail_errno(errno, "cannot watch a descriptor");
+        return {};
+    }
+
+    [[nodiscard]] Result<> watch(Netns netns) {
+        const NetnsName name = netns.name();
+        auto opened = NetnsWatch::open(std::move(netns));
+        if (!opened) return pass_on(opened);
+        for (const int fd : {opened->rtnl_fd(), opened->netfilter_fd()}) {
+            if (auto added = add_fd(fd); !added) return added;
+            watch_of_fd[fd] = name;
+        }
+        watches.emplace(name, std::move(*opened));
+        for (auto& [other_name, other] : watches)
+            other.other_appeared();
+        return {};
+    }
+
+    void unwatch(const NetnsName& name) {
+        const auto found = watches.find(name);
+        if (found == watches.end()) return;
+        watch_of_fd.erase(found->second.rtnl_fd());
+        watch_of_fd.erase(found->second.netfilter_fd());
+        watches.erase(found);  // closing the sockets takes them out of epoll
+        for (auto& [other_name, other] : watches)
+            other.other_vanished(name);
+        snapshot.routers.erase(name);
+        changes.any = changes.configuration = true;
+        spdlog::debug("namespace {}: watched no more", name);
+    }
+
+    /// Brings `watches` in line with what the name leads to now.
+    void look_at(const NetnsName& name) {
+        auto netns = Netns::open(name);
+        const auto known = watches.find(name);
+        if (known != watches.end()) {
+            if (netns && netns->inode() == known->second.netns().inode()) return;
+            unwatch(name);
+        }
+        if (netns) {
+            const auto watched = watch(std::move(*netns));
+            if (watched) {
+                unopened.erase(name);
+                spdlog::debug("namespace {}: watched", name);
+                return;
+            }
+            spdlog::debug("namespace {}: {}", name, watched.error().message());
+        }
+        unopened.try_emplace(name, 0);
+    }
+
+    void rescan() {
+        directory.arm();
+        const auto names = Netns::list();
+        std::vector<NetnsName> gone;
+        for (const auto& [name, watched] : watches) {
+            if (!name.empty() && !std::ranges::binary_search(names, name)) gone.push_back(name);
+        }
+        for (const auto& name : gone)
+            unwatch(name);
+        unopened.clear();
+        for (const auto& name : names) {
+            if (is_router_netns(name)) look_at(name);
+        }
+        arm_retry();
+    }
+
+    void retry_unopened() {
+        const auto names = Netns::list();
+        const auto tried = std::exchange(unopened, {});
+        for (const auto& [name, attempts] : tried) {
+            if (!std::ranges::binary_search(names, name) || attempts >= kMaxAttempts) continue;
+            look_at(name);
+            if (const auto again = unopened.find(name); again != unopened.end()) again->second = attempts + 1;
+        }
+        arm_retry();
+    }
+
+    void arm_retry() {
+        if (unopened.empty()) return;
+        const auto fewest =
+            std::ranges::min_element(unopened, {}, [](const auto& entry) { return entry.second; })->second;
+        set_timer(retry_timer, milliseconds(1 << fewest));
+    }
+
+    void on_directory() {
+        const auto events = directory.receive();
+        ++counters.events;
+        if (events.rescan) {
+            rescan();
+            return;
+        }
+        for (const auto& name : events.touched) {
+            unopened.erase(name);
+            look_at(name);
+        }
+        arm_retry();
+    }
+
+    void on_watch(int fd) {
+        const auto name = watch_of_fd.find(fd);
+        if (name == watch_of_fd.end()) return;
+        const auto seen = watches.at(name->second).receive();
+        if (!seen.any()) return;
+        ++counters.events;
+        if (!seen.overrun) return;
+        ++counters.overruns;
+        spdlog::warn("namespace {}: notifications were lost (ENOBUFS), reading everything again",
+                     name->second.empty() ? "of the node" : name->second);
+    }
+
+    void on_ready(int fd) {
+        if (fd == directory.fd()) {
+            on_directory();
+        } else if (fd == full_dump_timer.get()) {
+            drain_timer(full_dump_timer);
+            rescan();
+            mark_everything();
+        } else if (fd == retry_timer.get()) {
+            drain_timer(retry_timer);
+            retry_unopened();
+        } else {
+            on_watch(fd);
+        }
+    }
+
+    void mark_everything() {
+        for (auto& [name, watched] : watches)
+            watched.mark_everything();
+    }
+
+    [[nodiscard]] bool dirty() const {
+        return std::ranges::any_of(watches, [](const auto& entry) { return entry.second.dirty().any(); });
+    }
+
+    [[nodiscard]] Result<> refresh_one(const NetnsName& name, NetnsWatch& watched,
+                                       const std::vector<const Netns*>& others) {
+        if (!watched.dirty().any()) return {};
+        ++(watched.dirty().all() ? counters.full_dumps : counters.partial_dumps);
+        NetnsView& view = name.empty() ? snapshot.root : snapshot.routers[name];
+        view.name = name;
+        // Programs are attached to devices of the node's own namespace only.
+        const auto none = std::function<std::vector<std::string>(const Link&)>{};
+        auto done = watched.refresh(view, others, name.empty() ? options.foreign_programs : none, changes);
+        if (name.empty()) {
+            root_was_read |= done.has_value();
+        } else if (!done) {
+            snapshot.routers.erase(name);
+            watched.mark_everything();
+        }
+        return done;
+    }
+
+    [[nodiscard]] Result<> refresh_all() {
+        std::vector<const Netns*> all;
+        for (const auto& [name, watched] : watches)
+            all.push_back(&watched.netns());
+        Result<> outcome;
+        for (auto& [name, watched] : watches) {
+            auto done = refresh_one(name, watched, all);
+            if (!done && outcome) {
+                outcome = fail(done.error().code, done.error().what,
+                               done.error().where.empty() ? name : done.error().where, done.error().hint);
+            }
+        }
+        return outcome;
+    }
+};
+
+Observer::Observer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Observer::Observer(Observer&&) noexcept = default;
+Observer& Observer::operator=(Observer&&) noexcept = default;
+Observer::~Observer() = default;
+
+Result<Observer> Observer::open(ObserverOptions options) {
+    UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
+    if (!epoll) return fail_errno(errno, "cannot make an epoll instance");
+    auto full_dump_timer = make_timer();
+    if (!full_dump_timer) return pass_on(full_dump_timer);
+    auto retry_timer = make_timer();
+    if (!retry_timer) return pass_on(retry_timer);
+    auto directory = NetnsDirectory::open();
+    if (!directory) return pass_on(directory);
+    auto root = Netns::current();
+    if (!root) return pass_on(root);
+
+    const auto interval = options.full_dump_interval;
+    auto impl = std::make_unique<Impl>(Impl{.options = std::move(options),
+                                            .epoll = std::move(epoll),
+                                            .full_dump_timer = std::move(*full_dump_timer),
+                                            .retry_timer = std::move(*retry_timer),
+                                            .directory = std::move(*directory),
+                                            .watches = {},
+                                            .watch_of_fd = {},
+                                            .unopened = {},
+                                            .snapshot = {},
+                                            .root_was_read = false,
+                                            .changes = {},
+                                            .counters = {}});
+    for (const int fd : {impl->directory.fd(), impl->full_dump_timer.get(), impl->retry_timer.get()}) {
+        if (auto added = impl->add_fd(fd); !added) return pass_on(added);
+    }
+    set_timer(impl->full_dump_timer, interval, interval);
+    if (auto watched = impl->watch(std::move(*root)); !watched) return pass_on(watched);
+    impl->rescan();
+    return Observer(std::move(impl));
+}
+
+int Observer::fd() const {
+    return impl_->epoll.get();
+}
+
+bool Observer::drain() {
+    std::array<epoll_event, 64> ready{};
+    for (;;) {
+        const int count = epoll_wait(impl_->epoll.get(), ready.data(), ready.size(), 0);
+        if (count < 0 && errno == EINTR) continue;
+        for (int i = 0; i < count; ++i)
+            impl_->on_ready(ready.at(static_cast<std::size_t>(i)).data.fd);
+        if (count < static_cast<int>(ready.size())) break;
+    }
+    return impl_->dirty() || impl_->changes.any;
+}
+
+Result<> Observer::refresh() {
+    return impl_->refresh_all();
+}
+
+bool Observer::ready() const {
+    return impl_->root_was_read;
+}
+
+const Snapshot& Observer::snapshot() const {
+    return impl_->snapshot;
+}
+
+Changes Observer::take_changes() {
+    return std::exchange(impl_->changes, {});
+}
+
+void Observer::invalidate() {
+    impl_->rescan();
+    impl_->mark_everything();
+}
+
+Result<> Observer::use_neighbour(const NetnsName& netns, int ifindex, Ipv4 address) {
+    const auto found = impl_->watches.find(netns);
+    if (found == impl_->watches.end())
+        return fail(ExitCode::kFailed, fmt::format("cannot confirm neighbour {}: the namespace is gone", address.str()),
+                    netns);
+    return found->second.use_neighbour(ifindex, address);
+}
+
+Observer::Counters Observer::counters() const {
+    return impl_->counters;
+}
+
+}  // namespace fiplane
