@@ -96,11 +96,11 @@ enum fl_class {
 	X(TTL, SLOW, "TTL would expire on the way: Linux answers") \
 	X(MTU, SLOW, "larger than the MTU on the way: Linux fragments or answers") \
 	X(ICMP_INNER, SLOW, "ICMP error whose quoted packet does not match its translation") \
-	X(L4_SHORT, SLOW, "transport header incomplete") \
-	X(HOST_SOURCE, SLOW, "source address is multicast, loopback or zero") \
+	X(L4_SHORT, SLOW, "transport header incomplete, or of a protocol whose checksum only Linux updates") \
+	X(HOST_SOURCE, SLOW, "source MAC or IP is multicast, loopback, reserved or zero") \
 	X(PULL_FAILED, SLOW, "headers could not be made linear") \
-	X(DROP_ENCAP, DROP, "no room for the outer header after the packet was rewritten") \
-	X(DROP_DECAP, DROP, "outer header could not be removed after the packet was rewritten") \
+	X(ENCAP_REFUSED, SLOW, "the kernel makes no room for an outer header here: Linux encapsulates") \
+	X(DECAP_REFUSED, SLOW, "the kernel does not remove the outer header here: Linux decapsulates") \
 	X(DROP_REWRITE, DROP, "rewriting failed half-way")
 
 enum fl_reason {

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The only stage that writes frames other than ARP replies. Order: the target is settled; room is made or removed,
+ * which fails without a trace; then the headers are written, which fails only without memory and drops the packet.
+ *
+ *	              to a tunnel                      to a port or the host
+ *	encapsulated  outer headers are replaced       outer headers are removed
+ *	plain         outer headers are added          only a rewritten frame is written
+ */
+#ifndef FL_OUTPUT_H
+#define FL_OUTPUT_H
+
+#include "lib/base.h"
+#include "lib/ctx.h"
+#include "lib/nat.h"
+#include "lib/parse.h"
+#include "lib/target.h"
+#include "lib/tunnel.h"
+#include "lib/verdict.h"
+
+/* The source port spreads flows over paths and queues: from a tunnel it has done that already and is kept. */
+fl_inline bool fl_tunnel_headers(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_out *out,
+				 __u8 inner_tos, struct fl_outer *outer)
+{
+	const struct fl_config *config = fl_get_config();
+	const struct udphdr *udp;
+	__be16 source_port;
+
+	if (!config)
+		return false;
+	if (frame->base) {
+		udp = ctx_at(ctx, FL_ETH_LEN + FL_IP_LEN, sizeof(*udp));
+		if (!udp)
+			return false;
+		source_port = udp->source;
+	} else {
+		source_port = fl_source_port(ctx_hash(ctx));
+	}
+	fl_build_outer(outer, out, source_port, bpf_htons(config->vxlan_port), frame->len - frame->base, inner_tos);
+	return true;
+}
+
+/* Writes the inner headers at @base: all of them if the packet was routed, else only what a room change moved. */
+fl_inline bool fl_write_inner(struct fl_ctx *ctx, __u32 base, const struct fl_inner *inner, const struct fl_nat *nat,
+			      bool moved)
+{
+	if (nat) {
+		if (!fl_write_l4(ctx, base, nat))
+			return false;
+		return base ? ctx_write(ctx, base, &inner->eth, FL_INNER_LEN) :
+			      ctx_write_plain(ctx, base, &inner->eth, FL_INNER_LEN);
+	}
+	if (!moved)
+		return true;
+	return base ? ctx_write(ctx, base, &inner->eth, FL_ETH_LEN) :
+		      ctx_write_plain(ctx, base, &inner->eth, FL_ETH_LEN);
+}
+
+fl_inline struct fl_verdict fl_output_tunnel(struct fl_ctx *ctx, const struct fl_frame *frame,
+					     const struct fl_inner *inner, const struct fl_nat *nat, __u8 inner_tos,
+					     const struct fl_out *out, struct fl_verdict target)
+{
+	struct fl_outer outer;
+
+	if (!fl_tunnel_headers(ctx, frame, out, inner_tos, &outer))
+		return fl_to_linux(FL_REASON_ENCAP_REFUSED);
+	if (!frame->base && !ctx_push_outer(ctx))
+		return fl_to_linux(FL_REASON_ENCAP_REFUSED);
+	if (!fl_write_inner(ctx, FL_OUTER_LEN, inner, nat, !frame->base) || !fl_write_outer(ctx, &outer))
+		return fl_drop(FL_REASON_DROP_REWRITE);
+	return target;
+}
+
+fl_inline struct fl_verdict fl_output_local(struct fl_ctx *ctx, const struct fl_frame *frame,
+					    const struct fl_inner *inner, const struct fl_nat *nat,
+					    const struct fl_out *out, struct fl_verdict target)
+{
+	if (frame->base && !ctx_pop_outer(ctx)) {
+		if (!fl_abandon_target(ctx, &target))
+			return fl_drop(FL_REASON_DROP_REWRITE);
+		return fl_to_linux(FL_REASON_DECAP_REFUSED);
+	}
+	if (!fl_write_inner(ctx, 0, inner, nat, frame->base != 0) || !fl_write_meta(ctx, &target, out))
+		return fl_drop(FL_REASON_DROP_REWRITE);
+	return target;
+}
+
+/*
+ * @inner: headers as they are to leave. @nat: NULL unless the packet was routed. @inner_tos: of the packet as it
+ * came in, for the outer header's congestion bits. @out->kind must not be FL_OUT_ROUTER or FL_OUT_NONE.
+ */
+fl_inline struct fl_verdict fl_output(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_inner *inner,
+				      const struct fl_nat *nat, __u8 inner_tos, const struct fl_out *out,
+				      enum fl_reason reason)
+{
+	const struct fl_verdict target = fl_resolve_target(ctx, frame, out, reason);
+
+	if (!fl_is_sent(target))
+		return target;
+	if (out->kind == FL_OUT_TUNNEL)
+		return fl_output_tunnel(ctx, frame, inner, nat, inner_tos, out, target);
+	return fl_output_local(ctx, frame, inner, nat, out, target);
+}
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The stages that a frame of a segment passes, at every hook, once its segment is known. */
+#ifndef FL_OVERLAY_H
+#define FL_OVERLAY_H
+
+#include "lib/arp.h"
+#include "lib/base.h"
+#include "lib/ctx.h"
+#include "lib/l2.h"
+#include "lib/maps.h"
+#include "lib/parse.h"
+#include "lib/route.h"
+#include "lib/verdict.h"
+
+/* @port: row of the VM port that the frame came from, NULL at other hooks. */
+fl_inline struct fl_verdict fl_ipv4_stages(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner,
+					   const struct fl_source *port)
+{
+	struct fl_verdict verdict = fl_parse_ip(ctx, frame, inner);
+
+	if (fl_is_decided(verdict))
+		return verdict;
+	if (port && port->flags & FL_SRC_CHECK && inner->ip.saddr != fl_ip(port->ip))
+		return fl_to_linux(FL_REASON_NOT_OWN_ADDRESS);
+	/* In XDP or with adjust_room, TCP towards a VM would lose GRO: the tunnel device keeps it. */
+	if (fl_is_underlay(frame) && inner->ip.protocol == IPPROTO_TCP)
+		return fl_to_linux(FL_REASON_TO_TUNNEL_DEV);
+#ifdef FL_HAS_FIP_OUT
+	verdict = fl_fip_out_stage(ctx, frame, inner);
+	if (fl_is_decided(verdict))
+		return verdict;
+#endif
+	verdict = fl_fip_in_stage(ctx, frame, inner);
+	if (fl_is_decided(verdict))
+		return verdict;
+	return fl_l2_stage(ctx, frame, inner);
+}
+
+fl_inline struct fl_verdict fl_overlay(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_source *port)
+{
+	struct fl_inner inner;
+	struct fl_verdict verdict;
+
+	if (!ctx_pull(ctx, frame->base + FL_INNER_PULL))
+		return fl_to_linux(FL_REASON_PULL_FAILED);
+	verdict = fl_parse_eth(ctx, frame, &inner);
+	if (fl_is_decided(verdict))
+		return verdict;
+	if (port && port->flags & FL_SRC_CHECK && !fl_same_mac(&inner.eth.smac, fl_mac(port->mac)))
+		return fl_to_linux(FL_REASON_NOT_OWN_ADDRESS);
+	if (inner.eth.proto == bpf_htons(ETH_P_ARP)) {
+		verdict = fl_arp_stage(ctx, frame, &inner, port);
+		if (fl_is_decided(verdict))
+			return verdict;
+	}
+	if (fl_is_multicast_mac(&inner.eth.dmac))
+		return fl_to_linux(FL_REASON_FLOOD);
+	if (likely(inner.eth.proto == bpf_htons(ETH_P_IP)))
+		return fl_ipv4_stages(ctx, frame, &inner, port);
+	/* After adjust_room skb->protocol would still say IPv4, which bpf_redirect_peer's receiver believes. */
+	if (fl_is_underlay(frame))
+		return fl_to_linux(FL_REASON_TO_TUNNEL_DEV);
+	return fl_l2_stage(ctx, frame, &inner);
+}
+
+/* A plain frame of the device that the program is on. */
+fl_inline struct fl_verdict fl_plain_overlay(struct fl_ctx *ctx, enum fl_hook hook, enum fl_role role)
+{
+	const struct fl_source_key key = {.ifindex = ctx_ifindex(ctx)};
+	const struct fl_source *source = bpf_map_lookup_elem(&fl_sources, &key);
+
+	if (!source || source->role != role)
+		return fl_to_linux(FL_REASON_NO_SOURCE);
+	const struct fl_frame frame = {
+		.hook = hook,
+		.base = 0,
+		.len = ctx_len(ctx),
+		.segment = source->segment,
+	};
+
+	return fl_overlay(ctx, &frame, role == FL_ROLE_PORT ? source : NULL);
+}
+
+#endif

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Packets to and from floating IPs, and what a VM with a floating IP sends to its router otherwise.
+ *
+ *  in       a packet for a floating IP, addressed to the router port that owns it (fg- or qg-): the destination
+ *           becomes the fixed IP.
+ *  out      a packet of the floating IP's owner, addressed to its router port (qr-): the source becomes the floating
+ *           IP where the destination lies beyond the gateway; inside the router's own networks it does not.
+ *  hairpin  out, and the destination is a floating IP of this node: both. The receiver must see the sender's floating
+ *           IP, or its answer would go to the fixed IP, directly and untranslated.
+ */
+#ifndef FL_ROUTE_H
+#define FL_ROUTE_H
+
+#include "lib/base.h"
+#include "lib/ctx.h"
+#include "lib/maps.h"
+#include "lib/nat.h"
+#include "lib/output.h"
+#include "lib/parse.h"
+#include "lib/stats.h"
+#include "lib/verdict.h"
+
+fl_inline enum fl_reason fl_route_reason(const struct fl_next *next)
+{
+	if (next->flags & FL_NEXT_HAIRPIN)
+		return FL_REASON_FIP_HAIRPIN;
+	if (next->flags & FL_NEXT_SNAT)
+		return FL_REASON_FIP_OUT;
+	return fl_ip(next->dnat) ? FL_REASON_FIP_IN : FL_REASON_ROUTED;
+}
+
+/* What Linux must do itself with a packet that has a proven way. */
+fl_inline struct fl_verdict fl_check_journey(struct fl_ctx *ctx, const struct fl_frame *frame,
+					     const struct fl_inner *inner, const struct fl_next *next)
+{
+	const __u32 size = fl_wire_size(ctx, frame, inner);
+
+	if (next->out.kind != FL_OUT_PORT && next->out.kind != FL_OUT_HOST && next->out.kind != FL_OUT_TUNNEL)
+		return fl_to_linux(FL_REASON_NO_DEST);
+	if (inner->ip.ttl <= next->hops)
+		return fl_to_linux(FL_REASON_TTL);
+	if (size > next->mtu || size > next->out.mtu)
+		return fl_to_linux(FL_REASON_MTU);
+	return fl_go_on();
+}
+
+/* Sends the packet on the journey @next. @fip: address that its source becomes if the journey says so. */
+fl_inline struct fl_verdict fl_route(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner,
+				     struct fl_next *next, __be32 fip)
+{
+	const bool snat = next->flags & FL_NEXT_SNAT;
+	const __be32 dnat = fl_ip(next->dnat);
+	const __be32 daddr = inner->ip.daddr;
+	const __u8 tos = inner->ip.tos;
+	struct fl_verdict verdict;
+	struct fl_nat nat;
+
+	verdict = fl_check_journey(ctx, frame, inner, next);
+	if (fl_is_decided(verdict))
+		return verdict;
+	verdict = fl_plan_nat(ctx, frame, &inner->ip, snat ? fip : inner->ip.saddr, dnat ? dnat : daddr, &nat);
+	if (fl_is_decided(verdict))
+		return verdict;
+
+	inner->eth.dmac = *fl_mac(next->dmac);
+	inner->eth.smac = *fl_mac(next->smac);
+	fl_rewrite_ip(&inner->ip, &nat, next->hops);
+	verdict = fl_output(ctx, frame, inner, &nat, tos, &next->out, fl_route_reason(next));
+	if (!fl_is_sent(verdict))
+		return verdict;
+
+	fl_stamp(next);
+	if (snat)
+		fl_count_fip_out(fip, fl_l3_len(frame));
+	if (dnat)
+		fl_count_fip_in(daddr, fl_l3_len(frame));
+	return verdict;
+}
+
+/* A frame on an external segment. FL_CONTINUE if it is not addressed to a floating IP's router port. */
+fl_inline struct fl_verdict fl_fip_in_stage(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner)
+{
+	struct fl_fip_key key = {.segment = frame->segment};
+	struct fl_verdict verdict;
+	struct fl_fip_in *row;
+
+	fl_set_ip(key.fip, inner->ip.daddr);
+	row = bpf_map_lookup_elem(&fl_fip_in, &key);
+	if (!row || !fl_same_mac(&inner->eth.dmac, fl_mac(row->router_mac)))
+		return fl_go_on();
+	verdict = fl_check_ip(frame, inner);
+	if (fl_is_decided(verdict))
+		return verdict;
+	return fl_route(ctx, frame, inner, &row->next, 0);
+}
+
+#ifdef FL_HAS_FIP_OUT
+
+/* A prefix may be as wide as 0.0.0.0/0, so it does not prove that the address is one that is routed at all. */
+fl_inline struct fl_next *fl_find_next(__u32 domain, __be32 daddr)
+{
+	struct fl_dest_key key = {.domain = domain};
+	struct fl_route_key prefix = {.prefixlen = 64, .domain = domain};
+	struct fl_next *next;
+
+	fl_set_ip(key.ip, daddr);
+	next = bpf_map_lookup_elem(&fl_dests, &key);
+	if (next || fl_is_martian(daddr))
+		return next;
+	fl_set_ip(prefix.ip, daddr);
+	return bpf_map_lookup_elem(&fl_routes, &prefix);
+}
+
+/* A frame from a VM port. FL_CONTINUE if it does not go from a floating IP's owner to its router. */
+fl_inline struct fl_verdict fl_fip_out_stage(struct fl_ctx *ctx, const struct fl_frame *frame,
+					     struct fl_inner *inner)
+{
+	struct fl_fip_out_key key = {.ifindex = ctx_ifindex(ctx)};
+	const struct fl_fip_out *row;
+	struct fl_verdict verdict;
+	struct fl_next *next;
+
+	fl_set_ip(key.fixed, inner->ip.saddr);
+	row = bpf_map_lookup_elem(&fl_fip_out, &key);
+	if (!row || !fl_same_mac(&inner->eth.smac, fl_mac(row->vm_mac)) ||
+	    !fl_same_mac(&inner->eth.dmac, fl_mac(row->router_mac)))
+		return fl_go_on();
+	verdict = fl_check_ip(frame, inner);
+	if (fl_is_decided(verdict))
+		return verdict;
+	next = fl_find_next(row->domain, inner->ip.daddr);
+	if (!next)
+		return fl_to_linux(FL_REASON_NO_DEST);
+	return fl_route(ctx, frame, inner, next, fl_ip(row->fip));
+}
+
+#endif
+#endif

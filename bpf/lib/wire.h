@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* ICMP and ARP. UAPI's linux/icmp.h and linux/if_arp.h include a libc's headers, which the BPF target does not have. */
+#ifndef FL_WIRE_H
+#define FL_WIRE_H
+
+#include "lib/base.h"
+
+/* RFC 792, RFC 4884: the part that all messages share, 8 bytes with .rest. */
+struct fl_icmp {
+	__u8 type;
+	__u8 code;
+	__sum16 check;
+	__be32 rest;
+};
+
+#define FL_ICMP_UNREACHABLE 3
+#define FL_ICMP_SOURCE_QUENCH 4
+#define FL_ICMP_REDIRECT 5
+#define FL_ICMP_TIME_EXCEEDED 11
+#define FL_ICMP_PARAMETER_PROBLEM 12
+
+/* RFC 826 for IPv4 over Ethernet. Addresses are 2-byte aligned in the frame. */
+struct fl_arp_body {
+	__be16 hardware;
+	__be16 protocol;
+	__u8 hardware_len;
+	__u8 protocol_len;
+	__be16 operation;
+	struct fl_mac sender_mac;
+	__be16 sender_ip[2];
+	struct fl_mac target_mac;
+	__be16 target_ip[2];
+};
+
+#define FL_ARP_ETHERNET 1
+#define FL_ARP_REQUEST 1
+#define FL_ARP_ANSWER 2
+
+FL_STATIC_ASSERT(sizeof(struct fl_icmp) == 8, "ICMP");
+FL_STATIC_ASSERT(sizeof(struct fl_arp_body) == 28, "ARP");
+
+#endif
