@@ -23,7 +23,8 @@ enum class XdpMode { kAuto, kNative, kGeneric, kOff };
 struct DatapathOptions {
     std::string pin_dir = "/sys/fs/bpf/fiplane";
     XdpMode xdp = XdpMode::kAuto;
-    std::uint32_t max_floating_ips = FL_MAX_FLOATING_IPS;  ///< entries of fl_fip_in and fl_fip_out; used when maps are made
+    std::uint32_t max_floating_ips =
+        FL_MAX_FLOATING_IPS;  ///< entries of fl_fip_in and fl_fip_out; used when maps are made
 };
 
 /// A program at a device.
