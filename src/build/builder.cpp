@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "build/builder.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "build/diff.hpp"
+#include "build/names.hpp"
+
+namespace fiplane {
+
+using namespace build;
+
+struct Plan::Impl {
+    std::vector<Operation> operations;
+    std::vector<Step> steps;
+    std::vector<Announcement> announcements;
+    std::vector<Ipv4> withdrawn;
+    std::vector<std::string> waiting_for;
+
+    void take(Draft draft) {
+        operations = std::move(draft.operations);
+        for (const auto& operation : operations) {
+            steps.insert(steps.end(), operation.steps.begin(), operation.steps.end());
+        }
+        announcements = std::move(draft.announcements);
+        withdrawn.assign(draft.withdrawn.begin(), draft.withdrawn.end());
+        waiting_for = std::move(draft.waiting_for);
+    }
+};
+
+Plan::Plan() : impl_(std::make_unique<Impl>()) {}
+Plan::Plan(Plan&&) noexcept = default;
+Plan& Plan::operator=(Plan&&) noexcept = default;
+Plan::~Plan() = default;
+
+const std::vector<Step>& Plan::steps() const {
+    return impl_->steps;
+}
+const std::vector<Announcement>& Plan::announcements() const {
+    return impl_->announcements;
+}
+const std::vector<Ipv4>& Plan::withdrawn() const {
+    return impl_->withdrawn;
+}
+const std::vector<std::string>& Plan::waiting_for() const {
+    return impl_->waiting_for;
+}
+
+struct Builder::Impl {
+    Topology topology;
+    std::size_t node = 0;
+    BuildOptions options;
+
+    /// Pairs and priorities for all that lives here, in memory.
+    Result<> reserve(Allocations& allocations, const ActualNode& actual) const;
+    void persist(const Allocations& stored, const Allocations& reserved, Draft& draft,
+                 const DesiredNode& desired) const;
+};
+
+namespace {
+
+bool needs_pair(const Router& router) {
+    return router.distributed && router.external_network.has_value();
+}
+
+Result<> run_all(const std::vector<Operation>& operations, Executor executor,
+                 const std::function<void(const Step&)>& progress) {
+    for (const auto& operation : operations) {
+        if (progress) {
+            for (const auto& step : operation.steps)
+                progress(step);
+        }
+        if (auto done = executor.run(operation); !done) return done;
+    }
+    return {};
+}
+
+/// What is on disk and no longer lives here. A floating IP's priority is given back last: while it is on disk, a
+/// removal that was interrupted is taken up again, and connections through the address are ended for certain.
+void release_stale(const Allocations& stored, const std::set<std::string>& routers, const DesiredNode& desired,
+                   const std::set<Ipv4>& distributed, Draft& draft) {
+    ReleaseAllocations stale;
+    std::vector<Step> steps;
+    for (const auto& [router, first] : stored.pairs()) {
+        if (routers.contains(router)) continue;
+        stale.router_ids.insert(router);
+        steps.push_back({Step::Action::kRemove,
+                         {},
+                         fmt::format("link-local pair {}/31", first.str()),
+                         fmt::format("of router {}", router)});
+    }
+    for (const auto& [fip, priority] : stored.priorities()) {
+        if (distributed.contains(fip)) continue;
+        stale.fips.insert(fip);
+        steps.push_back({Step::Action::kRemove,
+                         {},
+                         fmt::format("rule priority {}", priority),
+                         fmt::format("of floating IP {}", fip.str())});
+        for (const auto& [netns, wanted] : desired.netns) {
+            if (!netns.starts_with("qrouter-") || draft.withdrawn.contains(fip)) continue;
+            draft.operations.push_back({Stage::kFlushConntrack, netns, FlushConntrack{fip}, {}});
+        }
+        draft.withdrawn.insert(fip);
+    }
+    if (steps.empty()) return;
+    draft.operations.push_back({Stage::kRelease, "", std::move(stale), std::move(steps)});
+}
+
+}  // namespace
+
+Result<> Builder::Impl::reserve(Allocations& allocations, const ActualNode& actual) const {
+    const Placement placement = place(topology, node);
+    for (const std::size_t index : placement.routers) {
+        const Router& router = topology.routers[index];
+        if (!needs_pair(router)) continue;
+        auto pair = allocations.reserve_pair(router.id, live_pair(actual, router));
+        if (!pair) return pass_on(pair);
+    }
+    std::map<std::size_t, std::map<Ipv4, std::uint32_t>> live;
+    for (const std::size_t index : placement.floating_ips) {
+        const FloatingIp& fip = topology.floating_ips[index];
+        const Router& router = topology.routers[fip.router];
+        if (!router.distributed) continue;
+        auto [known, fresh] = live.try_emplace(fip.router);
+        if (fresh) known->second = live_priorities(actual, router);
+        const auto found = known->second.find(topology.ports[fip.port].fixed_ip);
+        auto priority = allocations.reserve_priority(
+            fip.address, found == known->second.end() ? std::nullopt : std::optional{found->second});
+        if (!priority) return pass_on(priority);
+    }
+    return {};
+}
+
+void Builder::Impl::persist(const Allocations& stored, const Allocations& reserved, Draft& draft,
+                            const DesiredNode& desired) const {
+    std::vector<Step> steps;
+    for (const auto& [router, first] : reserved.pairs()) {
+        if (stored.pairs().contains(router)) continue;
+        steps.push_back({Step::Action::kAdd,
+                         {},
+                         fmt::format("link-local pair {}/31", first.str()),
+                         fmt::format("for router {}", router)});
+    }
+    for (const auto& [fip, priority] : reserved.priorities()) {
+        if (stored.priorities().contains(fip)) continue;
+        steps.push_back({Step::Action::kAdd,
+                         {},
+                         fmt::format("rule priority {}", priority),
+                         fmt::format("for floating IP {}", fip.str())});
+    }
+    if (!steps.empty()) {
+        draft.operations.push_back({Stage::kReserve, "", ReserveAllocations{reserved}, std::move(steps)});
+    }
+    const Placement placement = place(topology, node);
+    std::set<std::string> routers;
+    for (const std::size_t index : placement.routers) {
+        if (needs_pair(topology.routers[index])) routers.insert(topology.routers[index].id);
+    }
+    std::set<Ipv4> distributed;
+    for (const std::size_t index : placement.floating_ips) {
+        const FloatingIp& fip = topology.floating_ips[index];
+        if (topology.routers[fip.router].distributed) distributed.insert(fip.address);
+    }
+    release_stale(stored, routers, desired, distributed, draft);
+}
+
+Builder::Builder(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Builder::Builder(Builder&&) noexcept = default;
+Builder& Builder::operator=(Builder&&) noexcept = default;
+Builder::~Builder() = default;
+
+Result<Builder> Builder::open(const Topology& topology, std::size_t node, BuildOptions options) {
+    if (node >= topology.nodes.size()) {
+        return fail(ExitCode::kUsage, fmt::format("the topology has no node number {}", node), topology.file);
+    }
+    auto actual = read_actual();
+    if (!actual) return pass_on(actual);
+    if (auto ready = check_underlay(topology, node, *actual); !ready) return pass_on(ready);
+    return Builder(std::make_unique<Impl>(topology, node, std::move(options)));
+}
+
+Result<Plan> Builder::plan() {
+    auto actual = read_actual();
+    if (!actual) return pass_on(actual);
+    if (auto ready = check_underlay(impl_->topology, impl_->node, *actual); !ready) return pass_on(ready);
+    auto stored = AllocationFiles(impl_->options.state_dir).load();
+    if (!stored) return pass_on(stored);
+    Allocations reserved = *stored;
+    if (auto done = impl_->reserve(reserved, *actual); !done) return pass_on(done);
+    auto desired = desire(impl_->topology, impl_->node, reserved);
+    if (!desired) return pass_on(desired);
+    if (auto read = read_sysctls_for(*desired, *actual); !read) return pass_on(read);
+    auto draft = diff(*desired, *actual);
+    if (!draft) return pass_on(draft);
+    impl_->persist(*stored, reserved, *draft, *desired);
+    draft->sort();
+    Plan plan;
+    plan.impl_->take(std::move(*draft));
+    return plan;
+}
+
+Result<> Builder::apply(const Plan& plan, const std::function<void(const Step&)>& progress) {
+    return run_all(plan.impl_->operations, Executor(impl_->options.state_dir), progress);
+}
+
+std::vector<std::string> Builder::bridges() const {
+    std::vector<std::string> names;
+    for (const std::size_t network : place(impl_->topology, impl_->node).networks) {
+        names.push_back(impl_->topology.networks[network].bridge);
+    }
+    return names;
+}
+
+Result<Plan> Builder::plan_teardown() {
+    auto actual = read_actual();
+    if (!actual) return pass_on(actual);
+    Plan plan;
+    plan.impl_->take(diff_teardown(*actual));
+    return plan;
+}
+
+Result<> Builder::apply_teardown(const Plan& plan, const std::function<void(const Step&)>& progress) {
+    return run_all(plan.impl_->operations, Executor({}), progress);
+}
+
+}  // namespace fiplane

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// The derivation of a DesiredNode; private to desired.cpp (the node's own namespace) and desired_router.cpp.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "build/desired.hpp"
+
+namespace fiplane::build {
+
+class Desire {
+  public:
+    Desire(const Topology& topology, std::size_t node, const Allocations& allocations);
+    [[nodiscard]] Result<DesiredNode> run();
+
+  private:
+    struct RouterSite {
+        const Router& router;
+        std::size_t index;
+        NetnsName netns;
+    };
+
+    void index_topology();
+    DesiredNetns& root() { return out_.netns[""]; }
+    [[nodiscard]] Result<> add_device(const NetnsName& netns, const std::string& name, DesiredDevice device);
+    void set_sysctl(const NetnsName& netns, const std::string& key, const std::string& value, bool conntrack = false);
+    /// `path` has "{}" for the device.
+    void set_device_sysctl(const NetnsName& netns, const std::string& device, std::string_view path,
+                           const std::string& value);
+    void silence_ipv6(const NetnsName& netns, const std::string& device);
+
+    [[nodiscard]] Result<> network_on_node(std::size_t index);
+    [[nodiscard]] Result<> tunnel_of(std::size_t index);
+    void remote_mac(const std::string& tunnel, const Mac& mac, std::size_t peer);
+    void remote_port(std::size_t network, const std::string& tunnel, const Port& port);
+    [[nodiscard]] Result<> vm_ports();
+    void root_tables();
+    [[nodiscard]] Result<> fips_without_router() const;
+
+    void open_netns(const NetnsName& netns);
+    void add_table(const NetnsName& netns, NftTable table);
+    void configure_device(const NetnsName& netns, const std::string& device);
+    [[nodiscard]] Result<> add_leg(const NetnsName& netns, const Port& port);
+    [[nodiscard]] Result<> router_on_node(std::size_t index);
+    void internal_leg(const RouterSite& site, const Port& leg);
+    [[nodiscard]] Result<> distributed_gateway(const RouterSite& site);
+    [[nodiscard]] Result<> fip_namespace(std::size_t network, const Port& gateway);
+    [[nodiscard]] Result<> pair(const RouterSite& site, std::size_t network, Ipv4 rfp_ip, Ipv4 fpr_ip);
+    [[nodiscard]] Result<> distributed_fips(const RouterSite& site, const Port& gateway, Ipv4 rfp_ip);
+    [[nodiscard]] Result<> legacy_gateway(const RouterSite& site);
+    void external_routes(const NetnsName& netns, const Port& gateway, std::uint32_t default_table);
+    void extra_routes(const RouterSite& site, const Port* external, const NetnsName& external_netns,
+                      std::uint32_t external_table);
+    [[nodiscard]] std::map<Ipv4, Ipv4> fixed_by_fip(std::size_t router) const;
+
+    const Topology& topology_;
+    std::size_t node_index_;
+    const Node& node_;
+    const Allocations& allocations_;
+    Placement placement_;
+    DesiredNode out_;
+    std::vector<GuardedPort> guarded_;
+
+    std::map<std::size_t, std::vector<std::size_t>> peers_;  ///< other nodes that have a network
+    std::map<std::size_t, std::vector<std::size_t>> ports_of_network_;
+    std::map<std::size_t, std::vector<std::size_t>> vms_of_subnet_;
+    std::map<std::size_t, std::vector<std::size_t>> fips_of_router_;         ///< those that live on this node
+    std::map<std::pair<std::size_t, std::size_t>, std::size_t> snat_ports_;  ///< by router and subnet
+    std::map<std::size_t, std::size_t> agent_gateways_;                      ///< this node's, by external network
+};
+
+}  // namespace fiplane::build

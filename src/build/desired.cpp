@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "build/desired.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "build/desire.hpp"
+#include "build/names.hpp"
+
+namespace fiplane::build {
+
+Desire::Desire(const Topology& topology, std::size_t node, const Allocations& allocations)
+    : topology_(topology), node_index_(node), node_(topology.nodes[node]), allocations_(allocations) {
+    placement_ = place(topology, node);
+    out_.mark = mark_of(topology.name);
+    out_.underlay_device = node_.underlay_device;
+    out_.underlay_address = node_.underlay_address;
+    out_.netns.try_emplace("");
+    index_topology();
+}
+
+void Desire::index_topology() {
+    for (std::size_t i = 0; i < topology_.nodes.size(); ++i) {
+        if (i == node_index_) continue;
+        for (const std::size_t network : place(topology_, i).networks)
+            peers_[network].push_back(i);
+    }
+    for (std::size_t i = 0; i < topology_.ports.size(); ++i) {
+        const Port& port = topology_.ports[i];
+        ports_of_network_[port.network].push_back(i);
+        if (port.owner == PortOwner::kCompute) vms_of_subnet_[port.subnet].push_back(i);
+        if (port.owner == PortOwner::kRouterCentralizedSnat && port.router) {
+            snat_ports_.emplace(std::pair{*port.router, port.subnet}, i);
+        }
+        if (port.owner == PortOwner::kFloatingIpAgentGateway && port.node == node_index_) {
+            agent_gateways_.emplace(port.network, i);
+        }
+    }
+    for (const std::size_t index : placement_.floating_ips) {
+        fips_of_router_[topology_.floating_ips[index].router].push_back(index);
+    }
+}
+
+Result<DesiredNode> Desire::run() {
+    for (const std::size_t network : placement_.networks) {
+        if (auto done = network_on_node(network); !done) return pass_on(done);
+    }
+    if (auto done = vm_ports(); !done) return pass_on(done);
+    for (const std::size_t router : placement_.routers) {
+        if (auto done = router_on_node(router); !done) return pass_on(done);
+    }
+    if (auto done = fips_without_router(); !done) return pass_on(done);
+    root_tables();
+    return std::move(out_);
+}
+
+Result<> Desire::fips_without_router() const {
+    for (const std::size_t index : placement_.floating_ips) {
+        const FloatingIp& fip = topology_.floating_ips[index];
+        if (std::ranges::find(placement_.routers, fip.router) != placement_.routers.end()) continue;
+        return fail(ExitCode::kBadTopology,
+                    fmt::format("floating IP {} has its VM on node {}, where router {} has no leg", fip.address.str(),
+                                node_.name, topology_.routers[fip.router].name),
+                    topology_.file, "give the router an interface in the VM's subnet");
+    }
+    return {};
+}
+
+Result<> Desire::add_device(const NetnsName& netns, const std::string& name, DesiredDevice device) {
+    if (out_.netns[netns].devices.emplace(name, std::move(device)).second) return {};
+    return fail(ExitCode::kBadTopology, fmt::format("two devices on node {} would both be named {}", node_.name, name),
+                topology_.file, "ids that share their first characters make equal names: give one of them another id");
+}
+
+void Desire::set_sysctl(const NetnsName& netns, const std::string& key, const std::string& value, bool conntrack) {
+    out_.netns[netns].sysctls.push_back({"", key, value, conntrack});
+}
+
+void Desire::set_device_sysctl(const NetnsName& netns, const std::string& device, std::string_view path,
+                               const std::string& value) {
+    out_.netns[netns].sysctls.push_back({device, fmt::format(fmt::runtime(path), device), value, false});
+}
+
+/// A device that only carries frames for others must not speak IPv6 itself: no router solicitations, no MLD.
+void Desire::silence_ipv6(const NetnsName& netns, const std::string& device) {
+    set_device_sysctl(netns, device, "ipv6/conf/{}/disable_ipv6", "1");
+}
+
+Result<> Desire::network_on_node(std::size_t index) {
+    const Network& network = topology_.networks[index];
+    DesiredDevice bridge;
+    bridge.kind = BridgeKind{};
+    bridge.mtu = network.mtu;
+    // A bridge whose address follows its ports would change it whenever a VM comes or goes.
+    bridge.mac = derived_mac(fmt::format("{}/{}/bridge", node_.name, network.name));
+    for (const auto& own : node_.bridge_addresses) {
+        if (own.network != index) continue;
+        bridge.mac = own.mac;
+        root().addresses.emplace(network.bridge, own.address);
+    }
+    if (auto added = add_device("", network.bridge, std::move(bridge)); !added) return added;
+    // An external bridge belongs to the node as much as to the network: only automatic addresses are kept off it.
+    if (network.external) {
+        set_device_sysctl("", network.bridge, "ipv6/conf/{}/addr_gen_mode", "1");
+    } else {
+        silence_ipv6("", network.bridge);
+    }
+    out_.bridges.push_back(network.bridge);
+    for (const std::size_t subnet : network.subnets) {
+        out_.bridge_subnets[network.bridge].push_back(topology_.subnets[subnet].cidr);
+    }
+    return tunnel_of(index);
+}
+
+Result<> Desire::tunnel_of(std::size_t index) {
+    const Network& network = topology_.networks[index];
+    const std::string name = vxlan_device(network);
+    DesiredDevice tunnel;
+    tunnel.kind = VxlanKind{network.segmentation_id, node_.underlay_address, topology_.vxlan_port,
+                            node_.underlay_device, !network.external};
+    tunnel.mtu = network.mtu;
+    tunnel.master = network.bridge;
+    tunnel.learning = false;
+    if (auto added = add_device("", name, std::move(tunnel)); !added) return added;
+    silence_ipv6("", name);
+    for (const std::size_t peer : peers_[index]) {
+        root().fdb.insert({name, Mac{}, topology_.nodes[peer].underlay_address});
+        for (const auto& own : topology_.nodes[peer].bridge_addresses) {
+            if (own.network == index) remote_mac(name, own.mac, peer);
+        }
+    }
+    for (const std::size_t port : ports_of_network_[index])
+        remote_port(index, name, topology_.ports[port]);
+    return {};
+}
+
+void Desire::remote_mac(const std::string& tunnel, const Mac& mac, std::size_t peer) {
+    root().fdb.insert({tunnel, mac, std::nullopt});
+    root().fdb.insert({tunnel, mac, topology_.nodes[peer].underlay_address});
+}
+
+/// A port on another node: reached through the tunnel, and answered for by it where ARP may not pass.
+void Desire::remote_port(std::size_t network, const std::string& tunnel, const Port& port) {
+    auto node = port.node;
+    // A legacy router's ports live where the router does.
+    if (!node && port.router && !topology_.routers[*port.router].distributed) {
+        node = topology_.routers[*port.router].node;
+    }
+    if (!node || *node == node_index_) return;
+    remote_mac(tunnel, port.mac, *node);
+    if (!topology_.networks[network].external) root().neighbours[{tunnel, port.fixed_ip}] = port.mac;
+}
+
+Result<> Desire::vm_ports() {
+    for (const Port& port : topology_.ports) {
+        if (port.owner != PortOwner::kCompute || port.node != node_index_) continue;
+        const Network& network = topology_.networks[port.network];
+        DesiredDevice device;
+        device.kind = VmPortKind{port.name};
+        device.mtu = network.mtu;
+        device.master = network.bridge;
+        if (auto added = add_device("", port.device, std::move(device)); !added) return added;
+        silence_ipv6("", port.device);
+        root().fdb.insert({port.device, port.mac, std::nullopt});
+        guarded_.push_back({port.device, port.mac, port.fixed_ip});
+    }
+    return {};
+}
+
+void Desire::root_tables() {
+    std::set<Ipv4> vteps;
+    for (const auto& [network, nodes] : peers_) {
+        if (!placement_.networks.contains(network)) continue;
+        for (const std::size_t node : nodes)
+            vteps.insert(topology_.nodes[node].underlay_address);
+    }
+    if (!placement_.networks.empty()) {
+        root().tables.push_back(tunnel_table(node_.underlay_device, topology_.vxlan_port, vteps));
+    }
+    if (!guarded_.empty()) root().tables.push_back(guard_table(guarded_));
+}
+
+Result<DesiredNode> desire(const Topology& topology, std::size_t node, const Allocations& allocations) {
+    return Desire(topology, node, allocations).run();
+}
+
+}  // namespace fiplane::build

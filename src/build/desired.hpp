@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// What Linux must hold on one node, as values: derived from the topology, the node and the allocations, nothing else.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "build/allocations.hpp"
+#include "build/nft_tables.hpp"
+#include "core/model.hpp"
+#include "core/result.hpp"
+#include "core/snapshot.hpp"
+
+namespace fiplane::build {
+
+/// dvr_fip_ns.py, FIP_RT_TBL: where what leaves with a floating IP finds its way.
+inline constexpr std::uint32_t kFipTable = 16;
+
+struct BridgeKind {};
+
+struct VxlanKind {
+    std::uint32_t vni = 0;
+    Ipv4 local;
+    std::uint16_t port = 0;
+    std::string underlay_device;
+    bool proxy = false;  ///< the device answers ARP and ND from its neighbours and lets none through
+};
+
+/// The end of a veth pair by which it is made. `peer_mac` is the router leg's address.
+struct VethKind {
+    NetnsName peer_netns;
+    std::string peer;
+};
+
+/// The other end: made and removed with the first.
+struct VethPeerKind {
+    NetnsName first_netns;
+    std::string first;
+};
+
+/// A VM's device: the hypervisor makes and removes it, build only plugs it in.
+struct VmPortKind {
+    std::string port_name;
+};
+
+struct DesiredDevice {
+    std::variant<BridgeKind, VxlanKind, VethKind, VethPeerKind, VmPortKind> kind;
+    std::uint32_t mtu = 1500;
+    std::optional<Mac> mac;        ///< unset: whatever it has
+    std::string master;            ///< bridge; "": none
+    std::optional<bool> learning;  ///< as a bridge port; unset: not ours to decide
+};
+
+struct DesiredRoute {
+    std::string device;
+    std::uint32_t table = 254;
+    Prefix destination;
+    std::optional<Ipv4> gateway;  ///< unset: on link
+    auto operator<=>(const DesiredRoute&) const = default;
+};
+
+/// A forwarding entry: in the bridge's table if `destination` is unset, else in the vxlan device's own.
+struct DesiredFdb {
+    std::string device;
+    Mac mac;
+    std::optional<Ipv4> destination;
+    auto operator<=>(const DesiredFdb&) const = default;
+};
+
+struct DesiredSysctl {
+    std::string device;  ///< whose it is; "": the namespace's
+    std::string key;     ///< below /proc/sys/net, with slashes
+    std::string value;
+    /// Exists only once conntrack is active in the namespace, i.e. after the NAT table is there.
+    bool needs_conntrack = false;
+};
+
+struct DesiredNetns {
+    std::map<std::string, DesiredDevice> devices;
+    std::set<std::pair<std::string, Prefix>> addresses;  ///< device, address with host bits
+    std::set<DesiredRoute> routes;
+    std::vector<PolicyRule> rules;
+    std::map<std::pair<std::string, Ipv4>, Mac> neighbours;
+    std::set<DesiredFdb> fdb;
+    std::vector<DesiredSysctl> sysctls;
+    std::vector<NftTable> tables;
+};
+
+/// A floating IP that lives on this node, and who announces it.
+struct DesiredFip {
+    Ipv4 fixed;
+    NetnsName announcer_netns;
+    std::string announcer_device;
+    Mac mac;
+};
+
+struct DesiredNode {
+    std::string mark;
+    std::string underlay_device;
+    Ipv4 underlay_address;
+    std::map<NetnsName, DesiredNetns> netns;  ///< "" is the node's own and always there
+    std::map<Ipv4, DesiredFip> fips;
+    std::vector<std::string> bridges;
+    /// Subnets of each bridge's network: an address of theirs on the bridge is build's to decide.
+    std::map<std::string, std::vector<Prefix>> bridge_subnets;
+};
+
+/// Routers whose namespace this node has, and floating IPs that live here: what needs allocations.
+struct Placement {
+    std::vector<std::size_t> routers;
+    std::vector<std::size_t> floating_ips;
+    std::set<std::size_t> networks;
+};
+
+/// A network is on a node that has one of its ports or a router with a leg in it; external networks are on every node.
+/// A distributed router is on the nodes that have a VM in one of its subnets (Neutron: l3_dvrscheduler_db.py).
+[[nodiscard]] Placement place(const Topology& topology, std::size_t node);
+
+/// kBadTopology where the topology asks for two devices of one name or for a floating IP without an agent gateway.
+[[nodiscard]] Result<DesiredNode> desire(const Topology& topology, std::size_t node, const Allocations& allocations);
+
+}  // namespace fiplane::build

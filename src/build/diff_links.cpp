@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// Differences of devices, and removal of stale ones.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "build/diff_impl.hpp"
+#include "build/names.hpp"
+
+namespace fiplane::build {
+namespace {
+
+template <typename... Functions>
+struct Overloaded : Functions... {
+    using Functions::operator()...;
+};
+
+std::string describe(const std::string& name, const DesiredDevice& device) {
+    return std::visit(
+        Overloaded{[&](const BridgeKind&) { return fmt::format("bridge {}", name); },
+                   [&](const VxlanKind& vxlan) {
+                       return fmt::format("vxlan {} id {} local {}", name, vxlan.vni, vxlan.local.str());
+                   },
+                   [&](const VethKind& veth) {
+                       return fmt::format("veth {} peer {} in {}", name, veth.peer, veth.peer_netns);
+                   },
+                   [&](const VethPeerKind&) { return fmt::format("veth {}", name); },
+                   [&](const VmPortKind& port) { return fmt::format("device {} of port {}", name, port.port_name); }},
+        device.kind);
+}
+
+bool same_tunnel(const VxlanInfo& now, const VxlanKind& wanted, int underlay_ifindex) {
+    return now.vni == wanted.vni && now.local == wanted.local && now.port == wanted.port && !now.remote &&
+           now.underlay_ifindex == underlay_ifindex && !now.learning && now.proxy == wanted.proxy &&
+           !now.udp_checksum && !now.collect_metadata;
+}
+
+}  // namespace
+
+const Link* NodeDiff::live(const NetnsName& netns, const std::string& name) const {
+    const auto found = live_.find({netns, name});
+    return found == live_.end() ? nullptr : found->second;
+}
+
+bool NodeDiff::is_unplugged(const NetnsName& netns, const std::string& name) const {
+    return netns.empty() && unplugged_.contains(name);
+}
+
+/// A VM's device that is not there yet or that somebody else has plugged in elsewhere is left alone.
+bool NodeDiff::plug_possible(const std::string& name, const DesiredDevice& device, const Link& link) {
+    if (link.master == 0) return true;
+    const ActualNetns& root = now("");
+    const auto master = root.names.find(link.master);
+    if (master != root.names.end() && is_marked(root.links.at(master->second).alias)) return true;
+    draft_.waiting_for.push_back(fmt::format("{}: it is in {}, which somebody else made", describe(name, device),
+                                             master == root.names.end() ? "another device" : master->second));
+    return false;
+}
+
+/// Whether the kernel's device can become the desired one by changes; otherwise it is made again.
+bool NodeDiff::keeps(const NetnsName& netns, const std::string& name, const DesiredDevice& device,
+                     const Link& link) const {
+    return std::visit(Overloaded{[&](const BridgeKind&) {
+                                     return link.kind == "bridge" && link.bridge && !link.bridge->stp &&
+                                            !link.bridge->multicast_snooping && !link.bridge->vlan_filtering;
+                                 },
+                                 [&](const VxlanKind& vxlan) {
+                                     const Link* underlay = now("").link(vxlan.underlay_device);
+                                     return link.kind == "vxlan" && link.vxlan && underlay != nullptr &&
+                                            same_tunnel(*link.vxlan, vxlan, underlay->ifindex);
+                                 },
+                                 [&](const VethKind& veth) { return is_pair(link, veth.peer_netns, veth.peer); },
+                                 [&](const VethPeerKind& veth) {
+                                     const Link* first = now(veth.first_netns).link(veth.first);
+                                     return first != nullptr && is_pair(*first, netns, name);
+                                 },
+                                 [](const VmPortKind&) { return true; }},
+                      device.kind);
+}
+
+bool NodeDiff::is_pair(const Link& first, const NetnsName& peer_netns, const std::string& peer) const {
+    const Link* other = now(peer_netns).link(peer);
+    return other != nullptr && first.kind == "veth" && other->kind == "veth" && first.peer && other->peer &&
+           first.peer->ifindex == other->ifindex && other->peer->ifindex == first.ifindex;
+}
+
+void NodeDiff::device_differences() {
+    for (const auto& [netns, wanted] : desired_.netns) {
+        for (const auto& [name, device] : wanted.devices) {
+            const Link* link = now(netns).link(name);
+            const bool is_vm = std::holds_alternative<VmPortKind>(device.kind);
+            if (is_vm && link == nullptr) draft_.waiting_for.push_back(describe(name, device));
+            if (is_vm && (link == nullptr || !plug_possible(name, device, *link))) {
+                unplugged_.insert(name);
+            } else if (link != nullptr && keeps(netns, name, device, *link)) {
+                live_.emplace(DeviceKey{netns, name}, link);
+            } else if (link != nullptr) {
+                draft_.add(Stage::kRemoveLinks, netns, RemoveDevice{name}, Step::Action::kRemove,
+                           fmt::format("{} {}", link->kind.empty() ? "device" : link->kind, name),
+                           "it is not as it must be, and cannot be changed");
+            }
+        }
+    }
+    for (const auto& [netns, wanted] : desired_.netns) {
+        for (const auto& [name, device] : wanted.devices) {
+            if (is_unplugged(netns, name)) continue;
+            if (const Link* link = live(netns, name); link != nullptr) {
+                configure_kept(netns, name, device, *link);
+            } else {
+                create_device(netns, name, device);
+            }
+        }
+    }
+}
+
+void NodeDiff::create_device(const NetnsName& netns, const std::string& name, const DesiredDevice& device) {
+    if (!std::holds_alternative<VethPeerKind>(device.kind)) {
+        draft_.add(Stage::kCreateLinks, netns, CreateDevice{name, device, netns.empty() ? desired_.mark : ""},
+                   Step::Action::kAdd, describe(name, device), fmt::format("mtu {}", device.mtu));
+    }
+    configure_new(netns, name, device);
+}
+
+/// What the request that makes a device cannot say. The step that makes it speaks for this as well.
+void NodeDiff::configure_new(const NetnsName& netns, const std::string& name, const DesiredDevice& device) {
+    ConfigureDevice change{.name = name, .mtu = {}, .mac = {}, .master = {}, .learning = device.learning, .up = true};
+    if (std::holds_alternative<VethPeerKind>(device.kind)) change.mac = device.mac;
+    if (!device.master.empty()) change.master = device.master;
+    draft_.operations.push_back({Stage::kConfigureLinks, netns, change, {}});
+}
+
+void NodeDiff::configure_kept(const NetnsName& netns, const std::string& name, const DesiredDevice& device,
+                              const Link& link) {
+    ConfigureDevice change{.name = name, .mtu = {}, .mac = {}, .master = {}, .learning = {}, .up = false};
+    std::string detail;
+    const auto say = [&detail](const std::string& part) { detail += (detail.empty() ? "" : ", ") + part; };
+    if (link.mtu != device.mtu) {
+        change.mtu = device.mtu;
+        say(fmt::format("mtu {} -> {}", link.mtu, device.mtu));
+    }
+    if (device.mac && link.mac != *device.mac) {
+        change.mac = device.mac;
+        say(fmt::format("mac {} -> {}", link.mac.str(), device.mac->str()));
+        loses_neighbours_.insert({netns, name});
+    }
+    const Link* master = device.master.empty() ? nullptr : live(netns, device.master);
+    const bool moves = !device.master.empty() && (master == nullptr || link.master != master->ifindex);
+    if (moves) {
+        const auto before = now(netns).names.find(link.master);
+        change.master = device.master;
+        say(fmt::format("master {} -> {}", before == now(netns).names.end() ? "none" : before->second, device.master));
+    }
+    const bool learns = link.bridge_port && link.bridge_port->learning;
+    if (device.learning && (moves || learns != *device.learning)) {
+        change.learning = device.learning;
+        if (!moves) say(fmt::format("learning {} -> {}", learns ? "on" : "off", *device.learning ? "on" : "off"));
+    }
+    if (!link.admin_up) {
+        change.up = true;
+        say("down -> up");
+    }
+    if (detail.empty()) return;
+    draft_.add(Stage::kConfigureLinks, netns, change, Step::Action::kChange, describe(name, device), detail);
+}
+
+void NodeDiff::remove_stale_links() {
+    for (const auto& [name, link] : now("").links) {
+        if (link.alias != desired_.mark || desired_.netns.at("").devices.contains(name)) continue;
+        draft_.add(Stage::kRemoveLinks, "", RemoveDevice{name}, Step::Action::kRemove,
+                   fmt::format("{} {}", link.kind, name));
+    }
+    for (const auto& [netns, wanted] : desired_.netns) {
+        if (netns.empty()) continue;
+        for (const auto& [name, link] : now(netns).links) {
+            if (!is_router_device(name) || wanted.devices.contains(name)) continue;
+            draft_.add(Stage::kRemoveLinks, netns, RemoveDevice{name}, Step::Action::kRemove,
+                       fmt::format("{} {}", link.kind, name));
+        }
+    }
+}
+
+/// A VM's device that left the topology loses its guard chain, so it must not stay in the bridge without one. A device
+/// that never had one was plugged in by somebody else and stays.
+void NodeDiff::remove_stale_ports() {
+    const ActualNetns& root = now("");
+    for (const auto& chain : root.netfilter.chains) {
+        if (chain.family != nf::Family::kNetdev || chain.table != kTableName) continue;
+        if (desired_.netns.at("").devices.contains(chain.device)) continue;
+        const Link* link = root.link(chain.device);
+        if (link == nullptr || link->master == 0) continue;
+        const auto master = root.names.find(link->master);
+        if (master == root.names.end() || !is_marked(root.links.at(master->second).alias)) continue;
+        draft_.add(
+            Stage::kRemoveLinks, "",
+            ConfigureDevice{.name = chain.device, .mtu = {}, .mac = {}, .master = "", .learning = {}, .up = false},
+            Step::Action::kChange, fmt::format("device {}", chain.device),
+            fmt::format("master {} -> none: it is no port of the topology any more", master->second));
+    }
+}
+
+}  // namespace fiplane::build

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "build/nft_tables.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+
+#include "build/names.hpp"
+
+namespace fiplane::build {
+namespace {
+
+constexpr int kRaw = -300;     // NF_IP_PRI_RAW
+constexpr int kMangle = -150;  // NF_IP_PRI_MANGLE
+constexpr int kDestinationNat = -100;
+constexpr int kFilter = 0;
+constexpr int kSourceNat = 100;
+
+}  // namespace
+
+NftTable router_table(const std::string& external_device, bool distributed, const std::map<Ipv4, Ipv4>& fixed_by_fip) {
+    NftTable table;
+    auto& in = table.maps[kFipInMap];
+    auto& out = table.maps[kFipOutMap];
+    for (const auto& [fip, fixed] : fixed_by_fip) {
+        in.emplace(fip, fixed);
+        out.emplace(fixed, fip);
+    }
+    // A legacy router translates whatever comes in, so that a VM reaches its neighbour's floating IP in one pass; a
+    // distributed one sends it out to the fip namespace and back.
+    const std::string from_outside = distributed ? fmt::format("iifname \"{}\" ", external_device) : "";
+    table.chains.push_back({"prerouting",
+                            "nat",
+                            "prerouting",
+                            kDestinationNat,
+                            "",
+                            {fmt::format("{}dnat to ip daddr map @{}", from_outside, kFipInMap)}});
+    table.chains.push_back({"postrouting",
+                            "nat",
+                            "postrouting",
+                            kSourceNat,
+                            "",
+                            {fmt::format("oifname != \"{}\" ct status ! dnat accept", external_device),
+                             fmt::format("snat to ip saddr map @{}", kFipOutMap)}});
+    // A flow that comes over from the fast path in mid-handshake is invalid for conntrack, which then skips NAT. The
+    // translation is 1:1 and keeps ports, so it needs no state.
+    table.chains.push_back(
+        {"invalid_in",
+         "filter",
+         "prerouting",
+         kMangle,
+         "",
+         {fmt::format("iifname \"{}\" ct state invalid ip daddr set ip daddr map @{}", external_device, kFipInMap)}});
+    table.chains.push_back(
+        {"invalid_out",
+         "filter",
+         "postrouting",
+         kMangle,
+         "",
+         {fmt::format("oifname \"{}\" ct state invalid ip saddr set ip saddr map @{}", external_device, kFipOutMap)}});
+    return table;
+}
+
+NftTable fip_table() {
+    NftTable table;
+    table.chains.push_back({"prerouting", "filter", "prerouting", kRaw, "", {"notrack"}});
+    return table;
+}
+
+NftTable tunnel_table(const std::string& underlay_device, std::uint16_t vxlan_port, const std::set<Ipv4>& peers) {
+    NftTable table;
+    table.family = nf::Family::kInet;
+    table.sets["vteps"] = peers;
+    table.chains.push_back(
+        {"input",
+         "filter",
+         "input",
+         kFilter,
+         "",
+         {fmt::format("iifname \"{}\" udp dport {} ip saddr @vteps accept", underlay_device, vxlan_port),
+          fmt::format("udp dport {} counter drop", vxlan_port)}});
+    return table;
+}
+
+std::string guard_chain(const std::string& device) {
+    std::string name = "port_" + device;
+    std::ranges::replace_if(
+        name, [](unsigned char c) { return std::isalnum(c) == 0 && c != '_' && c != '-' && c != '.'; }, '_');
+    return name;
+}
+
+NftTable guard_table(const std::vector<GuardedPort>& ports) {
+    NftTable table;
+    table.family = nf::Family::kNetdev;
+    for (const auto& port : ports) {
+        const std::string mac = port.mac.str();
+        const std::string address = port.address.str();
+        // 0.0.0.0 is how a VM asks for its address: ARP probes (RFC 5227) and DHCP (RFC 2131).
+        table.chains.push_back({guard_chain(port.device),
+                                "filter",
+                                "ingress",
+                                kFilter,
+                                port.device,
+                                {fmt::format("ether saddr != {} counter drop", mac),
+                                 fmt::format("arp saddr ether != {} counter drop", mac),
+                                 fmt::format("arp saddr ip != 0.0.0.0 arp saddr ip != {} counter drop", address),
+                                 fmt::format("ip saddr != 0.0.0.0 ip saddr != {} counter drop", address)}});
+    }
+    return table;
+}
+
+const char* family_word(nf::Family family) {
+    switch (family) {
+        case nf::Family::kInet:
+            return "inet";
+        case nf::Family::kNetdev:
+            return "netdev";
+        case nf::Family::kBridge:
+            return "bridge";
+        case nf::Family::kArp:
+            return "arp";
+        case nf::Family::kIp6:
+            return "ip6";
+        case nf::Family::kIp:
+            break;
+    }
+    return "ip";
+}
+
+std::string table_name(nf::Family family) {
+    return fmt::format("{} {}", family_word(family), kTableName);
+}
+
+std::string delete_tables(const std::vector<nf::Family>& families) {
+    std::string commands;
+    // Adding first makes the deletion right whether the table is there or not, in one transaction.
+    for (const auto family : families) {
+        commands += fmt::format("add table {0}\ndelete table {0}\n", table_name(family));
+    }
+    return commands;
+}
+
+std::map<Ipv4, Ipv4> translations_of(const nf::Ruleset& ruleset) {
+    const std::string table{kTableName};
+    std::map<Ipv4, Ipv4> fixed_by_fip;
+    const auto in = ruleset.maps.find(nf::Ruleset::scoped_name(nf::Family::kIp, table, kFipInMap));
+    if (in != ruleset.maps.end()) fixed_by_fip = in->second;
+    const auto out = ruleset.maps.find(nf::Ruleset::scoped_name(nf::Family::kIp, table, kFipOutMap));
+    if (out != ruleset.maps.end()) {
+        for (const auto& [fixed, fip] : out->second)
+            fixed_by_fip.emplace(fip, fixed);
+    }
+    return fixed_by_fip;
+}
+
+}  // namespace fiplane::build

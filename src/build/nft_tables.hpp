@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// The nftables tables that build makes, as values, and the transaction that turns what a namespace has into them.
+//
+// Translations are elements of maps, so a floating IP costs one element and one lookup, whatever their number. Only
+// elements that differ are added and deleted: the chains stay, and with them every established translation.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "build/builder.hpp"
+#include "core/netfilter.hpp"
+#include "core/types.hpp"
+
+namespace fiplane::build {
+
+inline constexpr const char* kFipInMap = "fip_in";    ///< floating IP : fixed IP
+inline constexpr const char* kFipOutMap = "fip_out";  ///< fixed IP : floating IP
+
+struct NftChain {
+    std::string name;
+    std::string type;  ///< "filter" or "nat"
+    std::string hook;  ///< "prerouting"
+    int priority = 0;
+    std::string device;              ///< netdev family only
+    std::vector<std::string> rules;  ///< word for word as nft prints them: they are compared with what it prints
+};
+
+struct NftTable {
+    nf::Family family = nf::Family::kIp;
+    std::vector<NftChain> chains;
+    std::map<std::string, std::map<Ipv4, Ipv4>> maps;
+    std::map<std::string, std::set<Ipv4>> sets;
+};
+
+/// Translation of a router's floating IPs. `external_device` is rfp- (distributed) or qg- (legacy). Neutron's rules
+/// (l3/dvr_local_router.py and l3/router_info.py, floating_forward_rules) with maps, without random source ports.
+[[nodiscard]] NftTable router_table(const std::string& external_device, bool distributed,
+                                    const std::map<Ipv4, Ipv4>& fixed_by_fip);
+/// fip namespace: no connection tracking, translations are tracked once, in the router's namespace.
+[[nodiscard]] NftTable fip_table();
+/// The node's own namespace: tunnel packets from known peers on the underlay device only.
+[[nodiscard]] NftTable tunnel_table(const std::string& underlay_device, std::uint16_t vxlan_port,
+                                    const std::set<Ipv4>& peers);
+
+struct GuardedPort {
+    std::string device;
+    Mac mac;
+    Ipv4 address;
+};
+/// Drops what a VM sends with addresses that are not its own. A chain is bound to its device: it can be made once the
+/// device is there.
+[[nodiscard]] NftTable guard_table(const std::vector<GuardedPort>& ports);
+[[nodiscard]] std::string guard_chain(const std::string& device);
+
+/// "ip"
+[[nodiscard]] const char* family_word(nf::Family family);
+/// "ip fiplane"
+[[nodiscard]] std::string table_name(nf::Family family);
+
+struct NftChange {
+    std::string commands;     ///< one transaction; empty: nothing differs
+    std::vector<Step> steps;  ///< Step::netns is left to the caller
+};
+
+/// What makes the tables named `fiplane` of `actual` equal to `desired`. Chains of devices that `present` does not name
+/// are neither made nor removed.
+[[nodiscard]] NftChange diff_tables(const std::vector<NftTable>& desired, const nf::Ruleset& actual,
+                                    const std::set<std::string>& present);
+
+/// Deletes a table named `fiplane` of each family, whether it is there or not.
+[[nodiscard]] std::string delete_tables(const std::vector<nf::Family>& families);
+
+/// Translations that a ruleset holds in its table `ip fiplane`, by floating IP.
+[[nodiscard]] std::map<Ipv4, Ipv4> translations_of(const nf::Ruleset& ruleset);
+
+}  // namespace fiplane::build

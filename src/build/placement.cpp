@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which routers, floating IPs and networks a node has.
+#include <algorithm>
+
+#include "build/desired.hpp"
+
+namespace fiplane::build {
+namespace {
+
+bool router_lives_on(const Topology& topology, const Router& router, std::size_t node,
+                     const std::set<std::size_t>& subnets_with_vms) {
+    if (!router.distributed) return router.node == node;
+    return std::ranges::any_of(router.interfaces,
+                               [&](std::size_t leg) { return subnets_with_vms.contains(topology.ports[leg].subnet); });
+}
+
+}  // namespace
+
+Placement place(const Topology& topology, std::size_t node) {
+    Placement out;
+    for (std::size_t i = 0; i < topology.networks.size(); ++i) {
+        if (topology.networks[i].external) out.networks.insert(i);
+    }
+    for (const auto& bridge : topology.nodes[node].bridge_addresses)
+        out.networks.insert(bridge.network);
+    std::set<std::size_t> subnets_with_vms;
+    for (const auto& port : topology.ports) {
+        if (port.owner != PortOwner::kCompute || port.node != node) continue;
+        out.networks.insert(port.network);
+        subnets_with_vms.insert(port.subnet);
+    }
+    for (std::size_t i = 0; i < topology.routers.size(); ++i) {
+        const Router& router = topology.routers[i];
+        if (!router_lives_on(topology, router, node, subnets_with_vms)) continue;
+        out.routers.push_back(i);
+        for (const std::size_t leg : router.interfaces)
+            out.networks.insert(topology.ports[leg].network);
+    }
+    for (std::size_t i = 0; i < topology.floating_ips.size(); ++i) {
+        const FloatingIp& fip = topology.floating_ips[i];
+        const Router& router = topology.routers[fip.router];
+        const bool here = router.distributed ? topology.ports[fip.port].node == node : router.node == node;
+        if (here) out.floating_ips.push_back(i);
+    }
+    return out;
+}
+
+}  // namespace fiplane::build
