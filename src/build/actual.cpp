@@ -101,6 +101,20 @@ Result<ActualNode> read_actual() {
     return node;
 }
 
+Result<ActualNode> read_underlay() {
+    ActualNode node;
+    auto own = Netns::current();
+    if (!own) return pass_on(own);
+    auto rtnl = Rtnl::open(*own);
+    if (!rtnl) return pass_on(rtnl);
+    ActualNetns root;
+    root.ours = true;
+    if (auto done = read_links(*rtnl, "", root); !done) return pass_on(done);
+    if (auto done = store(rtnl->addresses(), root.addresses); !done) return pass_on(done);
+    node.netns.emplace("", std::move(root));
+    return node;
+}
+
 Result<> read_sysctls_for(const DesiredNode& desired, ActualNode& actual) {
     for (const auto& [name, wanted] : desired.netns) {
         const auto found = actual.netns.find(name);

@@ -39,6 +39,8 @@ struct ActualNode {
 
 /// Reads the calling thread's namespace and the router namespaces below /run/netns; sysctls are not read.
 [[nodiscard]] Result<ActualNode> read_actual();
+/// Devices and addresses of the calling thread's namespace only: enough for check_underlay().
+[[nodiscard]] Result<ActualNode> read_underlay();
 /// Reads the sysctls that `desired` names, of namespaces and devices that exist.
 [[nodiscard]] Result<> read_sysctls_for(const DesiredNode& desired, ActualNode& actual);
 

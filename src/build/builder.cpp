@@ -81,6 +81,10 @@ Result<> run_all(const std::vector<Operation>& operations, Executor executor,
 /// removal that was interrupted is taken up again, and connections through the address are ended for certain.
 void release_stale(const Allocations& stored, const std::set<std::string>& routers, const DesiredNode& desired,
                    const std::set<Ipv4>& distributed, Draft& draft) {
+    std::set<Ipv4> flushed;
+    for (const auto& operation : draft.operations) {
+        if (const auto* flush = std::get_if<FlushConntrack>(&operation.change)) flushed.insert(flush->address);
+    }
     ReleaseAllocations stale;
     std::vector<Step> steps;
     for (const auto& [router, first] : stored.pairs()) {
@@ -99,7 +103,7 @@ void release_stale(const Allocations& stored, const std::set<std::string>& route
                          fmt::format("rule priority {}", priority),
                          fmt::format("of floating IP {}", fip.str())});
         for (const auto& [netns, wanted] : desired.netns) {
-            if (!netns.starts_with("qrouter-") || draft.withdrawn.contains(fip)) continue;
+            if (!netns.starts_with("qrouter-") || flushed.contains(fip)) continue;
             draft.operations.push_back({Stage::kFlushConntrack, netns, FlushConntrack{fip}, {}});
         }
         draft.withdrawn.insert(fip);
@@ -175,7 +179,7 @@ Result<Builder> Builder::open(const Topology& topology, std::size_t node, BuildO
     if (node >= topology.nodes.size()) {
         return fail(ExitCode::kUsage, fmt::format("the topology has no node number {}", node), topology.file);
     }
-    auto actual = read_actual();
+    auto actual = read_underlay();
     if (!actual) return pass_on(actual);
     if (auto ready = check_underlay(topology, node, *actual); !ready) return pass_on(ready);
     return Builder(std::make_unique<Impl>(topology, node, std::move(options)));

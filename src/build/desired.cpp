@@ -14,8 +14,6 @@ Desire::Desire(const Topology& topology, std::size_t node, const Allocations& al
     : topology_(topology), node_index_(node), node_(topology.nodes[node]), allocations_(allocations) {
     placement_ = place(topology, node);
     out_.mark = mark_of(topology.name);
-    out_.underlay_device = node_.underlay_device;
-    out_.underlay_address = node_.underlay_address;
     out_.netns.try_emplace("");
     index_topology();
 }
@@ -106,7 +104,6 @@ Result<> Desire::network_on_node(std::size_t index) {
     } else {
         silence_ipv6("", network.bridge);
     }
-    out_.bridges.push_back(network.bridge);
     for (const std::size_t subnet : network.subnets) {
         out_.bridge_subnets[network.bridge].push_back(topology_.subnets[subnet].cidr);
     }

@@ -33,7 +33,7 @@ struct VxlanKind {
     bool proxy = false;  ///< the device answers ARP and ND from its neighbours and lets none through
 };
 
-/// The end of a veth pair by which it is made. `peer_mac` is the router leg's address.
+/// The end of a veth pair by which it is made.
 struct VethKind {
     NetnsName peer_netns;
     std::string peer;
@@ -103,11 +103,8 @@ struct DesiredFip {
 
 struct DesiredNode {
     std::string mark;
-    std::string underlay_device;
-    Ipv4 underlay_address;
     std::map<NetnsName, DesiredNetns> netns;  ///< "" is the node's own and always there
     std::map<Ipv4, DesiredFip> fips;
-    std::vector<std::string> bridges;
     /// Subnets of each bridge's network: an address of theirs on the bridge is build's to decide.
     std::map<std::string, std::vector<Prefix>> bridge_subnets;
 };

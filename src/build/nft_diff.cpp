@@ -161,6 +161,8 @@ class TableDiff {
         const std::string device = chain.device.empty() ? "" : fmt::format(" device \"{}\"", chain.device);
         add_ += fmt::format("add chain {} {} {{ type {} hook {}{} priority {}; policy accept; }}\n", name_, chain.name,
                             chain.type, chain.hook, device, chain.priority);
+        // One that lost its device does not show among the chains, but may still be there with its rules.
+        if (!chain.device.empty()) add_ += fmt::format("flush chain {} {}\n", name_, chain.name);
         add_rules(chain);
     }
 

@@ -85,11 +85,14 @@ class FloatingIps {
 
   private:
     void try_from(const BridgePort& leg, Ipv4 address);
-    void add_row(const BridgePort& leg, Ipv4 fip, const Journey& journey, FipReport& report);
+    [[nodiscard]] bool add_row(const BridgePort& leg, Ipv4 fip, const Journey& journey, FipReport& report,
+                               std::string& reason);
 
     World& world_;
     Owners owners_;
     std::map<std::pair<NetnsName, Ipv4>, FipReport> reports_;
+    std::map<fl_fip_key, FipReport*, ByteLess<fl_fip_key>> reports_of_rows_;
+    std::map<const FipReport*, int> ranks_;  ///< of the leg that a report is about
 };
 
 void FloatingIps::try_from(const BridgePort& leg, Ipv4 address) {
@@ -101,31 +104,39 @@ void FloatingIps::try_from(const BridgePort& leg, Ipv4 address) {
     const bool translated = std::ranges::find(owners->second, journey.translator) != owners->second.end();
     const NetnsIndex& owner = translated ? *journey.translator : *owners->second.front();
     FipReport& report = reports_.at({owner.name(), address});
-    // A floating IP has one leg that answers for it; what the router's other legs would do is of no interest.
+    const bool unproven = reason.empty() && !add_row(leg, address, journey, report, reason);
+    // The report is about the leg that answers for the address; what the router's other legs would do with it is of
+    // interest only while there is no such leg.
     const bool answers = world_.out.tables.arp.contains(arp_key(*leg.segment, address));
-    if (!reason.empty() && (report.fast_in || (!answers && !report.segment.empty()))) return;
-    if (report.fast_in) return add_row(leg, address, journey, report);
+    const int rank = 1 + (answers ? 2 : 0) + (reason.empty() ? 1 : 0);
+    if (rank <= ranks_[&report] && !unproven) return;
+    ranks_[&report] = rank;
     report.segment = leg.segment->bridge->name;
     report.steps_in = journey.steps;
     report.reason_in = reason;
-    if (reason.empty()) add_row(leg, address, journey, report);
+    report.fast_in = reason.empty();
+    report.port = journey.next.out.kind == FL_OUT_PORT ? journey.port : std::string{};
 }
 
-void FloatingIps::add_row(const BridgePort& leg, Ipv4 fip, const Journey& journey, FipReport& report) {
+/// False, with the reason, if another router leads to the same address on the segment: which of them a sender asks is
+/// up to ARP, and the key has room for one.
+bool FloatingIps::add_row(const BridgePort& leg, Ipv4 fip, const Journey& journey, FipReport& report,
+                          std::string& reason) {
     const fl_fip_key key = fip_key(*leg.segment, fip);
-    if (world_.out.tables.fip_in.contains(key)) {
-        report.reason_in = "two routers lead to it on " + leg.segment->bridge->name;
-        report.fast_in = false;
+    const auto [owner, fresh] = reports_of_rows_.try_emplace(key, &report);
+    if (!fresh) {
+        reason = "two routers lead to it on " + leg.segment->bridge->name;
+        owner->second->fast_in = false;
+        owner->second->reason_in = reason;
         world_.out.tables.fip_in.erase(key);
-        return;
+        return false;
     }
     fl_fip_in row{};
     copy_bytes(row.router_mac, leg.leg->mac);
     row.next = journey.next;
     world_.out.tables.fip_in.emplace(key, row);
     world_.keep_alive(journey.neighbours, nullptr);
-    report.fast_in = true;
-    if (journey.next.out.kind == FL_OUT_PORT) report.port = journey.port;
+    return true;
 }
 
 }  // namespace

@@ -172,14 +172,22 @@ Lookup Routing::lookup(const Source& source, const Prefix& region, const std::st
 }
 
 std::string Routing::signature(Ipv4 source) const {
-    // Rules that look at other things than the source are common to all, so that the position among them and the
-    // effect of each chosen rule say everything.
+    // Rules that look at other things than the source are common to all, so that the place among them and the effect of
+    // each chosen rule say everything. The place is named by the rule before it, so that a rule that is added elsewhere
+    // does not change the text.
     std::string text;
     for (const std::size_t position : selected(source)) {
         const PolicyRule& rule = *rules_[position];
-        const auto before = std::ranges::lower_bound(general_, position) - general_.begin();
-        text += fmt::format("{}:{}:{}:{}:{}:{}:{};", before, rule.destination.str(), rule.iifname, rule.oifname,
-                            rule.table, rule.lookup, rule.other_selector);
+        std::uint32_t before = 0;
+        std::size_t equal = 0;
+        const auto end = std::ranges::lower_bound(general_, position);
+        for (auto at = end; at != general_.begin(); ++equal) {
+            const std::uint32_t priority = rules_[*--at]->priority;
+            if (equal > 0 && priority != before) break;
+            before = priority;
+        }
+        text += fmt::format("{}.{}:{}:{}:{}:{}:{}:{};", before, equal, rule.destination.str(), rule.iifname,
+                            rule.oifname, rule.table, rule.lookup, rule.other_selector);
     }
     return text;
 }

@@ -129,7 +129,6 @@ bool Walker::Traversal::hook(nf::Hook where, const char* name, nf::Outcome& outc
 bool Walker::Traversal::prerouting() {
     nf::Outcome outcome;
     if (!hook(nf::Hook::kPrerouting, "prerouting", outcome)) return false;
-    if (outcome.snat) return stop("netfilter changes the source before routing");
     if (!outcome.dnat) return true;
     journey.dnat = outcome.dnat;
     journey.translator = state.netns;

@@ -47,7 +47,8 @@ Result<UniqueFd> open_groups(const Netns& netns, int protocol, const Groups& gro
     return fd;
 }
 
-void note_route_message(EventBatch& batch, int type) {
+/// `family` is the first byte behind the header, in all of rtnetlink's messages.
+void note_route_message(EventBatch& batch, int type, unsigned char family) {
     switch (type) {
         case RTM_NEWLINK:
         case RTM_DELLINK:
@@ -71,18 +72,19 @@ void note_route_message(EventBatch& batch, int type) {
             break;
         case RTM_NEWNEIGH:
         case RTM_DELNEIGH:
-            batch.neighbours = true;
+            // One group carries all families, and IPv6 hosts keep it busy.
+            batch.neighbours = batch.neighbours || family != AF_INET6;
             break;
         default:
             break;
     }
 }
 
-void note_netfilter_message(EventBatch& batch, int type) {
+void note_netfilter_message(EventBatch& batch, int type, unsigned char /*family*/) {
     if (NFNL_SUBSYS_ID(type) == NFNL_SUBSYS_NFTABLES) batch.netfilter = true;
 }
 
-/// Empties a socket; `note` gets the type of each message.
+/// Empties a socket; `note` gets the type and the family of each message.
 template <typename Note>
 void drain(int fd, std::vector<char>& buffer, EventBatch& batch, Note note) {
     for (int count = 0; count < kMaxMessages; ++count) {
@@ -99,7 +101,9 @@ void drain(int fd, std::vector<char>& buffer, EventBatch& batch, Note note) {
             nlmsghdr header{};
             std::memcpy(&header, buffer.data() + at, sizeof header);
             if (header.nlmsg_len < sizeof header) break;
-            note(batch, header.nlmsg_type);
+            const std::size_t body = at + NLMSG_HDRLEN;
+            const bool whole = header.nlmsg_len > NLMSG_HDRLEN && body < size;
+            note(batch, header.nlmsg_type, whole ? static_cast<unsigned char>(buffer[body]) : AF_UNSPEC);
             at += NLMSG_ALIGN(header.nlmsg_len);
         }
     }

@@ -12,13 +12,13 @@ namespace fiplane {
 
 /// What a batch of notifications was about.
 struct EventBatch {
-    bool links = false;       ///< links, bridge ports, addresses of links
+    bool links = false;  ///< links, bridge ports, addresses of links
     bool addresses = false;
     bool routes = false;
     bool rules = false;
     bool neighbours = false;  ///< neighbours and FDB entries
     bool netfilter = false;
-    bool overrun = false;     ///< ENOBUFS: messages were lost, everything may have changed
+    bool overrun = false;  ///< ENOBUFS: messages were lost, everything may have changed
     [[nodiscard]] bool any() const {
         return links || addresses || routes || rules || neighbours || netfilter || overrun;
     }

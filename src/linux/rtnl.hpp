@@ -34,7 +34,7 @@ struct VxlanSpec {
     std::uint16_t port = 4789;
     int underlay_ifindex = 0;  ///< 0: not bound to a device
     bool learning = false;
-    bool proxy = false;        ///< answer ARP from the device's neighbour table, never flood it
+    bool proxy = false;  ///< answer ARP from the device's neighbour table, never flood it
     bool udp_checksum = false;
     std::uint32_t mtu = 1450;
     std::string alias{};
@@ -47,7 +47,7 @@ struct VethSpec {
     std::optional<Mac> peer_mac{};
     const Netns* peer_netns = nullptr;  ///< null: same namespace
     std::uint32_t mtu = 1500;           ///< of both ends
-    std::string alias{};                  ///< of the first end
+    std::string alias{};                ///< of the first end
 };
 
 /// Changes of an existing link; only what is set is changed, in one request where the kernel allows.
@@ -87,9 +87,9 @@ class Rtnl {
     [[nodiscard]] Result<std::vector<Neighbour>> neighbours();
     /// AF_BRIDGE neighbours: bridge tables and vxlan tables. Entries of multicast groups are left out.
     [[nodiscard]] Result<std::vector<FdbEntry>> fdb();
-    /// The id by which this namespace refers to another (RTM_GETNSID); none if it has not been given one yet. The kernel
-    /// gives one when a link whose peer is there is shown for the first time, so ids are complete only after a dump of
-    /// the links.
+    /// The id by which this namespace refers to another (RTM_GETNSID); none if it has not been given one yet. The
+    /// kernel gives one when a link whose peer is there is shown for the first time, so ids are complete only after a
+    /// dump of the links.
     [[nodiscard]] Result<std::optional<int>> nsid_of(const Netns& other);
     [[nodiscard]] Result<std::optional<Link>> link_by_name(const std::string& name);
 

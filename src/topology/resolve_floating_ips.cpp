@@ -48,6 +48,11 @@ class FloatingIpResolver {
     }
 
   private:
+    /// Only for routers of routers_of_subnet, which have one.
+    [[nodiscard]] std::size_t external_network_of(std::size_t router) const {
+        return work_.topology.routers[router].external_network.value_or(kUnresolved);
+    }
+
     static std::string label_of(const FloatingIpEntry& entry) {
         return entry.address ? "floating IP " + entry.address->str() : "floating IP";
     }
@@ -71,7 +76,7 @@ class FloatingIpResolver {
         const auto router = choose_router(entry, label, to.subnet, written_router);
         if (!router) return;
         fip.router = *router;
-        fip.network = *work_.topology.routers[*router].external_network;
+        fip.network = external_network_of(*router);
         claim_port(entry, label, fip);
         if (fresh) check_address(entry, label, fip.network);
         note_host(entry, fip);
@@ -107,8 +112,7 @@ class FloatingIpResolver {
         if (candidates.size() == 1 || !entry.address) return candidates.front();
         std::vector<std::size_t> fitting;
         for (const std::size_t router : candidates) {
-            const auto network = *work_.topology.routers[router].external_network;
-            if (network_has_in_pool(work_, network, *entry.address)) fitting.push_back(router);
+            if (network_has_in_pool(work_, external_network_of(router), *entry.address)) fitting.push_back(router);
         }
         if (fitting.size() == 1) return fitting.front();
         std::vector<std::string> names;

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a VM with a floating IP sends to its router.
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <set>
+
+#include "bpf/world.hpp"
+
+using namespace fiplane;
+using namespace fiplane::test;
+
+namespace {
+
+Packet tcp_body() { return Tcp{.dst = 443, .flags = 0x10} / Payload{"GET /"}; }
+
+fl_route_key route_key(std::uint32_t length, std::array<std::uint8_t, 4> address) {
+    return {.prefixlen = 32 + length, .domain = kDomain, .ip = {address[0], address[1], address[2], address[3]}};
+}
+
+}  // namespace
+
+TEST_CASE("the VM's packet leaves from its floating IP through the tunnel") {
+    World world;
+    world.on_port();
+    Ip4 fields;
+    fields.tos = GENERATE(std::uint8_t{0x00}, std::uint8_t{0x01}, std::uint8_t{0x02}, std::uint8_t{0xbb});
+    const std::uint8_t outer = (fields.tos & 3) == 3 ? 2 : fields.tos & 3;
+    const auto result = world.programs.run(FL_HOOK_TC_PORT, (world.from_vm(fields) / tcp_body()).bytes());
+    check_sent(result, kTcRedirect, FL_REASON_FIP_OUT,
+               world.to_peer(kExternalVni, world.from_fip(fields) / tcp_body(), outer));
+
+    const auto stat = world.programs.fip_stat(fip_stat_key(world.fip));
+    CHECK(stat.out_packets == 2);  // run() runs both variants
+    CHECK(stat.out_bytes == 2 * (20 + tcp_body().bytes().size()));
+    CHECK(stat.in_packets == 0);
+}
+
+TEST_CASE("flows get different outer source ports, one flow always the same") {
+    World world;
+    world.on_port();
+    const auto source_port = [&](std::uint16_t sport) {
+        const auto frame = (world.from_vm() / Udp{.src = sport} / Payload{"flow"}).bytes();
+        const auto result = world.programs.run(FL_HOOK_TC_PORT, frame);
+        return result.frame.at(34) << 8 | result.frame.at(35);
+    };
+    std::set<int> ports;
+    for (std::uint16_t sport = 1000; sport < 1032; ++sport) ports.insert(source_port(sport));
+    CHECK(ports.size() > 16);
+    CHECK(source_port(1000) == source_port(1000));
+}
+
+TEST_CASE("the VM's packet to the host's own address goes up into the host") {
+    World world;
+    world.on_port();
+    fl_next next = world.next_to_client();
+    next.out = world.host_out();
+    world.set_dest(world.client, next);
+    const auto result = world.programs.run(FL_HOOK_TC_PORT, (world.from_vm() / tcp_body()).bytes());
+    check_sent(result, kTcRedirect, FL_REASON_FIP_OUT, world.from_fip() / tcp_body());
+}
+
+TEST_CASE("between networks of one router nothing is translated") {
+    World world;
+    world.on_port();
+    fl_next next = world.next_to_client();
+    next.flags = 0;
+    next.hops = 1;
+    world.set_dest(world.client, next);
+    const Packet expected = Eth{.dst = world.client_mac, .src = world.fg_mac} /
+                            Ip4{.src = world.fixed, .dst = world.client, .ttl = 63} / tcp_body();
+    const auto result = world.programs.run(FL_HOOK_TC_PORT, (world.from_vm() / tcp_body()).bytes());
+    check_sent(result, kTcRedirect, FL_REASON_ROUTED, world.to_peer(kExternalVni, expected));
+    CHECK(world.programs.fip_stat(fip_stat_key(world.fip)).out_packets == 0);
+}
+
+TEST_CASE("from one floating IP to another on the same node both addresses change") {
+    World world;
+    world.on_port();
+    fl_next next = world.next_to_vm();
+    next.flags = FL_NEXT_SNAT | FL_NEXT_HAIRPIN;
+    next.hops = 3;
+    next.out = world.port_out(kNeighbourPort);
+    for (std::size_t i = 0; i < 4; ++i) next.dnat[i] = world.neighbour.bytes()[i];
+    for (std::size_t i = 0; i < 6; ++i) next.dmac[i] = world.neighbour_mac.bytes[i];
+    world.set_dest(world.neighbour_fip, next);
+
+    const Packet packet = Eth{.dst = world.qr_mac, .src = world.vm_mac} /
+                          Ip4{.src = world.fixed, .dst = world.neighbour_fip} / tcp_body();
+    const Packet expected = Eth{.dst = world.neighbour_mac, .src = world.qr_mac} /
+                            Ip4{.src = world.fip, .dst = world.neighbour, .ttl = 61} / tcp_body();
+    check_sent(world.programs.run(FL_HOOK_TC_PORT, packet.bytes()), kTcRedirect, FL_REASON_FIP_HAIRPIN, expected);
+    CHECK(world.programs.fip_stat(fip_stat_key(world.fip)).out_packets == 2);
+    CHECK(world.programs.fip_stat(fip_stat_key(world.neighbour_fip)).in_packets == 2);
+}
+
+TEST_CASE("prefixes are asked after addresses, the longest first") {
+    World world;
+    world.on_port();
+    fl_next gateway = world.next_to_client();
+    gateway.hops = 1;
+    world.programs.put("fl_routes", route_key(0, {0, 0, 0, 0}), gateway);
+    fl_next left{};
+    world.programs.put("fl_routes", route_key(16, {203, 0, 0, 0}), left);
+    const auto packet_to = [&](const char* address) {
+        return Packet(Eth{.dst = world.qr_mac, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = ip(address)} /
+                      tcp_body());
+    };
+
+    SECTION("the default route takes what no other row knows") {
+        const Packet expected = Eth{.dst = world.client_mac, .src = world.fg_mac} /
+                                Ip4{.src = world.fip, .dst = ip("198.51.100.9"), .ttl = 63} / tcp_body();
+        check_sent(world.programs.run(FL_HOOK_TC_PORT, packet_to("198.51.100.9").bytes()), kTcRedirect,
+                   FL_REASON_FIP_OUT, world.to_peer(kExternalVni, expected));
+    }
+    SECTION("a known address has its own row") {
+        const auto result = world.programs.run(FL_HOOK_TC_PORT, (world.from_vm() / tcp_body()).bytes());
+        check_sent(result, kTcRedirect, FL_REASON_FIP_OUT, world.to_peer(kExternalVni, world.from_fip() / tcp_body()));
+    }
+    SECTION("a prefix can be left to Linux") {
+        expect_left(world, FL_HOOK_TC_PORT, packet_to("203.0.113.9"), FL_REASON_NO_DEST);
+    }
+    SECTION("addresses that are never routed are not, whatever the prefix") {
+        const auto* address = GENERATE("0.0.0.1", "127.0.0.1", "224.0.0.5", "255.255.255.255");
+        expect_left(world, FL_HOOK_TC_PORT, packet_to(address), FL_REASON_NO_DEST);
+    }
+}
+
+TEST_CASE("without a proven next hop Linux routes") {
+    World world;
+    world.on_port();
+    const Packet packet = Eth{.dst = world.qr_mac, .src = world.vm_mac} /
+                          Ip4{.src = world.fixed, .dst = ip("198.51.100.9")} / tcp_body();
+    expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_NO_DEST);
+}
+
+TEST_CASE("a VM without a floating IP, or another router's MAC, is the router's business") {
+    World world;
+    world.on_port();
+    SECTION("another router") {
+        world.set_fdb(kTenant, world.fg_mac, world.router_out());
+        const Packet packet = Eth{.dst = world.fg_mac, .src = world.vm_mac} /
+                              Ip4{.src = world.fixed, .dst = world.client} / tcp_body();
+        expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_TO_ROUTER);
+    }
+    SECTION("no floating IP") {
+        fl_fip_out_key key{.ifindex = kThisDevice, .fixed = {10, 1, 0, 5}};
+        world.programs.erase("fl_fip_out", key);
+        expect_left(world, FL_HOOK_TC_PORT, world.from_vm() / tcp_body(), FL_REASON_TO_ROUTER);
+    }
+}
+
+TEST_CASE("only IPv4 is routed") {
+    World world;
+    world.on_port();
+    const Packet packet = Eth{.dst = world.qr_mac, .src = world.vm_mac} / Ip6{} / Udp{} / Payload{"six"};
+    expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_NOT_IPV4);
+}
+
+TEST_CASE("what the kernel refuses to encapsulate is left to Linux unchanged") {
+    World world;
+    world.on_port();
+    // A test run's GSO packet has no GSO type, which bpf_skb_adjust_room takes for one that it does not know.
+    expect_left(world, FL_HOOK_TC_PORT, world.from_vm() / tcp_body(), FL_REASON_ENCAP_REFUSED, {.gso_size = 100});
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// Translation by protocol, in both directions, in XDP and in tc: expected checksums are computed from scratch.
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <catch2/generators/catch_generators_range.hpp>
+
+#include "bpf/world.hpp"
+
+using namespace fiplane;
+using namespace fiplane::test;
+
+namespace {
+
+constexpr std::uint8_t kGre = 47, kEsp = 50, kSctp = 132, kUdpLite = 136, kDccp = 33;
+
+struct Body {
+    const char* name;
+    Packet packet;
+    std::optional<std::uint8_t> protocol{};
+};
+
+std::vector<Body> bodies() {
+    return {
+        {"TCP", Tcp{.dst = 22} / Payload{"data"}},
+        {"TCP without data", Tcp{.flags = 0x12}},
+        {"UDP", Udp{} / Payload{"odd"}},
+        {"UDP without checksum", Udp{.checksum = 0} / Payload{"none"}},
+        {"ICMP echo request", Icmp{} / Payload{"ping"}},
+        {"ICMP echo reply", Icmp{.type = 0} / Payload{"pong"}},
+        {"SCTP", Payload::counting(28), kSctp},
+        {"ESP", Payload::counting(40), kEsp},
+        {"GRE", Payload::counting(30), kGre},
+        {"an unknown protocol", Payload::counting(3)},
+        {"no payload at all", Payload{}},
+    };
+}
+
+/// Runs a packet to the floating IP at a hook and checks it as the VM gets it.
+void check_in(World& world, fl_hook hook, const Packet& sent, const Packet& delivered) {
+    if (hook == FL_HOOK_TC_TUNNEL) {
+        world.on_tunnel(kExternal);
+        check_sent(world.programs.run(hook, sent.bytes()), kTcRedirect, FL_REASON_FIP_IN, delivered);
+        return;
+    }
+    const auto result = world.programs.run(hook, world.from_peer(kExternalVni, sent).bytes());
+    check_sent(result, hook == FL_HOOK_XDP_UNDERLAY ? kXdpPass : kTcRedirect, FL_REASON_FIP_IN, delivered);
+}
+
+void check_out(World& world, const Packet& sent, const Packet& on_the_wire) {
+    world.on_port();
+    check_sent(world.programs.run(FL_HOOK_TC_PORT, sent.bytes()), kTcRedirect, FL_REASON_FIP_OUT,
+               world.to_peer(kExternalVni, on_the_wire));
+}
+
+}  // namespace
+
+TEST_CASE("every protocol is translated towards the VM") {
+    World world;
+    const fl_hook hook = GENERATE(FL_HOOK_XDP_UNDERLAY, FL_HOOK_TC_UNDERLAY, FL_HOOK_TC_TUNNEL);
+    for (const Body& body : bodies()) {
+        if (hook != FL_HOOK_TC_TUNNEL && std::string_view(body.name).starts_with("TCP")) continue;
+        DYNAMIC_SECTION(hook_text(hook) << ": " << body.name) {
+            const Ip4 fields{.protocol = body.protocol};
+            check_in(world, hook, world.to_fip(fields) / body.packet, world.to_vm(fields) / body.packet);
+        }
+    }
+}
+
+TEST_CASE("every protocol is translated from the VM") {
+    World world;
+    for (const Body& body : bodies()) {
+        DYNAMIC_SECTION(body.name) {
+            const Ip4 fields{.protocol = body.protocol};
+            check_out(world, world.from_vm(fields) / body.packet, world.from_fip(fields) / body.packet);
+        }
+    }
+}
+
+TEST_CASE("checksums are right for any data, also where one becomes zero") {
+    World world;
+    const fl_hook hook = GENERATE(FL_HOOK_XDP_UNDERLAY, FL_HOOK_TC_TUNNEL);
+    // All 65536 values of a payload word would meet every checksum; these meet the ones next to zero, too: the word
+    // that makes the translated checksum zero is computed.
+    const auto checksum_with = [&](std::uint16_t word) {
+        const Bytes data = {static_cast<std::uint8_t>(word >> 8), static_cast<std::uint8_t>(word)};
+        const Bytes frame = (world.to_vm() / Udp{} / Payload{data}).bytes();
+        return static_cast<std::uint16_t>(frame.at(40) << 8 | frame.at(41));
+    };
+    const std::uint16_t base = checksum_with(0);
+    for (const int offset : {-2, -1, 0, 1, 2, 0x1234}) {
+        const auto word = static_cast<std::uint16_t>(base + offset);
+        const Payload data(Bytes{static_cast<std::uint8_t>(word >> 8), static_cast<std::uint8_t>(word)});
+        check_in(world, hook, world.to_fip() / Udp{} / data, world.to_vm() / Udp{} / data);
+    }
+    // The word after which nothing is left to sum up: the checksum is zero and is sent as 0xffff.
+    CHECK(checksum_with(base) == 0xffff);
+}
+
+TEST_CASE("skb->csum is right after each translation") {
+    World world;
+    world.on_tunnel(kExternal);
+    for (const Body& body : bodies()) {
+        DYNAMIC_SECTION(body.name) {
+            const Ip4 fields{.protocol = body.protocol};
+            const Bytes frame = (world.to_fip(fields) / body.packet).bytes();
+            try {
+                const auto result = world.programs.run(FL_HOOK_TC_TUNNEL, frame, {.checksum_complete = true});
+                check_sent(result, kTcRedirect, FL_REASON_FIP_IN, world.to_vm(fields) / body.packet);
+            } catch (const std::runtime_error& error) {
+                if (!std::string(error.what()).contains("Invalid argument")) throw;
+                SKIP("the kernel cannot test CHECKSUM_COMPLETE");
+            }
+        }
+    }
+}
+
+TEST_CASE("fragments are translated without being put together") {
+    World world;
+    const auto data = Payload::counting(64);
+    const Packet whole = world.to_fip() / Udp{} / data;
+    const Packet whole_translated = world.to_vm() / Udp{} / data;
+    // The transport checksum covers the whole datagram: take it from there.
+    const auto body_of = [](const Packet& packet, std::size_t from, std::size_t to) {
+        const Bytes bytes = packet.bytes();
+        return Payload(Bytes(bytes.begin() + static_cast<std::ptrdiff_t>(34 + from),
+                             bytes.begin() + static_cast<std::ptrdiff_t>(34 + to)));
+    };
+    const fl_hook hook = GENERATE(FL_HOOK_XDP_UNDERLAY, FL_HOOK_TC_TUNNEL);
+    SECTION("the first has the transport header") {
+        const Ip4 fields{.more_fragments = true, .protocol = 17};
+        check_in(world, hook, world.to_fip(fields) / body_of(whole, 0, 40),
+                 world.to_vm(fields) / body_of(whole_translated, 0, 40));
+    }
+    SECTION("later ones have none, even if their data looks like one") {
+        const Ip4 fields{.fragment_offset = 5, .protocol = 17};
+        check_in(world, hook, world.to_fip(fields) / body_of(whole, 0, 40),
+                 world.to_vm(fields) / body_of(whole, 0, 40));
+    }
+    SECTION("a later fragment of TCP and of ICMP") {
+        const auto protocol = GENERATE(std::uint8_t{1}, std::uint8_t{6});
+        const Ip4 fields{.more_fragments = true, .fragment_offset = 9, .protocol = protocol};
+        const Payload error_like(Bytes{3, 1, 0, 0, 0, 0, 0, 0});
+        check_in(world, FL_HOOK_TC_TUNNEL, world.to_fip(fields) / error_like, world.to_vm(fields) / error_like);
+    }
+}
+
+TEST_CASE("a transport header that is cut off is left to Linux") {
+    World world;
+    world.on_port();
+    const auto [protocol, length] =
+        GENERATE(std::pair{std::uint8_t{6}, 19}, std::pair{std::uint8_t{17}, 7}, std::pair{std::uint8_t{1}, 7});
+    const Ip4 fields{.protocol = protocol};
+    expect_left(world, FL_HOOK_TC_PORT, world.from_vm(fields) / Payload::counting(static_cast<std::size_t>(length)),
+                FL_REASON_L4_SHORT);
+}
+
+TEST_CASE("protocols whose checksum only some kernels update are left to Linux") {
+    World world;
+    world.on_port();
+    const Ip4 fields{.protocol = GENERATE(kUdpLite, kDccp)};
+    expect_left(world, FL_HOOK_TC_PORT, world.from_vm(fields) / Payload::counting(40), FL_REASON_L4_SHORT);
+}

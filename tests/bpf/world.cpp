@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bpf/world.hpp"
+
+#include <algorithm>
+#include <catch2/catch_test_macros.hpp>
+#include <cstring>
+
+#include "support/frame_diff.hpp"
+
+namespace fiplane::test {
+namespace {
+
+void copy(const Mac& from, __u8 (&to)[6]) { std::copy(from.bytes.begin(), from.bytes.end(), to); }
+
+void copy(Ipv4 from, __u8 (&to)[4]) {
+    const auto bytes = from.bytes();
+    std::copy(bytes.begin(), bytes.end(), to);
+}
+
+Ip4 between(Ip4 fields, Ipv4 src, Ipv4 dst, std::uint8_t hops) {
+    fields.src = src;
+    fields.dst = dst;
+    fields.ttl = static_cast<std::uint8_t>(fields.ttl - hops);
+    return fields;
+}
+
+}  // namespace
+
+World::World() {
+    programs.clear();
+    fl_config config{.layout = FL_ABI_LAYOUT, .vxlan_port = 4789, .pad = {}, .vtep = {}};
+    copy(vtep, config.vtep);
+    programs.put("fl_config", std::uint32_t{0}, config);
+    for (const auto& [vni, segment] : {std::pair{kExternalVni, kExternal}, {kTenantVni, kTenant}}) {
+        fl_tunnel_key key{.vni = vni, .peer = {}};
+        copy(peer_vtep, key.peer);
+        programs.put("fl_tunnels", key, fl_tunnel{.segment = segment, .ifindex = 50 + segment});
+    }
+    set_fdb(kTenant, vm_mac, port_out(kVmPort));
+    set_fdb(kTenant, remote_mac, tunnel_out(kTenantVni));
+    set_fdb(kTenant, qr_mac, router_out());
+    set_fdb(kExternal, client_mac, tunnel_out(kExternalVni));
+    set_fdb(kExternal, fg_mac, router_out());
+    set_arp(kExternal, fip, fg_mac);
+    set_arp(kTenant, remote, remote_mac);
+
+    set_fip_in(next_to_vm());
+    fl_fip_out_key out_key{.ifindex = kThisDevice, .fixed = {}};
+    copy(fixed, out_key.fixed);
+    fl_fip_out out{.vm_mac = {}, .router_mac = {}, .fip = {}, .domain = kDomain};
+    copy(vm_mac, out.vm_mac);
+    copy(qr_mac, out.router_mac);
+    copy(fip, out.fip);
+    programs.put("fl_fip_out", out_key, out);
+    set_dest(client, next_to_client());
+    programs.put_fip_stat_row(fip_stat_key(fip));
+    programs.put_fip_stat_row(fip_stat_key(neighbour_fip));
+}
+
+void World::on_port() {
+    fl_source source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = FL_SRC_CHECK};
+    copy(vm_mac, source.mac);
+    copy(fixed, source.ip);
+    programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}}, source);
+}
+
+void World::on_tunnel(std::uint32_t segment) {
+    programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
+                 fl_source{.role = FL_ROLE_TUNNEL, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
+}
+
+void World::on_host(std::uint32_t segment) {
+    programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
+                 fl_source{.role = FL_ROLE_HOST, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
+}
+
+fl_out World::port_out(std::uint32_t ifindex, std::uint32_t flags) const {
+    fl_out out{};
+    out.kind = FL_OUT_PORT;
+    out.ifindex = ifindex;
+    out.flags = flags;
+    out.mtu = kMtu;
+    return out;
+}
+
+fl_out World::host_out() const {
+    fl_out out = port_out(kExternal);
+    out.kind = FL_OUT_HOST;
+    return out;
+}
+
+fl_out World::router_out() const {
+    fl_out out{};
+    out.kind = FL_OUT_ROUTER;
+    return out;
+}
+
+fl_out World::tunnel_out(std::uint32_t vni) const {
+    fl_out out = port_out(kUnderlay);
+    out.kind = FL_OUT_TUNNEL;
+    out.vni = vni;
+    copy(peer_vtep, out.remote);
+    copy(vtep, out.local);
+    copy(peer_underlay_mac, out.outer_dmac);
+    copy(underlay_mac, out.outer_smac);
+    return out;
+}
+
+fl_next World::next_to_vm() const {
+    fl_next next{};
+    copy(vm_mac, next.dmac);
+    copy(qr_mac, next.smac);
+    copy(fixed, next.dnat);
+    next.hops = 2;
+    next.mtu = kMtu;
+    next.out = port_out(kVmPort);
+    return next;
+}
+
+fl_next World::next_to_client() const {
+    fl_next next{};
+    copy(client_mac, next.dmac);
+    copy(fg_mac, next.smac);
+    next.hops = 2;
+    next.mtu = kMtu;
+    next.flags = FL_NEXT_SNAT;
+    next.out = tunnel_out(kExternalVni);
+    return next;
+}
+
+void World::set_fip_in(const fl_next& next) {
+    fl_fip_key key{.segment = kExternal, .fip = {}};
+    copy(fip, key.fip);
+    fl_fip_in row{.router_mac = {}, .pad = {}, .next = next};
+    copy(fg_mac, row.router_mac);
+    programs.put("fl_fip_in", key, row);
+}
+
+void World::set_dest(Ipv4 address, const fl_next& next) {
+    fl_dest_key key{.domain = kDomain, .ip = {}};
+    copy(address, key.ip);
+    programs.put("fl_dests", key, next);
+}
+
+void World::set_fdb(std::uint32_t segment, const Mac& address, const fl_out& out) {
+    fl_fdb_key key{.segment = segment, .mac = {}, .pad = {}};
+    copy(address, key.mac);
+    programs.put("fl_fdb", key, out);
+}
+
+void World::set_arp(std::uint32_t segment, Ipv4 address, const Mac& answer) {
+    fl_arp_key key{.segment = segment, .ip = {}};
+    copy(address, key.ip);
+    fl_arp row{};
+    copy(answer, row.mac);
+    programs.put("fl_arp", key, row);
+}
+
+Packet World::from_peer(std::uint32_t vni, const Packet& inner) const {
+    return Eth{.dst = underlay_mac, .src = peer_underlay_mac} / Ip4{.src = peer_vtep, .dst = vtep, .id = 0x7777} /
+           Udp{.src = 51515, .dst = 4789, .checksum = 0} / Vxlan{.vni = vni} / inner;
+}
+
+Packet World::to_peer(std::uint32_t vni, const Packet& inner, std::uint8_t tos) const {
+    return Eth{.dst = peer_underlay_mac, .src = underlay_mac} / Ip4{.src = vtep, .dst = peer_vtep, .tos = tos} /
+           Udp{.src = 51515, .dst = 4789, .checksum = 0} / Vxlan{.vni = vni} / inner;
+}
+
+Packet World::to_fip(const Ip4& fields) const {
+    return Eth{.dst = fg_mac, .src = client_mac} / between(fields, client, fip, 0);
+}
+
+Packet World::to_vm(const Ip4& fields) const {
+    return Eth{.dst = vm_mac, .src = qr_mac} / between(fields, client, fixed, 2);
+}
+
+Packet World::from_vm(const Ip4& fields) const {
+    return Eth{.dst = qr_mac, .src = vm_mac} / between(fields, fixed, client, 0);
+}
+
+Packet World::from_fip(const Ip4& fields) const {
+    return Eth{.dst = client_mac, .src = fg_mac} / between(fields, fip, client, 2);
+}
+
+Packet World::remote_to_vm() const {
+    return Eth{.dst = vm_mac, .src = remote_mac} / Ip4{.src = remote, .dst = fixed};
+}
+
+Packet World::vm_to_remote() const {
+    return Eth{.dst = remote_mac, .src = vm_mac} / Ip4{.src = fixed, .dst = remote};
+}
+
+fl_fip_stat_key fip_stat_key(Ipv4 address) {
+    fl_fip_stat_key key{};
+    copy(address, key.fip);
+    return key;
+}
+
+void check_sent(const RunResult& result, int action, fl_reason reason, const Packet& expected) {
+    CHECK(std::string(reason_text_of(result.reason)) == reason_text_of(reason));
+    CHECK(result.action == action);
+    const auto difference = frame_difference(expected.bytes(), result.frame, Freedom::kOuterPortAndId);
+    if (difference) FAIL_CHECK(*difference);
+}
+
+void check_left(fl_hook hook, const RunResult& result, fl_reason reason, const Bytes& frame) {
+    CHECK(std::string(reason_text_of(result.reason)) == reason_text_of(reason));
+    CHECK(result.action == (hook == FL_HOOK_XDP_UNDERLAY ? kXdpPass : kTcNext));
+    CHECK_FALSE(result.meta);
+    const auto difference = frame_difference(frame, result.frame);
+    if (difference) FAIL_CHECK("a frame that is left to Linux was changed:\n" << *difference);
+}
+
+void expect_left(World& world, fl_hook hook, const Packet& packet, fl_reason reason, const RunOptions& options) {
+    const Bytes frame = packet.bytes();
+    if (hook == FL_HOOK_XDP_UNDERLAY) reason = FL_REASON_TO_TC;
+    if (hook == FL_HOOK_TC_UNDERLAY) reason = FL_REASON_TO_TUNNEL_DEV;
+    check_left(hook, world.programs.run(hook, frame, options), reason, frame);
+}
+
+}  // namespace fiplane::test

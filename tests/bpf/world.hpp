@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// One compute node as the compiled tables describe it, and the frames on its wires.
+//
+//   node a (this one) 10.0.0.1 -- underlay -- 10.0.0.2 node b
+//   external segment, VNI 1001, 172.24.4.0/23: client 172.24.4.2 behind node b; fg- of this node
+//   tenant segment, VNI 2001, 10.1.0.0/24: router (qr-) 10.1.0.1; VM 10.1.0.5 with 172.24.5.11 and its neighbour
+//   10.1.0.7 with 172.24.5.12 on this node, VM 10.1.0.6 behind node b
+#pragma once
+
+#include <string>
+
+#include "bpf/programs.hpp"
+#include "fiplane/abi.h"
+#include "support/packet.hpp"
+
+namespace fiplane::test {
+
+inline constexpr std::uint32_t kExternal = 10;   ///< segment: ifindex of br-ex
+inline constexpr std::uint32_t kTenant = 20;     ///< segment: ifindex of the tenant bridge
+inline constexpr std::uint32_t kVmPort = 101;    ///< the VM's port as a target
+inline constexpr std::uint32_t kNeighbourPort = 102;
+inline constexpr std::uint32_t kUnderlay = 2;    ///< as a target; as a source it is kThisDevice
+inline constexpr std::uint32_t kDomain = 7;
+inline constexpr std::uint32_t kExternalVni = 1001;
+inline constexpr std::uint32_t kTenantVni = 2001;
+inline constexpr std::uint32_t kMtu = 1450;
+
+struct World {
+    // Underlay
+    Ipv4 vtep = ip("10.0.0.1");
+    Ipv4 peer_vtep = ip("10.0.0.2");
+    Mac underlay_mac = mac("02:00:00:00:00:01");
+    Mac peer_underlay_mac = mac("02:00:00:00:00:02");
+    // External segment
+    Mac fg_mac = mac("fa:16:3e:00:00:f9");
+    Ipv4 fip = ip("172.24.5.11");
+    Ipv4 client = ip("172.24.4.2");
+    Mac client_mac = mac("fa:16:3e:00:00:c2");
+    // Tenant segment
+    Mac qr_mac = mac("fa:16:3e:00:00:01");
+    Mac vm_mac = mac("fa:16:3e:00:00:05");
+    Ipv4 fixed = ip("10.1.0.5");
+    Mac remote_mac = mac("fa:16:3e:00:00:06");
+    Ipv4 remote = ip("10.1.0.6");
+    Mac neighbour_mac = mac("fa:16:3e:00:00:07");
+    Ipv4 neighbour = ip("10.1.0.7");
+    Ipv4 neighbour_fip = ip("172.24.5.12");
+
+    Programs& programs = Programs::loaded();
+
+    /// Empties the tables and fills them. Test runs happen on kThisDevice, which is no source yet: see on_port() and its like.
+    World();
+
+    void on_port();                        ///< kThisDevice is the VM's port, with the source check
+    void on_tunnel(std::uint32_t segment); ///< kThisDevice is the kernel's tunnel device of the segment
+    void on_host(std::uint32_t segment);   ///< kThisDevice is the segment's bridge
+
+    [[nodiscard]] fl_out port_out(std::uint32_t ifindex, std::uint32_t flags = 0) const;
+    [[nodiscard]] fl_out host_out() const;
+    [[nodiscard]] fl_out router_out() const;  ///< the row of a router's MAC
+    [[nodiscard]] fl_out tunnel_out(std::uint32_t vni) const;
+    /// The journey of the floating IP's packets to the VM.
+    [[nodiscard]] fl_next next_to_vm() const;
+    /// The journey of the VM's packets to the client, with translation.
+    [[nodiscard]] fl_next next_to_client() const;
+    void set_fip_in(const fl_next& next);
+    void set_dest(Ipv4 address, const fl_next& next);
+    void set_fdb(std::uint32_t segment, const Mac& address, const fl_out& out);
+    void set_arp(std::uint32_t segment, Ipv4 address, const Mac& answer);
+
+    /// The tunnel packet that node b sends to this node around `inner`.
+    [[nodiscard]] Packet from_peer(std::uint32_t vni, const Packet& inner) const;
+    /// The one that this node sends to node b.
+    [[nodiscard]] Packet to_peer(std::uint32_t vni, const Packet& inner, std::uint8_t tos = 0) const;
+
+    /// Ethernet and IPv4 of a packet from the client to the floating IP, before and after its journey.
+    [[nodiscard]] Packet to_fip(const Ip4& fields = {}) const;
+    [[nodiscard]] Packet to_vm(const Ip4& fields = {}) const;
+    /// The same of a packet from the VM to the client.
+    [[nodiscard]] Packet from_vm(const Ip4& fields = {}) const;
+    [[nodiscard]] Packet from_fip(const Ip4& fields = {}) const;
+    /// Inside the tenant segment: from the VM behind node b to the VM here, and back.
+    [[nodiscard]] Packet remote_to_vm() const;
+    [[nodiscard]] Packet vm_to_remote() const;
+};
+
+[[nodiscard]] fl_fip_stat_key fip_stat_key(Ipv4 address);
+
+/// The frame left with this action for this reason and is what was expected; in a tunnel packet the free fields are.
+void check_sent(const RunResult& result, int action, fl_reason reason, const Packet& expected);
+
+/// The frame goes on in Linux unchanged, for this reason.
+void check_left(fl_hook hook, const RunResult& result, fl_reason reason, const Bytes& frame);
+
+/// Runs a frame that must be left to Linux. At the underlay `reason` is what the next program would say, and what is
+/// checked there is the handing over.
+void expect_left(World& world, fl_hook hook, const Packet& packet, fl_reason reason, const RunOptions& options = {});
+
+}  // namespace fiplane::test

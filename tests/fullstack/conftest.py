@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One lab per run of pytest. What it is like, the environment says:
+
+FIPLANE_BUILD      build directory (default: build/release of this tree)
+FIPLANE_FAST_PATH  on (default) or off
+FIPLANE_XDP        auto (default), native, generic or off
+FIPLANE_WIRE       bridge (default) or routed
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from frames import taps as open_taps  # noqa: E402
+from lab import Lab  # noqa: E402
+from matrix import run_matrix  # noqa: E402
+
+BUILD = Path(os.environ.get("FIPLANE_BUILD", ROOT / "build" / "release"))
+TEST_TIMEOUT = 120  # seconds; a test that needs more is stuck
+
+
+def mode() -> dict:
+    return {
+        "fast_path": os.environ.get("FIPLANE_FAST_PATH", "on") == "on",
+        "xdp": os.environ.get("FIPLANE_XDP", "auto"),
+        "wire": os.environ.get("FIPLANE_WIRE", "bridge"),
+    }
+
+
+def pytest_report_header() -> str:
+    return "lab: " + ", ".join(f"{key}={value}" for key, value in mode().items())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    def give_up(number, frame):
+        raise TimeoutError(f"{item.name} did not end within {TEST_TIMEOUT} s")
+
+    old = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(TEST_TIMEOUT)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, old)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Keeps logs and what the kernel held at the first failure of a test with a lab."""
+    outcome = yield
+    report = outcome.get_result()
+    lab = item.funcargs.get("lab") if hasattr(item, "funcargs") else None
+    if report.when == "call" and report.failed and lab is not None:
+        directory = BUILD / "fullstack-artefacts" / f"{Path(str(item.path)).stem}-{item.name}".replace("/", "_")
+        lab.collect(directory)
+        report.sections.append(("artefacts", str(directory)))
+
+
+@pytest.fixture(scope="module")
+def lab(request):
+    """The module may name its topology (TOPOLOGY) and override parts of the mode (LAB)."""
+    topology = getattr(request.module, "TOPOLOGY", ROOT / "examples" / "devstack-dvr-vxlan.yaml")
+    options = {**mode(), **getattr(request.module, "LAB", {})}
+    with Lab(topology, BUILD, artefacts=BUILD / "fullstack-artefacts", **options) as running:
+        yield running
+
+
+@pytest.fixture
+def taps(lab):
+    with open_taps(lab) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def warm(lab):
+    """Everybody has talked to everybody: neighbours are resolved, so the fast path knows all next hops."""
+    cells = run_matrix(lab, pings=2, with_ssh=False)
+    lost = [f"{cell.source} -> {cell.floating_ip}" for cell in cells if cell.ping_ms is None]
+    assert not lost, f"warm-up pings lost: {lost}"
+    return lab

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent dies, comes back, is told to change things, has things changed under it: traffic goes on as Linux says."""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import signal
+import subprocess
+import time
+
+import pytest
+
+from frames import match_inner
+from lab import Lab, wait_for
+from maps import TABLES, bpftool_dump, dump, fip_in, pinned_ids
+from matrix import ping
+
+FRESH = "172.24.5.77"
+
+
+def fip_line(address: str, port: str) -> str:
+    return f"  - {{floating_ip_address: {address}, port: {port}}}"
+
+
+class Ping:
+    """A ping at 100 packets a second that must lose nothing."""
+
+    def __init__(self, place, address: str):
+        self._process = place.start(
+            ["ping", "-n", "-i", "0.01", "-W", "1", address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self) -> tuple[int, int]:
+        """(sent, received)"""
+        self._process.send_signal(signal.SIGINT)
+        output = self._process.communicate(timeout=10)[0]
+        sent, received = re.search(r"(\d+) packets transmitted, (\d+) received", output).groups()
+        return int(sent), int(received)
+
+
+class SshSession:
+    """A login that echoes lines: alive as long as each line comes back."""
+
+    def __init__(self, lab: Lab, source, address: str):
+        self._process = source.start(
+            lab.keys.ssh_command(address, "cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        assert self.echoes("hello", timeout=10)
+
+    def echoes(self, line: str, timeout: float = 2.0) -> bool:
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return False
+        ready, _, _ = select.select([self._process.stdout], [], [], timeout)
+        return bool(ready) and self._process.stdout.readline().strip() == line
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def allocations(node) -> str:
+    """What the node keeps on disk: link-local pairs and rule priorities."""
+    return "".join((node.state_dir / name).read_text() for name in ("fip-linklocal-networks", "fip-priorities"))
+
+
+def test_D7_kill_and_restart_lose_nothing(warm):
+    """kill -9 of every agent, and a restart, under a ping at 100/s and an ssh session: nothing is lost, the maps are
+    the same objects with the same rows, and no row that was right is written again. D7: the /31 pairs and the rule
+    priorities stay what they were."""
+    fip = warm.topology.fips_of("vm3")[0]
+    pings = [Ping(warm.vms["vm1"], fip), Ping(warm.nodes["subnode2"], fip)]
+    session = SshSession(warm, warm.vms["vm1"], fip)
+    kept = {name: allocations(node) for name, node in warm.nodes.items()}
+    time.sleep(0.5)
+    before = {name: (pinned_ids(node), dump(node)) for name, node in warm.nodes.items()}
+    for node in warm.nodes.values():
+        assert node.stop_agent(signal.SIGKILL) == -signal.SIGKILL
+    time.sleep(1.0)
+    assert session.echoes("nobody at the wheel")
+    for node in warm.nodes.values():
+        node.start_agent()
+    for node in warm.nodes.values():
+        wait_for(f"agent of {node.name}", node.agent_answers)
+    time.sleep(1.0)
+    assert session.echoes("and back again")
+    session.close()
+    results = [ping.finish() for ping in pings]
+    assert all(sent == received and sent > 200 for sent, received in results), f"(sent, received): {results}"
+    for name, node in warm.nodes.items():
+        done = node.status()["statistics"]
+        assert (done["rows_written"], done["rows_removed"], done["changes_applied"]) == (0, 0, 0), f"{name}: {done}"
+        assert (pinned_ids(node), dump(node)) == before[name]
+        assert allocations(node) == kept[name]
+    log = warm.nodes["primary"].log.read_text()
+    assert " error " not in log and "[error]" not in log
+
+
+def test_second_agent_is_refused(lab):
+    """Exit code 8, one clear message, and the first goes on."""
+    node = lab.nodes["primary"]
+    command = [*node.agent_command(), "--socket", "/run/fiplane/second.sock"]
+    second = node.run(command, check=False, timeout=20)
+    assert second.returncode == 8, second
+    assert "agent" in second.stderr and len(second.stderr.strip().splitlines()) == 1, second.stderr
+    assert node.agent_answers()
+
+
+def test_D6_fresh_floating_ip(warm, taps):
+    """A floating IP added by reload: D6, announced on the wire by a request and a reply with itself as sender while no
+    address is on fg-; its first packet is answered in under 5 ms; removed, D5: it is not answered any more."""
+    gateway = warm.topology.gateway_port("primary", "public")
+    wire = taps.wire("primary")
+    warm.reload(lambda text: text.rstrip() + "\n" + fip_line(FRESH, "vm1") + "\n")
+
+    def announcement(operation: int):
+        def check(packet):
+            return (
+                packet.haslayer("ARP") and packet["ARP"].op == operation and packet["ARP"].psrc == FRESH
+                and packet["ARP"].pdst == FRESH and packet["ARP"].hwsrc == gateway.mac
+            )
+        return match_inner(check)
+
+    request = wire.one(announcement(1), "gratuitous ARP request")
+    assert request[50:56] == b"\xff" * 6
+    external = warm.topology.networks["public"]
+    addresses = warm.nodes["primary"].run_in(f"fip-{external.id}", f"ip -4 -o address show dev {gateway.device}")
+    assert FRESH not in addresses and gateway.fixed_ip in addresses
+
+    for source in (warm.nodes["subnode2"], warm.nodes["primary"]):
+        source.run(["ip", "neigh", "flush", "to", FRESH])
+        first = source.run(["ping", "-n", "-c", "1", "-W", "2", FRESH]).stdout
+        assert float(re.search(r"time=([0-9.]+) ms", first).group(1)) < 5.0, first
+    wire.one(announcement(2), "gratuitous ARP reply", timeout=5)
+
+    warm.reload(lambda text: text.replace(fip_line(FRESH, "vm1") + "\n", ""))
+    warm.nodes["subnode2"].run(["ip", "neigh", "flush", "to", FRESH])
+    gone = warm.nodes["subnode2"].run(["ping", "-n", "-c", "1", "-W", "1", FRESH], check=False)
+    assert gone.returncode != 0, gone.stdout
+    assert "FAILED" in warm.nodes["subnode2"].run(["ip", "neigh", "show", "to", FRESH]).stdout
+
+
+def test_D8_moved_floating_ip(warm):
+    """D8: moved from one VM to another of the same node and then to another node: the new owner answers, old
+    connections reach neither, and the priorities' files follow."""
+    address = FRESH
+    warm.reload(lambda text: text.rstrip() + "\n" + fip_line(address, "vm1") + "\n")
+    client = warm.vms["vm5"]
+    previous = "vm1"
+    for owner in ("vm2", "vm3"):
+        wait_for(f"{address} at {previous}", lambda: hostname_at(warm, client, address, previous) == previous)
+        session = SshSession(warm, client, address)
+        old, new = fip_line(address, previous), fip_line(address, owner)
+        warm.reload(lambda text, old=old, new=new: text.replace(old, new))
+        wait_for(f"{address} at {owner}", lambda owner=owner: hostname_at(warm, client, address, owner) == owner, 10)
+        assert not session.echoes("am I still there?"), f"an old connection to {previous} survived the move to {owner}"
+        session.close()
+        previous = owner
+    assert address not in (warm.nodes["primary"].state_dir / "fip-priorities").read_text()
+    assert address in (warm.nodes["subnode1"].state_dir / "fip-priorities").read_text()
+    warm.reload(lambda text: text.replace(fip_line(address, previous) + "\n", ""))
+    assert address not in (warm.nodes["subnode1"].state_dir / "fip-priorities").read_text()
+
+
+def hostname_at(lab: Lab, client, address: str, owner: str) -> str:
+    lab.keys.write_known_hosts(
+        {**{fip.address: fip.port for fip in lab.topology.floating_ips.values()}, address: owner}
+    )
+    return client.run(lab.keys.ssh_command(address, "hostname", timeout=2), check=False).stdout.strip()
+
+
+def test_full_map(lab):
+    """A map that cannot hold all floating IPs: the rest works, status names the map, and Linux carries what is left."""
+    node = lab.nodes["subnode1"]
+    node.stop_agent()
+    node.fiplane("teardown")
+    lab.agent_arguments += ["--max-floating-ips", "1"]
+    try:
+        node.start_agent()
+        wait_for("agent of subnode1", node.agent_answers)
+        status = wait_for("the problem in status", lambda: (status := node.status())["problems"] and status)
+        text = json.dumps(status["problems"])
+        assert "fl_fip_in" in text or "fl_fip_out" in text, text
+        states = [row["state"] for row in status["floating_ips"]]
+        assert sorted(states) == ["fast", "slow"], status["floating_ips"]
+        for fip in node.local_fips():
+            result = lab.nodes["subnode2"].run(["ping", "-n", "-c", "3", "-i", "0.1", "-W", "2", fip], check=False)
+            assert " 3 received" in result.stdout, result.stdout
+    finally:
+        del lab.agent_arguments[-2:]
+        node.stop_agent()
+        node.fiplane("teardown")
+        node.start_agent()
+        lab.wait_until_ready()
+
+
+def appears_within(what: str, condition, limit: float) -> None:
+    """The condition must hold within `limit` seconds from now."""
+    start = time.monotonic()
+    wait_for(what, condition, timeout=10, interval=0.0)
+    spent = time.monotonic() - start
+    assert spent < limit, f"{what}: took {spent * 1000:.0f} ms"
+
+
+REACTION = 0.1  # seconds; one read with bpftool is part of it
+
+
+def test_rule_of_somebody_else_stops_the_fast_path(warm):
+    """A foreign filter in the router's namespace: the fast path may not jump it. The rows are gone within 100 ms, Linux
+    enforces it, and they are back when it is."""
+    node = warm.nodes["subnode1"]
+    fip = warm.topology.fips_of("vm3")[0]
+    router = warm.topology.router_of(fip)
+    assert fip_in(node, fip)
+    node.run_in(router.namespace, "nft add table ip mine; nft add chain ip mine forward"
+                                  " '{ type filter hook forward priority 0; }';"
+                                  " nft add rule ip mine forward ip daddr 10.1.0.21 tcp dport 22 drop")
+    appears_within("row withdrawn", lambda: not fip_in(node, fip), REACTION)
+    assert warm.vms["vm1"].run(warm.keys.ssh_command(fip, "true", timeout=1), check=False).returncode != 0
+    assert ping(warm, "vm1", fip, 3) is not None
+    node.run_in(router.namespace, "nft delete table ip mine")
+    appears_within("row back", lambda: fip_in(node, fip), REACTION)
+    assert warm.vms["vm1"].run(warm.keys.ssh_command(fip, "hostname"), check=False).stdout.strip() == "vm3"
+
+
+def test_unplugged_vm_leaves_the_tables(warm):
+    """A VM's device that goes (the hypervisor stopped it) takes its rows along; when it is back, so are they."""
+    vm, node = warm.vms["vm3"], warm.nodes["subnode1"]
+    fip = warm.topology.fips_of("vm3")[0]
+    assert fip_in(node, fip)
+    vm.unplug(node.namespace)
+    appears_within("row withdrawn", lambda: not fip_in(node, fip), REACTION)
+    vm.plug(node.namespace, warm.tools / "tap_relay")
+    wait_for("row back", lambda: fip_in(node, fip), timeout=2)
+    assert ping(warm, "vm1", fip, 3) is not None
+
+
+@pytest.mark.parametrize("what", ["nft element", "route", "rule", "router device", "fdb entry", "tunnel device"])
+def test_hand_changes_are_mended(warm, what):
+    """What somebody takes away from the overlay by hand is put back at once, and the floating IP works again."""
+    node = warm.nodes["subnode1"]
+    fip = warm.topology.fips_of("vm3")[0]
+    router = warm.topology.router_of(fip)
+    external = warm.topology.networks["public"]
+    fixed = warm.vms["vm3"].port.fixed_ip
+    commands = {
+        "nft element": (router.namespace, f"nft delete element ip fiplane fip_in '{{ {fip} : {fixed} }}'"),
+        "route": (f"fip-{external.id}", f"ip route del {fip}"),
+        "rule": (router.namespace, f"ip rule del from {fixed} lookup 16"),
+        "router device": (router.namespace, f"ip link del {router.rfp}"),
+        "fdb entry": ("", f"bridge fdb del {warm.nodes['primary'].node.macs['public']} dev vxlan-{external.vni}"
+                          f" dst 192.0.2.11 self"),
+        "tunnel device": ("", f"ip link del vxlan-{external.vni}"),
+    }
+    netns, command = commands[what]
+    before = dump(node) if what not in ("router device", "tunnel device") else None
+    if netns:
+        node.run_in(netns, command)
+    else:
+        node.run(command)
+    wait_for("floating IP", lambda: ping(warm, "vm1", fip, 3) is not None, timeout=5)
+    wait_for("fast again", lambda: fip_in(node, fip), timeout=5)
+    if before is not None:
+        wait_for("the same rows as before", lambda: dump(node) == before, timeout=5)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_maps_are_readable(warm, table):
+    """bpftool alone shows names of fields and enumerators, and addresses as octets."""
+    node = warm.nodes["subnode1"]
+    rows = bpftool_dump(node, table)
+    if table == "fl_routes":
+        return  # empty here: the prefixes of a domain are those of tenant networks behind it
+    assert rows, f"{table} is empty"
+    text = json.dumps(rows)
+    words = {
+        "fl_config": ["vxlan_port", '"vtep": [192, 0, 2, 12]'],
+        "fl_sources": ["FL_ROLE_PORT", "FL_ROLE_TUNNEL", "FL_ROLE_HOST", '"ifindex"'],
+        "fl_tunnels": ['"vni": 1000001', '"peer": [192, 0, 2, 11]'],
+        "fl_fdb": ["FL_OUT_TUNNEL", "FL_OUT_ROUTER", '"remote": [192, 0, 2, 11]'],
+        "fl_arp": ['"ip": [172, 24, 5, 21]'],
+        "fl_fip_in": ['"fip": [172, 24, 5, 21]', '"dnat": [10, 1, 0, 21]', "FL_OUT_PORT"],
+        "fl_fip_out": ['"fixed": [10, 1, 0, 21]', '"fip": [172, 24, 5, 21]'],
+        "fl_dests": ['"ip": [172, 24, 5, 11]', "FL_OUT_TUNNEL", '"hops": 2'],
+    }[table]
+    for word in words:
+        assert word in text, f"{table}: no {word} in {text[:2000]}"
+
+
+def test_explain(warm):
+    """`explain` walks through Linux's objects by name."""
+    fip = warm.topology.fips_of("vm3")[0]
+    router = warm.topology.router_of(fip)
+    text = warm.nodes["subnode1"].fiplane("explain", fip).stdout
+    for word in (fip, router.namespace, "fast", warm.vms["vm3"].port.fixed_ip):
+        assert word in text, text

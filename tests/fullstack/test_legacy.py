@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""D10: the "good old days": a router on one node, floating IPs on its qg- device."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from conftest import ROOT
+from frames import match_inner
+from matrix import missing, run_matrix
+
+TOPOLOGY = ROOT / "examples" / "devstack-legacy-vxlan.yaml"
+
+
+def gateway(lab):
+    router = next(iter(lab.topology.routers.values()))
+    port = next(port for port in lab.topology.ports.values() if port.owner == "router_gateway")
+    return router, port, lab.nodes[router.node]
+
+
+def test_D10_objects(lab):
+    """Every floating IP as /32 on qg-, the router on its node only, no fip namespace anywhere."""
+    router, port, node = gateway(lab)
+    rows = json.loads(node.run_in(router.namespace, f"ip -j -4 address show dev {port.device}"))
+    found = {f"{info['local']}/{info['prefixlen']}" for row in rows for info in row["addr_info"]}
+    assert found == {f"{port.fixed_ip}/{port.prefix_length}", *(f"{fip}/32" for fip in lab.topology.floating_ips)}
+    for name, other in lab.nodes.items():
+        assert other.run(["ls", "/run/netns"]).stdout.split() == ([router.namespace] if other is node else [])
+
+
+def test_D10_matrix(warm):
+    cells = run_matrix(warm)
+    assert not missing(cells), "\n".join(missing(cells))
+
+
+@pytest.mark.parametrize("source,target", [("subnode2", "vm1"), ("primary", "vm3"), ("vm1", "vm3"), ("vm1", "vm2"),
+                                           ("vm1", "vm1")])
+def test_D10_one_hop_and_real_sender(warm, taps, source, target):
+    """One router: TTL 63 at the receiver; the VM sees the sender's own address, or its floating IP."""
+    place = warm.nodes.get(source) or warm.vms[source]
+    fip = warm.topology.fips_of(target)[0]
+    if source in warm.vms:
+        expected = warm.topology.fips_of(source)[0]
+    else:
+        expected = warm.topology.nodes[source].addresses["public"].split("/")[0]
+    arrival = taps.vm(target)
+    pattern = random.randbytes(8).hex()
+    result = place.run(["ping", "-n", "-c", "1", "-W", "2", "-p", pattern, fip], check=False)
+    assert result.returncode == 0, result.stdout
+    fixed = warm.vms[target].port.fixed_ip
+    arrival.one(
+        lambda packet: packet.haslayer("ICMP") and packet["ICMP"].type == 8 and bytes.fromhex(pattern) in bytes(packet)
+        and (packet["IP"].src, packet["IP"].dst, packet["IP"].ttl) == (expected, fixed, 63),
+        f"echo request from {expected} to {fixed} with TTL 63",
+    )
+
+
+def test_D10_announcement(warm, taps):
+    """A floating IP that is added is announced from qg-, request and reply, and works at once."""
+    router, port, node = gateway(warm)
+    fresh = "172.24.5.77"
+    wire = taps.wire(node.name)
+    line = f"  - {{floating_ip_address: {fresh}, port: vm1}}\n"
+    warm.reload(lambda text: text.rstrip() + "\n" + line)
+    for operation, what in ((1, "request"), (2, "reply")):
+        wire.one(
+            match_inner(
+                lambda packet, operation=operation: packet.haslayer("ARP") and packet["ARP"].op == operation
+                and packet["ARP"].psrc == packet["ARP"].pdst == fresh and packet["ARP"].hwsrc == port.mac
+            ),
+            f"gratuitous ARP {what}",
+            timeout=5,
+        )
+    warm.nodes["subnode2"].run(["ping", "-n", "-c", "1", "-W", "2", fresh])
+    warm.reload(lambda text: text.replace(line, ""))
+    assert fresh not in node.run_in(router.namespace, "ip -4 address")

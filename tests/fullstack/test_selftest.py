@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The test bed itself: a comparison must be able to fail, and nothing of a lab may outlive it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+import namespaces
+import skips
+from conftest import ROOT
+from frames import Tap, assert_same, dissect
+from measure import counts
+from namespaces import Namespace, StateDirectory
+
+FRAME = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src="192.0.2.1", dst="192.0.2.2", ttl=62) / UDP()
+
+
+@pytest.mark.parametrize(
+    "change,field",
+    [
+        (lambda frame: setattr(frame[Ether], "dst", "02:00:00:00:00:03"), "Ethernet.dst"),
+        (lambda frame: setattr(frame[IP], "ttl", 61), "IP.ttl"),
+        (lambda frame: setattr(frame[UDP], "chksum", 0x1234), "UDP.chksum"),
+    ],
+)
+def test_one_wrong_field_fails_and_is_named(change, field):
+    seen = FRAME.copy()
+    change(seen)
+    with pytest.raises(AssertionError, match=field):
+        assert_same("here", bytes(seen), FRAME)
+
+
+def test_wrong_length_fails():
+    with pytest.raises(AssertionError, match="lengths: seen 43, expected 42"):
+        assert_same("here", bytes(FRAME) + b"\0", FRAME)
+    assert_same("here", bytes(FRAME), FRAME)
+    assert "ttl       = 62" in dissect(FRAME)
+
+
+@pytest.fixture
+def state():
+    directory = StateDirectory(f"selftest-{os.getpid()}")
+    yield directory
+    namespaces.remove_lab(directory.path)
+
+
+def test_tap_sees_what_passes_and_says_so(state):
+    holder = Namespace(state, "selftest")
+    holder.wait_until_up()
+    holder.run("ip link add left type veth peer name right; ip link set left up; ip link set right up")
+    here, there = Tap("left", holder.packet_socket("left")), Tap("right", holder.packet_socket("right"))
+    here.send(FRAME)
+    assert_same("right", there.one(lambda packet: UDP in packet, "datagram"), FRAME)
+    with pytest.raises(AssertionError, match="there must be no datagram"):
+        there.none(lambda packet: UDP in packet, "datagram", 0.1)
+    with pytest.raises(AssertionError, match="no ARP within"):
+        there.one(lambda packet: "ARP" in packet, "ARP", 0.1)
+    holder.close()
+
+
+def test_nothing_is_left_of_a_killed_lab():
+    """A process that holds a lab is killed by SIGKILL; the next one finds and ends what it left, and only that."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from namespaces import Namespace, StateDirectory\n"
+        "state = StateDirectory(sys.argv[2])\n"
+        "holder = Namespace(state, 'orphan'); holder.wait_until_up()\n"
+        "child = holder.start(['sleep', '1000'])\n"
+        "print(holder.pid, child.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    name = f"orphan-{os.getpid()}"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, ROOT / "tests" / "support", name],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )
+    pids = [int(word) for word in owner.stdout.readline().split()]
+    assert len(pids) == 2
+    assert name not in namespaces.remove_leftovers(), "the owner is alive"
+    assert all(namespaces.start_time(pid) is not None for pid in pids)
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    assert name in namespaces.remove_leftovers()
+    assert all(namespaces.start_time(pid) is None for pid in pids)
+    assert not (namespaces.STATE_BASE / name).exists()
+
+
+def test_share_is_of_unicast_overlay_packets():
+    rows = [("fast", 90), ("slow", 9), ("drop", 1), ("pass", 1000), ("flood", 1000)]
+    spent = counts({"counters": [{"class": kind, "packets": packets} for kind, packets in rows]})
+    assert (spent.packets, spent.share) == (100, 0.9)
+
+
+def test_unexpected_skips_are_found(tmp_path, capsys):
+    results, expected = tmp_path / "results.xml", tmp_path / "expected"
+    results.write_text(
+        '<testsuite><testcase name="bpf: a"><skipped message="SKIP_RETURN_CODE=4"/><system-out>x.cpp:1: SKIPPED:\n'
+        "explicitly with message:\n  no tcx here\n\n</system-out></testcase>"
+        '<testcase name="fullstack: b"><system-out>SKIPPED [1] test_b.py:7: needs two cores\n</system-out></testcase>'
+        "</testsuite>"
+    )
+    expected.write_text("# comment\nbpf: *: tcx came with 6.6\n")
+    assert skips.main(str(results), str(expected)) == 1
+    output = capsys.readouterr().out
+    assert "skipped: bpf: a: no tcx here" in output
+    assert "skipped UNEXPECTEDLY: fullstack: b test_b.py:7: needs two cores" in output
+    expected.write_text("bpf: *: tcx came with 6.6\nfullstack: b*: one core will do\n")
+    assert skips.main(str(results), str(expected)) == 0

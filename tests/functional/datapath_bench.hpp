@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// A node for datapath tests: a network namespace, a bpffs of its own, a pair of veth devices; and witnesses that ask
+// the kernel directly, not through the code under test.
+#pragma once
+
+#include <bpf/bpf.h>
+#include <net/if.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <catch2/catch_test_macros.hpp>
+#include <cerrno>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/tables.hpp"
+#include "datapath/datapath.hpp"
+#include "linux/netns.hpp"
+#include "linux/unique_fd.hpp"
+#include "support/run_process.hpp"
+#include "support/scratch_netns.hpp"
+
+// SKIP must stand in the test itself to end it.
+#define REQUIRE_BPF_ROOT() \
+    if (!fiplane::test::may_make_namespaces()) SKIP("needs root")
+
+namespace fiplane::test {
+
+template <typename T>
+T need(Result<T> result) {
+    if (!result) throw std::runtime_error(result.error().message());
+    if constexpr (!std::is_void_v<T>) return std::move(*result);
+}
+
+/// The calling thread lives in it until it is destroyed.
+class DatapathBench {
+  public:
+    DatapathBench() : inside_(need(NetnsGuard::enter(scratch_.netns()))) {
+        char pattern[] = "/tmp/fl-datapath-XXXXXX";
+        if (mkdtemp(pattern) == nullptr) throw std::runtime_error("mkdtemp");
+        bpffs_ = pattern;
+        if (mount("bpf", bpffs_.c_str(), "bpf", 0, nullptr) != 0) throw std::runtime_error("mount bpffs");
+    }
+    ~DatapathBench() {
+        umount2(bpffs_.c_str(), MNT_DETACH);
+        rmdir(bpffs_.c_str());
+    }
+    DatapathBench(const DatapathBench&) = delete;
+    DatapathBench& operator=(const DatapathBench&) = delete;
+
+    [[nodiscard]] const std::string& bpffs() const { return bpffs_; }
+    [[nodiscard]] std::string pin_dir() const { return bpffs_ + "/fiplane"; }
+    [[nodiscard]] DatapathOptions options(XdpMode xdp = XdpMode::kAuto, std::uint32_t max_floating_ips = 64) const {
+        return {pin_dir(), xdp, max_floating_ips};
+    }
+    [[nodiscard]] Datapath open(XdpMode xdp = XdpMode::kAuto) const { return need(Datapath::open(options(xdp))); }
+
+    static void ip(std::vector<std::string> arguments) {
+        arguments.insert(arguments.begin(), "ip");
+        const auto done = run_process(arguments);
+        INFO(done.err);
+        REQUIRE(done.exit_status == 0);
+    }
+    /// A veth pair, both ends here and up; the index of the first.
+    static int veth(const std::string& name) {
+        ip({"link", "add", name, "type", "veth", "peer", "name", name + "p"});
+        ip({"link", "set", name, "up"});
+        ip({"link", "set", name + "p", "up"});
+        return index_of(name);
+    }
+    static int index_of(const std::string& name) { return static_cast<int>(if_nametoindex(name.c_str())); }
+
+    /// A pinned map, opened by path.
+    [[nodiscard]] UniqueFd map(const std::string& name) const {
+        return UniqueFd(bpf_obj_get((pin_dir() + "/maps/" + name).c_str()));
+    }
+    [[nodiscard]] std::uint32_t map_id(const std::string& name) const {
+        const auto fd = map(name);
+        bpf_map_info info{};
+        std::uint32_t length = sizeof(info);
+        return bpf_map_get_info_by_fd(fd.get(), &info, &length) == 0 ? info.id : 0;
+    }
+    template <typename V, typename K>
+    [[nodiscard]] std::optional<V> row(const std::string& map_name, const K& key) const {
+        V value{};
+        const auto fd = map(map_name);
+        if (bpf_map_lookup_elem(fd.get(), &key, &value) != 0) return std::nullopt;
+        return value;
+    }
+    template <typename K, typename V>
+    void put_row(const std::string& map_name, const K& key, const V& value) const {
+        const auto fd = map(map_name);
+        REQUIRE(bpf_map_update_elem(fd.get(), &key, &value, 0) == 0);
+    }
+
+  private:
+    ScratchNetns scratch_{"dp"};
+    NetnsGuard inside_;
+    std::string bpffs_;
+};
+
+/// Program ids at a tcx hook, asked of the kernel.
+inline std::vector<std::uint32_t> tcx_programs(int ifindex, bpf_attach_type type = BPF_TCX_INGRESS) {
+    std::uint32_t ids[64] = {};
+    struct bpf_prog_query_opts options{};
+    options.sz = sizeof(options);
+    options.prog_ids = ids;
+    options.count = 64;
+    if (bpf_prog_query_opts(ifindex, type, &options) != 0) return {};
+    return {ids, ids + options.count};
+}
+
+/// Link ids at a tcx hook.
+inline std::vector<std::uint32_t> tcx_links(int ifindex, bpf_attach_type type = BPF_TCX_INGRESS) {
+    std::uint32_t programs[64] = {};
+    std::uint32_t links[64] = {};
+    struct bpf_prog_query_opts options{};
+    options.sz = sizeof(options);
+    options.prog_ids = programs;
+    options.link_ids = links;
+    options.count = 64;
+    if (bpf_prog_query_opts(ifindex, type, &options) != 0) return {};
+    return {links, links + options.count};
+}
+
+/// "xdp" (native), "xdpgeneric" or "" as iproute2 shows a device.
+inline std::string xdp_shown(const std::string& device) {
+    const auto shown = run_process({"ip", "-o", "link", "show", device}).out;
+    if (shown.find(" xdpgeneric ") != std::string::npos) return "xdpgeneric";
+    return shown.find(" xdp ") != std::string::npos || shown.find(" xdp/") != std::string::npos ? "xdp" : "";
+}
+
+/// A program that lets everything pass and is nobody's: r0 = `verdict`; exit.
+inline UniqueFd other_program(bpf_prog_type type, const char* name, std::int32_t verdict) {
+    bpf_insn code[2] = {};
+    code[0].code = BPF_ALU64 | BPF_MOV | BPF_K;
+    code[0].dst_reg = BPF_REG_0;
+    code[0].imm = verdict;
+    code[1].code = BPF_JMP | BPF_EXIT;
+    return UniqueFd(bpf_prog_load(type, name, "GPL", code, 2, nullptr));
+}
+
+inline std::uint32_t program_id(const UniqueFd& program) {
+    bpf_prog_info info{};
+    std::uint32_t length = sizeof(info);
+    return bpf_prog_get_info_by_fd(program.get(), &info, &length) == 0 ? info.id : 0;
+}
+
+// Rows, told apart by one number.
+
+inline fl_fip_key fip_key(std::uint8_t last, std::uint32_t segment = 7) {
+    return {.segment = segment, .fip = {172, 24, 5, last}};
+}
+inline fl_dest_key dest_key(std::uint8_t last, std::uint32_t domain = 0xd0) {
+    return {.domain = domain, .ip = {10, 0, 0, last}};
+}
+inline fl_next next_to(std::uint8_t last, std::uint32_t out_ifindex = 99) {
+    fl_next next{};
+    next.dmac[5] = last;
+    next.dnat[0] = 10;
+    next.dnat[3] = last;
+    next.hops = 2;
+    next.mtu = 1450;
+    next.out.kind = FL_OUT_PORT;
+    next.out.ifindex = out_ifindex;
+    next.out.mtu = 1450;
+    return next;
+}
+inline fl_fip_in fip_in_to(std::uint8_t last) {
+    fl_fip_in value{};
+    value.router_mac[0] = 0xfa;
+    value.next = next_to(last);
+    return value;
+}
+inline fl_fip_out fip_out_of(std::uint8_t last) {
+    fl_fip_out value{};
+    value.vm_mac[5] = last;
+    value.fip[0] = 172;
+    value.fip[1] = 24;
+    value.fip[2] = 5;
+    value.fip[3] = last;
+    value.domain = 0xd0;
+    return value;
+}
+
+/// One row in every table, and `fips` floating IPs.
+inline Tables some_tables(std::uint8_t fips = 3) {
+    Tables tables;
+    tables.config.layout = FL_ABI_LAYOUT;
+    tables.config.vxlan_port = 4789;
+    tables.config.vtep[0] = 192;
+    tables.config.vtep[3] = 1;
+    tables.sources[{.ifindex = 5, .vlan = 0, .pad = {}}] = {
+        .role = FL_ROLE_PORT, .segment = 7, .mac = {0xfa}, .pad = {}, .ip = {10}, .flags = FL_SRC_CHECK};
+    tables.tunnels[{.vni = 100, .peer = {192, 0, 2, 2}}] = {.segment = 7, .ifindex = 8};
+    tables.fdb[{.segment = 7, .mac = {0xfa, 1}, .pad = {}}] = next_to(1).out;
+    tables.arp[{.segment = 7, .ip = {172, 24, 5, 1}}] = {.mac = {0xfa, 2}, .pad = {}};
+    tables.routes[{.prefixlen = 32 + 24, .domain = 0xd0, .ip = {10, 0, 0, 0}}] = next_to(200);
+    for (std::uint8_t i = 1; i <= fips; ++i) {
+        tables.dests[dest_key(i)] = next_to(i);
+        tables.fip_in[fip_key(i)] = fip_in_to(i);
+        tables.fip_out[{.ifindex = 5, .fixed = {10, 0, 0, i}}] = fip_out_of(i);
+    }
+    return tables;
+}
+
+template <typename K, typename V>
+bool same_table(const Table<K, V>& a, const Table<K, V>& b) {
+    return diff(a, b).empty();
+}
+
+inline bool same_tables(const Tables& a, const Tables& b) {
+    return same_bytes(a.config, b.config) && same_table(a.sources, b.sources) && same_table(a.tunnels, b.tunnels) &&
+           same_table(a.fdb, b.fdb) && same_table(a.arp, b.arp) && same_table(a.fip_in, b.fip_in) &&
+           same_table(a.fip_out, b.fip_out) && same_table(a.dests, b.dests) && same_table(a.routes, b.routes);
+}
+
+}  // namespace fiplane::test

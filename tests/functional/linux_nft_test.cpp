@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// nf_tables through libnftables and the kernel: what was written comes back as values.
+#include <linux/netfilter_ipv4/ip_tables.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <set>
+
+#include "functional/linux_witness.hpp"
+#include "linux/nft.hpp"
+
+namespace fiplane::test {
+namespace {
+
+using nf::Field;
+using nf::Statement;
+
+Ipv4 ip(const char* text) {
+    return Ipv4::parse(text).value();
+}
+
+/// The router's table as own mode builds it.
+constexpr const char* kRouterTable = R"(
+add table ip fiplane
+add map ip fiplane fip_in { type ipv4_addr : ipv4_addr; }
+add map ip fiplane fip_out { type ipv4_addr : ipv4_addr; }
+add element ip fiplane fip_in { 172.24.5.11 : 10.0.0.11, 172.24.5.12 : 10.0.0.12 }
+add element ip fiplane fip_out { 10.0.0.11 : 172.24.5.11 }
+add chain ip fiplane prerouting { type nat hook prerouting priority dstnat; }
+add rule ip fiplane prerouting iifname "rfp-0" dnat to ip daddr map @fip_in
+add chain ip fiplane postrouting { type nat hook postrouting priority srcnat; }
+add rule ip fiplane postrouting oifname != "rfp-0" ct status ! dnat accept
+add rule ip fiplane postrouting snat to ip saddr map @fip_out
+add chain ip fiplane late_in { type filter hook prerouting priority -50; policy drop; }
+add rule ip fiplane late_in iifname "rfp-0" ct state invalid ip daddr set ip daddr map @fip_in
+)";
+
+const nf::Chain& chain(const nf::Ruleset& ruleset, const std::string& name) {
+    const auto found = std::ranges::find(ruleset.chains, name, &nf::Chain::name);
+    REQUIRE(found != ruleset.chains.end());
+    return *found;
+}
+
+template <typename T>
+const T& statement(const nf::Rule& rule, std::size_t index) {
+    INFO(rule.text);
+    REQUIRE(index < rule.statements.size());
+    REQUIRE(std::holds_alternative<T>(rule.statements[index]));
+    return std::get<T>(rule.statements[index]);
+}
+
+}  // namespace
+
+TEST_CASE("the router's NAT table is read back whole", "[linux][nft]") {
+    REQUIRE_ROOT();
+    const ScratchNetns scratch;
+    must(run_nft(scratch.netns(), kRouterTable));
+    const auto ruleset = must(read_ruleset(scratch.netns()));
+    CHECK(ruleset.opaque.empty());
+    CHECK(ruleset.maps.at("ip fiplane fip_in") ==
+          std::map<Ipv4, Ipv4>{{ip("172.24.5.11"), ip("10.0.0.11")}, {ip("172.24.5.12"), ip("10.0.0.12")}});
+    CHECK(ruleset.maps.at("ip fiplane fip_out") == std::map<Ipv4, Ipv4>{{ip("10.0.0.11"), ip("172.24.5.11")}});
+
+    const auto& pre = chain(ruleset, "prerouting");
+    CHECK(pre.hook == nf::Hook::kPrerouting);
+    CHECK(pre.type == nf::ChainType::kNat);
+    CHECK(pre.priority == -100);
+    REQUIRE(pre.rules.size() == 1);
+    CHECK(pre.rules[0].text == "iifname \"rfp-0\" dnat to ip daddr map @fip_in");
+    CHECK(statement<nf::Dnat>(pre.rules[0], 1).to.map_name == "fip_in");
+
+    const auto& post = chain(ruleset, "postrouting");
+    REQUIRE(post.rules.size() == 2);
+    const auto& status = statement<nf::Match>(post.rules[0], 1);
+    CHECK(status.field == Field::kCtStatus);
+    CHECK(status.negate);
+    CHECK(status.any_of == std::vector<nf::Value>{std::string("dnat")});
+    CHECK_FALSE(statement<nf::Snat>(post.rules[1], 0).random);
+
+    const auto& late = chain(ruleset, "late_in");
+    CHECK_FALSE(late.policy_accept);
+    CHECK(late.priority == -50);
+    const auto& set = statement<nf::SetAddress>(late.rules.at(0), 2);
+    CHECK(set.field == Field::kIpDaddr);
+    CHECK(set.to.map_key == Field::kIpDaddr);
+
+    const auto seen = witness(scratch.netns(), {"nft", "-j", "list", "map", "ip", "fiplane", "fip_in"});
+    CHECK(seen["nftables"][1]["map"]["elem"].size() == 2);
+}
+
+TEST_CASE("a batch is all or nothing, and its error says why", "[linux][nft]") {
+    REQUIRE_ROOT();
+    const ScratchNetns scratch;
+    const auto failed = run_nft(scratch.netns(), "add table ip one\nadd rule ip one nowhere accept\n");
+    REQUIRE_FALSE(failed);
+    CHECK(failed.error().what.starts_with("cannot change the nftables ruleset: "));
+    CHECK(failed.error().what.find("No such file or directory") != std::string::npos);
+    CHECK(failed.error().what.find("nowhere") != std::string::npos);
+    CHECK(failed.error().where == "netns " + scratch.name());
+    CHECK(witness(scratch.netns(), {"nft", "-j", "list", "tables"})["nftables"].size() == 1);  // metainfo only
+
+    const auto syntax = run_nft(scratch.netns(), "add nonsense\n");
+    REQUIRE_FALSE(syntax);
+    CHECK(syntax.error().what.find("syntax error") != std::string::npos);
+    must(run_nft(scratch.netns(), "add table ip one\n"));
+    CHECK(witness(scratch.netns(), {"nft", "-j", "list", "tables"})["nftables"].size() == 2);
+    CHECK(must(read_ruleset(ScratchNetns().netns())).chains.empty());
+}
+
+TEST_CASE("netdev chains know their devices", "[linux][nft]") {
+    REQUIRE_ROOT();
+    Bench bench;
+    for (const auto* name : {"tap-a", "tap-b"}) {
+        must(bench.rtnl.add_bridge({.name = name}));
+    }
+    must(run_nft(bench.netns(), R"(
+add table netdev fiplane
+add chain netdev fiplane one { type filter hook ingress device "tap-a" priority 0; }
+add chain netdev fiplane both { type filter hook ingress devices = { "tap-a", "tap-b" } priority 5; }
+add rule netdev fiplane one ether type arp arp saddr ip != { 0.0.0.0, 10.0.0.11 } drop
+add rule netdev fiplane one ip saddr != { 0.0.0.0, 10.0.0.11 } drop
+add rule netdev fiplane one ether saddr != fa:16:3e:00:00:01 drop
+add rule netdev fiplane both drop
+)"));
+    const auto ruleset = must(read_ruleset(bench.netns()));
+    std::multiset<std::pair<std::string, std::string>> bound;
+    for (const auto& one : ruleset.chains)
+        bound.emplace(one.name, one.device);
+    CHECK(bound ==
+          std::multiset<std::pair<std::string, std::string>>{{"one", "tap-a"}, {"both", "tap-a"}, {"both", "tap-b"}});
+
+    // nft itself leaves out the EtherType that a header implies; without it an IPv4 packet would seem to be dropped by
+    // the rule on ARP.
+    const auto& rules = chain(ruleset, "one").rules;
+    REQUIRE(rules.size() == 3);
+    CHECK(statement<nf::Match>(rules[0], 0).field == Field::kEtherType);
+    CHECK(statement<nf::Match>(rules[0], 0).any_of == std::vector<nf::Value>{std::uint64_t{0x0806}});
+    CHECK(statement<nf::Match>(rules[0], 1).field == Field::kArpSaddrIp);
+    CHECK(statement<nf::Match>(rules[1], 0).any_of == std::vector<nf::Value>{std::uint64_t{0x0800}});
+    CHECK(statement<nf::Match>(rules[2], 0).field == Field::kEtherSaddr);
+    CHECK(statement<nf::Match>(rules[2], 0).any_of == std::vector<nf::Value>{*Mac::parse("fa:16:3e:00:00:01")});
+
+    nf::Packet packet;
+    packet.iifname = "tap-a";
+    packet.ether_saddr = Mac::parse("fa:16:3e:00:00:01");
+    packet.saddr = ip("10.0.0.11");
+    packet.daddr = Prefix::host(ip("10.0.0.12"));
+    const auto own = nf::evaluate(ruleset, nf::Hook::kIngress, packet);
+    // "both" drops everything; it comes second.
+    CHECK_FALSE(own.accepted);
+    must(run_nft(bench.netns(), "flush chain netdev fiplane both"));
+    const auto relaxed = must(read_ruleset(bench.netns()));
+    CHECK(nf::evaluate(relaxed, nf::Hook::kIngress, packet).accepted);
+    packet.saddr = ip("10.0.0.99");
+    CHECK_FALSE(nf::evaluate(relaxed, nf::Hook::kIngress, packet).accepted);
+}
+
+TEST_CASE("tables of iptables-legacy are named", "[linux][nft]") {
+    REQUIRE_ROOT();
+    const ScratchNetns scratch;
+    CHECK(must(read_ruleset(scratch.netns())).opaque.empty());
+    {
+        // Asking for a table registers it, as `iptables-legacy -L` does.
+        auto inside = NetnsGuard::enter(scratch.netns());
+        REQUIRE(inside);
+        const UniqueFd fd(socket(AF_INET, SOCK_RAW, IPPROTO_RAW));
+        ipt_getinfo info{};
+        std::copy_n("filter", 7, info.name);
+        socklen_t size = sizeof info;
+        if (getsockopt(fd.get(), IPPROTO_IP, IPT_SO_GET_INFO, &info, &size) != 0) {
+            SKIP("this kernel has no iptables-legacy filter table");
+        }
+    }
+    CHECK(must(read_ruleset(scratch.netns())).opaque == std::vector<std::string>{"iptables-legacy table filter"});
+    CHECK(must(read_ruleset(ScratchNetns().netns())).opaque.empty());
+}
+
+TEST_CASE("a map of 20000 addresses is read", "[linux][nft]") {
+    REQUIRE_ROOT();
+    const ScratchNetns scratch;
+    std::string elements;
+    for (std::uint32_t i = 0; i < 20000; ++i) {
+        elements +=
+            (i == 0 ? "" : ",") + Ipv4{ip("172.24.0.0").value + i}.str() + ":" + Ipv4{ip("10.0.0.0").value + i}.str();
+    }
+    must(run_nft(
+        scratch.netns(),
+        std::string(kRouterTable) + "flush map ip fiplane fip_in\nadd element ip fiplane fip_in {" + elements + "}\n"));
+    const auto ruleset = must(read_ruleset(scratch.netns()));
+    CHECK(ruleset.maps.at("ip fiplane fip_in").size() == 20000);
+    CHECK(ruleset.maps.at("ip fiplane fip_in").at(ip("172.24.78.31")) == ip("10.0.78.31"));
+}
+
+}  // namespace fiplane::test

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0
+// Observer against the real kernel: what iproute2, bridge and nft change must be in the snapshot at once.
+#include <fmt/format.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/mount.h>
+
+#include <algorithm>
+#include <catch2/catch_test_macros.hpp>
+#include <chrono>
+#include <fstream>
+#include <functional>
+#include <sstream>
+
+#include "linux/rtnl.hpp"
+#include "observe/observer.hpp"
+#include "support/run_process.hpp"
+#include "support/scratch_netns.hpp"
+
+namespace fiplane::test {
+namespace {
+
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+using Predicate = std::function<bool(const Snapshot&)>;
+
+void run(const std::string& command) {
+    std::istringstream words(command);
+    const auto result = run_process({std::istream_iterator<std::string>(words), {}});
+    INFO(command << ": " << result.err);
+    REQUIRE(result.exit_status == 0);
+}
+
+/// An observer whose node is a fresh network namespace of this process.
+class Watched {
+  public:
+    explicit Watched(ObserverOptions options = {}) {
+        isolate_mounts();
+        REQUIRE(unshare(CLONE_NEWNET) == 0);
+        auto opened = Observer::open(std::move(options));
+        REQUIRE(opened.has_value());
+        observer_.emplace(std::move(*opened));
+        REQUIRE(observer_->refresh().has_value());
+        (void)observer_->take_changes();
+    }
+    Observer* operator->() { return &*observer_; }
+
+    /// How long it takes from now until the snapshot satisfies `predicate`; fails after two seconds.
+    std::chrono::milliseconds until(const Predicate& predicate) {
+        const auto start = Clock::now();
+        while (!predicate(observer_->snapshot())) {
+            const auto left = 2s - (Clock::now() - start);
+            if (left <= 0s) {
+                FAIL("the snapshot never showed it");
+            }
+            pollfd readable{observer_->fd(), POLLIN, 0};
+            poll(&readable, 1, static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(left).count()));
+            if (observer_->drain()) REQUIRE(observer_->refresh().has_value());
+        }
+        return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start);
+    }
+
+    /// Serves notifications until there have been none for a while.
+    void settle() {
+        pollfd readable{observer_->fd(), POLLIN, 0};
+        while (poll(&readable, 1, 100) > 0) {
+            if (observer_->drain()) REQUIRE(observer_->refresh().has_value());
+        }
+    }
+
+  private:
+    std::optional<Observer> observer_;
+};
+
+const Link* link_of(const NetnsView* view, const std::string& name) {
+    return view == nullptr ? nullptr : view->find_link(name);
+}
+
+std::optional<PeerInfo> peer_of(const Snapshot& snapshot, const NetnsName& netns, const std::string& name) {
+    const Link* link = link_of(snapshot.netns(netns), name);
+    return link == nullptr ? std::nullopt : link->peer;
+}
+
+bool has_address(const Snapshot& s, const std::string& prefix) {
+    return std::ranges::any_of(s.root.addresses, [&](const Address& a) { return a.address.str() == prefix; });
+}
+bool has_route(const Snapshot& s, const std::string& prefix) {
+    return std::ranges::any_of(s.root.routes, [&](const Route& r) { return r.destination.str() == prefix; });
+}
+bool has_rule(const Snapshot& s, std::uint32_t priority) {
+    return std::ranges::any_of(s.root.rules, [&](const PolicyRule& r) { return r.priority == priority; });
+}
+const Neighbour* neighbour_of(const Snapshot& s, const std::string& address) {
+    const auto found =
+        std::ranges::find_if(s.root.neighbours, [&](const Neighbour& n) { return n.address.str() == address; });
+    return found == s.root.neighbours.end() ? nullptr : &*found;
+}
+bool has_mac(const Snapshot& s, const std::string& mac) {
+    return std::ranges::any_of(s.root.fdb, [&](const FdbEntry& e) { return e.mac.str() == mac; });
+}
+bool forwards(const Snapshot& s, const std::string& device) {
+    const auto found = s.root.sysctls.devices.find(device);
+    return found != s.root.sysctls.devices.end() && found->second.forwarding;
+}
+
+constexpr auto kBound = 100ms;
+
+}  // namespace
+
+TEST_CASE("Changes made by hand are in the snapshot within 100 ms, by partial dumps only", "[observe]") {
+    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    Watched watched;
+    run("ip link add p0 type veth peer name p1");
+    run("ip link set p0 up");
+    run("ip link set p1 up");
+    watched.settle();
+    const auto full_dumps = watched->counters().full_dumps;
+
+    struct Change {
+        std::string command;
+        Predicate shows;
+    };
+    const std::vector<Change> changes{
+        {"ip link add br0 type bridge", [](const Snapshot& s) { return link_of(&s.root, "br0") != nullptr; }},
+        {"ip link set p0 master br0",
+         [](const Snapshot& s) { return link_of(&s.root, "p0")->master == link_of(&s.root, "br0")->ifindex; }},
+        {"bridge link set dev p0 learning off",
+         [](const Snapshot& s) {
+             const auto& port = link_of(&s.root, "p0")->bridge_port;
+             return port && !port->learning;
+         }},
+        {"ip link set br0 up mtu 1450", [](const Snapshot& s) { return link_of(&s.root, "br0")->mtu == 1450; }},
+        {"ip link set br0 alias fiplane:t",
+         [](const Snapshot& s) { return link_of(&s.root, "br0")->alias == "fiplane:t"; }},
+        {"ip address add 192.0.2.1/24 dev br0", [](const Snapshot& s) { return has_address(s, "192.0.2.1/24"); }},
+        {"ip route add 198.51.100.0/24 via 192.0.2.2",
+         [](const Snapshot& s) { return has_route(s, "198.51.100.0/24"); }},
+        {"ip rule add from 10.1.0.11 lookup 16 priority 40000", [](const Snapshot& s) { return has_rule(s, 40000); }},
+        {"ip neighbour add 192.0.2.9 lladdr 02:00:00:00:00:09 dev br0 nud permanent",
+         [](const Snapshot& s) { return neighbour_of(s, "192.0.2.9") != nullptr; }},
+        {"bridge fdb add 02:00:00:00:00:77 dev p0 master static",
+         [](const Snapshot& s) { return has_mac(s, "02:00:00:00:00:77"); }},
+        {"nft add table ip one", [](const Snapshot&) { return true; }},
+        {"nft add chain ip one post { type nat hook postrouting priority 100; }",
+         [](const Snapshot& s) { return s.root.netfilter.chains.size() == 1; }},
+        {"nft add rule ip one post counter accept",
+         [](const Snapshot& s) { return s.root.netfilter.chains.at(0).rules.size() == 1; }},
+        {"sysctl -qw net.ipv4.conf.br0.forwarding=1", [](const Snapshot& s) { return forwards(s, "br0"); }},
+        {"nft delete table ip one", [](const Snapshot& s) { return s.root.netfilter.chains.empty(); }},
+        {"bridge fdb del 02:00:00:00:00:77 dev p0 master",
+         [](const Snapshot& s) { return !has_mac(s, "02:00:00:00:00:77"); }},
+        {"ip neighbour del 192.0.2.9 dev br0",
+         [](const Snapshot& s) { return neighbour_of(s, "192.0.2.9") == nullptr; }},
+        {"ip rule del priority 40000", [](const Snapshot& s) { return !has_rule(s, 40000); }},
+        {"ip address del 192.0.2.1/24 dev br0", [](const Snapshot& s) { return !has_address(s, "192.0.2.1/24"); }},
+        {"ip link del br0", [](const Snapshot& s) { return link_of(&s.root, "br0") == nullptr; }},
+    };
+    for (const Change& change : changes) {
+        run(change.command);
+        const auto took = watched.until(change.shows);
+        INFO(change.command << " took " << took.count() << " ms");
+        CHECK(took < kBound);
+    }
+    CHECK(watched->counters().full_dumps == full_dumps);
+    CHECK(watched->counters().overruns == 0);
+}
+
+TEST_CASE("Routes that the kernel drops in silence with their device or address are noticed", "[observe]") {
+    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    Watched watched;
+    run("ip link add p0 type veth peer name p1");
+    run("ip link set p0 up");
+    run("ip link set p1 up");
+    run("ip address add 192.0.2.1/24 dev p0");
+    run("ip address add 192.0.2.3/24 dev p0");
+    run("ip route add 198.51.100.0/24 via 192.0.2.2");
+    run("ip route add 203.0.113.0/24 dev p0 src 192.0.2.3");
+    watched.until([](const Snapshot& s) { return has_route(s, "198.51.100.0/24") && has_route(s, "203.0.113.0/24"); });
+    watched.settle();
+    run("ip address del 192.0.2.3/24 dev p0");
+    CHECK(watched.until([](const Snapshot& s) { return !has_route(s, "203.0.113.0/24"); }) < kBound);
+    watched.settle();
+    run("ip link set p0 down");
+    CHECK(watched.until([](const Snapshot& s) { return !has_route(s, "198.51.100.0/24"); }) < kBound);
+}
+
+TEST_CASE("Router namespaces are watched from their creation to their deletion", "[observe]") {
+    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    Watched watched;
+    run("ip netns add qrouter-a");
+    run("ip netns add unrelated");
+    CHECK(watched.until([](const Snapshot& s) { return s.routers.contains("qrouter-a"); }) < kBound);
+
+    run("ip -n qrouter-a address add 10.1.0.1/24 dev lo");
+    CHECK(watched.until([](const Snapshot& s) { return s.netns("qrouter-a")->addresses.size() == 1; }) < kBound);
+
+    // The same name for another namespace: nothing of the old one may be left.
+    run("ip netns del qrouter-a");
+    run("ip netns add qrouter-a");
+    CHECK(watched.until([](const Snapshot& s) {
+        return s.netns("qrouter-a") != nullptr && s.netns("qrouter-a")->addresses.empty();
+    }) < kBound);
+    run("ip -n qrouter-a link set lo up");
+    CHECK(watched.until([](const Snapshot& s) { return link_of(s.netns("qrouter-a"), "lo")->admin_up; }) < kBound);
+
+    run("ip netns del qrouter-a");
+    CHECK(watched.until([](const Snapshot& s) { return s.routers.empty(); }) < kBound);
+    CHECK(watched->take_changes().configuration);
+}
+
+TEST_CASE("The directory of namespaces may come later than the observer", "[observe]") {
+    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    isolate_mounts();
+    REQUIRE(unshare(CLONE_NEWNS) == 0);
+    REQUIRE(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+    REQUIRE(mount("observe-test", "/run", "tmpfs", 0, "mode=0755") == 0);
+    {
+        Watched watched;
+        run("ip netns add fip-late");
+        CHECK(watched.until([](const Snapshot& s) { return s.routers.contains("fip-late"); }) < kBound);
+        run("ip netns add snat-later");
+        CHECK(watched.until([](const Snapshot& s) { return s.routers.contains("snat-later"); }) < kBound);
+    }
+    REQUIRE(umount2("/run", MNT_DETACH) == 0);
+}
+
+TEST_CASE("The other ends of veth pairs are named, whichever namespace comes first", "[observe]") {
+    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    Watched watched;
+    run("ip netns add qrouter-a");
+    run("ip netns add vm");
+    run("ip link add tap-qr type veth peer name qr-1 netns qrouter-a");
+    run("ip link add tap-vm type veth peer name eth0 netns vm");
+    watched.until([](const Snapshot& s) { return peer_of(s, "", "tap-qr") && peer_of(s, "qrouter-a", "qr-1"); });
+    watched.settle();
+    // The second end is in a namespace that the observer learns of after the pair.
+    run("ip netns add elsewhere");
+    run("ip -n qrouter-a link add rfp-1 type veth peer name fpr-1 netns elsewhere");
+    watched.until([](const Snapshot& s) { return peer_of(s, "qrouter-a", "rfp-1").has_value(); });
+    CHECK_FALSE(peer_of(watched->snapshot(), "qrouter-a", "rfp-1")->netns.has_value());
+    {
+        std::ofstream("/run/netns/fip-b");
+        REQUIRE(mount("/run/netns/elsewhere", "/run/netns/fip-b", "none", MS_BIND, nullptr) == 0);
+    }
+    watched.until([](const Snapshot& s) {
+        const auto peer = peer_of(s, "qrouter-a", "rfp-1");
+        return peer && peer->netns == "fip-b";
+    });
+
+    const Snapshot& s = watched->snapshot();
+    CHECK(peer_of(s, "fip-b", "fpr-1")->netns == "qrouter-a");
+    CHECK(peer_of(s, "fip-b", "fpr-1")->ifindex == link_of(s.netns("qrouter-a"), "rfp-1")->ifindex);
+    CHECK(peer_of(s, "", "tap-qr")->netns == "qrouter-a");
+    CHECK(peer_of(s, "", "tap-qr")->ifindex == link_of(s.netns("qrouter-a"), "qr-1")->ifindex);
+    CHECK(peer_of(s, "qrouter-a", "qr-1")->netns == "");
+    CHECK(peer_of(s, "qrouter-a", "qr-1")->ifindex == link_of(&s.root, "tap-qr")->ifindex);
+    CHECK_FALSE(peer_of(s, "", "tap-vm")->netns.has_value());
+}
+
+TEST_CASE("Lost notifications lead to a full dump, and the snapshot is right", "[observe]") {
+    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    Watched watched;
+    run("ip link add p0 type veth peer name p1");
+    run("ip link set p0 up");
+    watched.settle();
+    const auto before = watched->counters();
+    // More notifications than the socket's 8 MiB hold, while nobody reads.
+    constexpr int kNeighbours = 900;
+    constexpr int kRounds = 30;
+    const std::string batch = fmt::format("/run/netns/.batch-{}", getpid());
+    {
+        std::ofstream file(batch);
+        for (int round = 0; round < kRounds; ++round) {
+            for (int i = 0; i < kNeighbours; ++i) {
+                file << fmt::format("neighbour replace 10.{}.{}.{} lladdr 02:00:00:00:{:02x}:01 dev p0 nud permanent\n",
+                                    100, i / 250, i % 250 + 1, round);
+            }
+        }
+    }
+    run("ip -batch " + batch);
+    std::remove(batch.c_str());
+    watched.until([](const Snapshot& s) {
+        const Neighbour* last = neighbour_of(s, "10.100.3.150");
+        return s.root.neighbours.size() == kNeighbours && last != nullptr && last->mac.str() == "02:00:00:00:1d:01";
+    });
+    CHECK(watched->counters().overruns > before.overruns);
+    CHECK(watched->counters().full_dumps > before.full_dumps);
+}
+
+TEST_CASE("Only what somebody configured counts as a configuration change", "[observe]") {
+    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    Watched watched;
+    run("ip link add p0 type veth peer name p1");
+    run("ip link add br0 type bridge");
+    run("ip link set p0 master br0");
+    for (const char* device : {"p0", "p1", "br0"})
+        run(fmt::format("ip link set {} up", device));
+    watched.settle();
+    (void)watched->take_changes();
+
+    run("ip neighbour add 192.0.2.7 lladdr 02:00:00:00:00:07 dev br0 nud stale");
+    run("bridge fdb add 02:00:00:00:00:78 dev p0 master dynamic");
+    watched.until(
+        [](const Snapshot& s) { return neighbour_of(s, "192.0.2.7") != nullptr && has_mac(s, "02:00:00:00:00:78"); });
+    const Changes learned = watched->take_changes();
+    CHECK(learned.any);
+    CHECK_FALSE(learned.configuration);
+
+    run("ip neighbour replace 192.0.2.7 lladdr 02:00:00:00:00:07 dev br0 nud permanent");
+    watched.until([](const Snapshot& s) { return (neighbour_of(s, "192.0.2.7")->state & 0x80) != 0; });
+    CHECK(watched->take_changes().configuration);
+    watched.settle();
+    const Changes none = watched->take_changes();
+    CHECK_FALSE(none.any);
+}
+
+TEST_CASE("A periodic full dump sees what has no notification, and foreign programs are asked for", "[observe]") {
+    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    ObserverOptions options;
+    options.full_dump_interval = 1s;
+    std::vector<std::string> answer;
+    options.foreign_programs = [&](const Link& link) {
+        return link.name == "lo" ? answer : std::vector<std::string>{};
+    };
+    Watched watched(options);
+    CHECK(link_of(&watched->snapshot().root, "lo")->foreign_programs.empty());
+    answer = {"tcx ingress somebody"};
+    const auto took =
+        watched.until([](const Snapshot& s) { return !link_of(&s.root, "lo")->foreign_programs.empty(); });
+    CHECK(took > 500ms);
+    CHECK(watched->take_changes().any);
+}
+
+}  // namespace fiplane::test

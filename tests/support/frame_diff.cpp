@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "support/frame_diff.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+namespace fiplane::test {
+namespace {
+
+constexpr std::size_t kEthLength = 14;
+constexpr std::size_t kOuterLength = 50;
+constexpr std::uint16_t kVxlanPort = 4789;
+
+std::string hex(const Bytes& bytes) { return fmt::format("{:02x}", fmt::join(bytes, "")); }
+
+std::uint16_t read16(const Bytes& frame, std::size_t at) {
+    return static_cast<std::uint16_t>(frame[at] << 8 | frame[at + 1]);
+}
+
+/// Walks a frame from its front and names what it passes.
+class Dissector {
+  public:
+    explicit Dissector(const Bytes& frame) : frame_(frame) {}
+
+    std::vector<Field> run() {
+        ethernet();
+        if (at_ < frame_.size()) take("data", frame_.size() - at_);
+        return std::move(fields_);
+    }
+
+  private:
+    [[nodiscard]] bool has(std::size_t length) const { return at_ + length <= frame_.size(); }
+
+    void take(const std::string& name, std::size_t length) {
+        const auto first = frame_.begin() + static_cast<std::ptrdiff_t>(at_);
+        const Bytes raw(first, first + static_cast<std::ptrdiff_t>(length));
+        std::string value = hex(raw);
+        if (name.ends_with("dst") || name.ends_with("src") || name.ends_with("_ip") || name.ends_with("_mac")) {
+            if (length == 4) value = fmt::format("{}", fmt::join(raw, "."));
+            if (length == 6) value = fmt::format("{:02x}", fmt::join(raw, ":"));
+        } else if (length <= 2) {
+            std::uint32_t number = 0;
+            for (const auto byte : raw) number = number << 8 | byte;
+            value = fmt::format("{} (0x{:0{}x})", number, number, 2 * length);
+        }
+        fields_.push_back({at_, length, prefix_ + name, std::move(value)});
+        at_ += length;
+    }
+
+    void ethernet() {
+        if (!has(kEthLength)) return;
+        take("eth.dst", 6);
+        take("eth.src", 6);
+        take("eth.type", 2);
+        switch (read16(frame_, at_ - 2)) {
+            case 0x0800: return ipv4();
+            case 0x0806: return arp();
+            default: return;
+        }
+    }
+
+    void arp() {
+        if (!has(28)) return;
+        take("arp.hardware", 2);
+        take("arp.protocol", 2);
+        take("arp.hardware_length", 1);
+        take("arp.protocol_length", 1);
+        take("arp.operation", 2);
+        take("arp.sender_mac", 6);
+        take("arp.sender_ip", 4);
+        take("arp.target_mac", 6);
+        take("arp.target_ip", 4);
+    }
+
+    void ipv4() {
+        if (!has(20)) return;
+        const std::size_t start = at_;
+        const std::size_t header = static_cast<std::size_t>(frame_[start] & 0xf) * 4;
+        take("ip.version_ihl", 1);
+        take("ip.tos", 1);
+        take("ip.total_length", 2);
+        take("ip.id", 2);
+        take("ip.flags_offset", 2);
+        take("ip.ttl", 1);
+        take("ip.protocol", 1);
+        take("ip.checksum", 2);
+        take("ip.src", 4);
+        take("ip.dst", 4);
+        if (header > 20 && has(header - 20)) take("ip.options", header - 20);
+        if ((read16(frame_, start + 6) & 0x1fff) != 0) return;
+        switch (frame_[start + 9]) {
+            case 1: return icmp();
+            case 6: return tcp();
+            case 17: return udp();
+            default: return;
+        }
+    }
+
+    void icmp() {
+        if (!has(8)) return;
+        const std::uint8_t type = frame_[at_];
+        take("icmp.type", 1);
+        take("icmp.code", 1);
+        take("icmp.checksum", 2);
+        take("icmp.rest", 4);
+        if (type == 3 || type == 4 || type == 5 || type == 11 || type == 12) {
+            prefix_ += "quoted/";
+            ipv4();
+        }
+    }
+
+    void tcp() {
+        if (!has(20)) return;
+        take("tcp.sport", 2);
+        take("tcp.dport", 2);
+        take("tcp.seq", 4);
+        take("tcp.ack", 4);
+        take("tcp.offset_flags", 2);
+        take("tcp.window", 2);
+        take("tcp.checksum", 2);
+        take("tcp.urgent", 2);
+    }
+
+    void udp() {
+        if (!has(8)) return;
+        take("udp.sport", 2);
+        take("udp.dport", 2);
+        take("udp.length", 2);
+        take("udp.checksum", 2);
+        if (read16(frame_, at_ - 6) != kVxlanPort || !has(8)) return;
+        take("vxlan.flags", 4);
+        take("vxlan.vni", 3);
+        take("vxlan.reserved", 1);
+        prefix_ += "vxlan/";
+        ethernet();
+    }
+
+    const Bytes& frame_;
+    std::size_t at_ = 0;
+    std::string prefix_;
+    std::vector<Field> fields_;
+};
+
+bool is_tunnel_packet(const Bytes& frame) {
+    return frame.size() >= kOuterLength && read16(frame, 12) == 0x0800 && frame[14] == 0x45 && frame[23] == 17 &&
+           read16(frame, 36) == kVxlanPort;
+}
+
+/// `expected` with the choices that `actual` made, where those are legal.
+Bytes with_choices_of(Bytes expected, const Bytes& actual) {
+    if (!is_tunnel_packet(expected) || !is_tunnel_packet(actual)) return expected;
+    const std::uint16_t port = read16(actual, 34);
+    if (port >= 32768 && port <= 60999) std::copy_n(actual.begin() + 34, 2, expected.begin() + 34);
+    std::copy_n(actual.begin() + 18, 2, expected.begin() + 18);
+    expected[24] = expected[25] = 0;
+    const std::uint16_t checksum = internet_checksum(Bytes(expected.begin() + 14, expected.begin() + 34));
+    expected[24] = static_cast<std::uint8_t>(checksum >> 8);
+    expected[25] = static_cast<std::uint8_t>(checksum);
+    return expected;
+}
+
+std::string listing(const char* title, const Bytes& frame, const Bytes& other) {
+    std::string out = fmt::format("{} ({} bytes):\n", title, frame.size());
+    for (const Field& field : dissect(frame)) {
+        const auto end = std::min({field.offset + field.length, frame.size(), other.size()});
+        bool same = field.offset + field.length <= other.size();
+        for (std::size_t i = field.offset; same && i < end; ++i) same = frame[i] == other[i];
+        out += fmt::format("  {} {:4} {:34} {}\n", same ? ' ' : '*', field.offset, field.name, field.value);
+    }
+    return out + fmt::format("  hex {}\n  scapy Ether(bytes.fromhex('{}')).show()\n", hex(frame), hex(frame));
+}
+
+std::string name_at(const Bytes& frame, std::size_t offset) {
+    for (const Field& field : dissect(frame)) {
+        if (offset >= field.offset && offset < field.offset + field.length) return field.name;
+    }
+    return "end of frame";
+}
+
+}  // namespace
+
+std::vector<Field> dissect(const Bytes& frame) { return Dissector(frame).run(); }
+
+std::optional<std::string> frame_difference(const Bytes& expected, const Bytes& actual, Freedom freedom) {
+    const Bytes wanted = freedom == Freedom::kNone ? expected : with_choices_of(expected, actual);
+    if (wanted == actual) return std::nullopt;
+
+    const auto [a, b] = std::ranges::mismatch(wanted, actual);
+    const auto offset = static_cast<std::size_t>(a - wanted.begin());
+    std::string out;
+    if (wanted.size() != actual.size())
+        out += fmt::format("length {} bytes, expected {}\n", actual.size(), wanted.size());
+    out += fmt::format("first difference at byte {}: {}\n", offset, name_at(wanted, offset));
+    return out + listing("expected", wanted, actual) + listing("actual", actual, wanted);
+}
+
+}  // namespace fiplane::test

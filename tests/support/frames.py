@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames on the wire: captured as they are, compared whole with frames that scapy builds."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import time
+from typing import Callable, Iterator
+
+logging.getLogger("scapy").setLevel(logging.ERROR)
+from scapy.layers.inet import IP, UDP  # noqa: E402
+from scapy.layers.l2 import Ether  # noqa: E402
+from scapy.layers.vxlan import VXLAN  # noqa: E402
+from scapy.packet import Packet  # noqa: E402
+
+from lab import Lab, LabNode  # noqa: E402
+from namespaces import packet_socket  # noqa: E402
+
+OUTER_SOURCE_PORTS = range(32768, 61000)  # net.ipv4.ip_local_port_range, which Linux's vxlan device uses
+
+Match = Callable[[Packet], bool]
+
+
+class Tap:
+    """Every frame that passes a device from now on, in both directions."""
+
+    def __init__(self, what: str, packet: socket.socket):
+        self.what = what
+        self._socket = packet
+        self._seen: list[bytes] = []
+
+    def send(self, frame: Packet | bytes) -> None:
+        """Sends out of the device. What this tap sees includes it."""
+        self._socket.send(bytes(frame))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def frames(self, match: Match, count: int = 1, timeout: float = 2.0) -> list[bytes]:
+        """The first `count` frames that match, or fewer if no more come within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        checked, found = 0, []
+        while True:
+            for raw in self._seen[checked:]:
+                checked += 1
+                if match(Ether(raw)):
+                    found.append(raw)
+                    if len(found) == count:
+                        return found
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._socket], [], [], left)[0]:
+                return found
+            self._drain()
+
+    def one(self, match: Match, what: str, timeout: float = 2.0) -> bytes:
+        """The one frame that must come."""
+        found = self.frames(match, 1, timeout)
+        if not found:
+            raise AssertionError(f"at {self.what}: no {what} within {timeout:g} s; seen were:\n{self.dissected()}")
+        return found[0]
+
+    def none(self, match: Match, what: str, timeout: float = 0.5) -> None:
+        found = self.frames(match, 1, timeout)
+        if found:
+            raise AssertionError(f"at {self.what}: there must be no {what}, but there was:\n{dissect(found[0])}")
+
+    def dissected(self) -> str:
+        return "\n".join(Ether(raw).summary() for raw in self._seen[-40:]) or "nothing"
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._seen.append(self._socket.recv(70000, socket.MSG_DONTWAIT))
+
+
+class Taps:
+    """Opens taps and closes them all at the end of a test."""
+
+    def __init__(self, lab: Lab):
+        self.lab = lab
+        self._open: list[Tap] = []
+
+    def wire(self, node: str) -> Tap:
+        """Between a node and the wire: frames that the node sends and receives on the underlay."""
+        return self._keep(Tap(f"the wire of {node}", self.lab.wire.packet_socket(node)))
+
+    def vm(self, name: str) -> Tap:
+        return self._keep(Tap(f"eth0 of {name}", self.lab.vms[name].namespace.packet_socket("eth0")))
+
+    def host(self, node: str, device: str) -> Tap:
+        return self._keep(Tap(f"{device} of {node}", self.lab.nodes[node].namespace.packet_socket(device)))
+
+    def router(self, node: str, netns: str, device: str) -> Tap:
+        path = self.lab.nodes[node].netns_path(netns)
+        return self._keep(Tap(f"{device} in {netns} of {node}", packet_socket(path, device)))
+
+    def close(self) -> None:
+        for tap in self._open:
+            tap.close()
+
+    def _keep(self, tap: Tap) -> Tap:
+        self._open.append(tap)
+        return tap
+
+
+@contextlib.contextmanager
+def taps(lab: Lab) -> Iterator[Taps]:
+    opened = Taps(lab)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def dissect(raw: bytes | Packet) -> str:
+    packet = raw if isinstance(raw, Packet) else Ether(raw)
+    return packet.show2(dump=True) + f"\n{len(bytes(packet))} bytes: {bytes(packet).hex()}\nscapy: {packet!r}"
+
+
+def assert_same(what: str, seen: bytes, expected: Packet) -> None:
+    """Byte for byte. A difference is shown with both frames dissected."""
+    wanted = bytes(expected)
+    if seen == wanted:
+        return
+    first = next((i for i, (a, b) in enumerate(zip(seen, wanted)) if a != b), min(len(seen), len(wanted)))
+    raise AssertionError(
+        f"{what}: first difference at byte {first} ({field_at(Ether(wanted), first)}); lengths: seen {len(seen)}, "
+        f"expected {len(wanted)}\n--- seen\n{dissect(seen)}\n--- expected\n{dissect(wanted)}"
+    )
+
+
+def field_at(packet: Packet, offset: int) -> str:
+    """Which layer's field a byte belongs to, as far as scapy can say."""
+    start, layer = 0, packet
+    while layer.payload and start + len(layer) - len(layer.payload) <= offset:
+        start += len(layer) - len(layer.payload)
+        layer = layer.payload
+    inside = offset - start
+    for field in layer.fields_desc:
+        size = field.sz if isinstance(field.sz, (int, float)) else 0
+        if inside < size:
+            return f"{layer.name}.{field.name}"
+        inside -= size
+    return layer.name
+
+
+def is_tunnelled(raw: Packet, vni: int | None = None) -> bool:
+    return UDP in raw and VXLAN in raw and (vni is None or raw[VXLAN].vni == vni)
+
+
+def inner(raw: bytes) -> bytes:
+    """The frame inside a VXLAN packet over IPv4 without options."""
+    return raw[50:]
+
+
+def match_inner(match: Match, sender: str | None = None) -> Match:
+    """Matches tunnel packets whose inner frame matches. `sender`: only from this outer source address."""
+
+    def check(packet: Packet) -> bool:
+        if not is_tunnelled(packet) or (sender is not None and packet[IP].src != sender):
+            return False
+        return match(packet[VXLAN].payload)
+
+    return check
+
+
+def assert_tunnelled(what: str, seen: bytes, source: LabNode, destination: LabNode, vni: int, payload: Packet) -> None:
+    """`seen` must be `payload` in VXLAN from one node to another, as Linux's vxlan device makes it (RFC 7348; outer
+    TTL 64, no DF, no checksum). The outer source port and IPv4 ID are the sender's choice."""
+    got = Ether(seen)
+    assert got[UDP].sport in OUTER_SOURCE_PORTS, f"{what}: outer source port {got[UDP].sport}"
+    expected = (
+        Ether(src=source.mac(source.node.underlay_device), dst=destination.mac(destination.node.underlay_device))
+        / IP(
+            src=source.node.underlay_address,
+            dst=destination.node.underlay_address,
+            ttl=64,
+            id=got[IP].id,
+        )
+        / UDP(sport=got[UDP].sport, dport=source.lab.topology.vxlan_port, chksum=0)
+        / VXLAN(flags=8, vni=vni)
+        / payload
+    )
+    assert_same(what, seen, expected)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pinned BPF maps of a node, read with bpftool as an operator would."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lab import LabNode
+
+PINS = "/sys/fs/bpf/fiplane/maps"
+TABLES = (
+    "fl_config", "fl_sources", "fl_tunnels", "fl_fdb", "fl_arp", "fl_fip_in", "fl_fip_out", "fl_dests", "fl_routes",
+)  # fmt: skip
+
+
+def bpftool_dump(node: LabNode, table: str) -> list[dict[str, Any]]:
+    """The map's rows as bpftool prints them, with BTF: {"key": ..., "value": ...}."""
+    rows = json.loads(node.run(["bpftool", "-j", "map", "dump", "pinned", f"{PINS}/{table}"]).stdout)
+    return [row.get("formatted", row) for row in rows]
+
+
+def _without_stamps(value: Any) -> Any:
+    """last_use is written by the programs all the time."""
+    if isinstance(value, dict):
+        return {key: _without_stamps(item) for key, item in value.items() if key != "last_use"}
+    return [_without_stamps(item) for item in value] if isinstance(value, list) else value
+
+
+def dump(node: LabNode) -> dict[str, list]:
+    """All tables that the agent writes, without the programs' own stamps, in a fixed order."""
+    return {
+        table: sorted((_without_stamps(row) for row in bpftool_dump(node, table)), key=json.dumps) for table in TABLES
+    }
+
+
+def pinned_ids(node: LabNode) -> dict[str, int]:
+    """Pin -> kernel id: the same id is the same map."""
+    return {
+        table: json.loads(node.run(["bpftool", "-j", "map", "show", "pinned", f"{PINS}/{table}"]).stdout)["id"]
+        for table in TABLES
+    }
+
+
+def octets(address: str) -> list[int]:
+    return [int(part) for part in address.split(".")]
+
+
+def fip_in(node: LabNode, address: str) -> list[dict[str, Any]]:
+    """Rows of fl_fip_in for a floating IP, in any segment."""
+    return [row for row in bpftool_dump(node, "fl_fip_in") if row["key"]["fip"] == octets(address)]

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who reaches whom: from every node and every VM to every floating IP, by ping and by ssh."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from dataclasses import dataclass
+from typing import Callable, Sequence
+
+from lab import Lab, in_parallel
+
+PINGS = 5
+PING_INTERVAL = 0.02
+
+
+@dataclass(frozen=True)
+class Cell:
+    source: str
+    floating_ip: str
+    ping_ms: float | None  # median of PINGS; None: a reply is missing
+    ssh: str  # "ok", or what went wrong
+
+    @property
+    def complete(self) -> bool:
+        return self.ping_ms is not None and self.ssh == "ok"
+
+    def as_json(self) -> dict:
+        return {"from": self.source, "to": self.floating_ip, "ping_ms": self.ping_ms, "ssh": self.ssh}
+
+
+def sources(lab: Lab) -> list[str]:
+    return [*lab.nodes, *lab.vms]
+
+
+def run_in(lab: Lab, name: str) -> Callable:
+    return (lab.nodes.get(name) or lab.vms[name]).run
+
+
+def ping(lab: Lab, source: str, floating_ip: str, count: int = PINGS) -> float | None:
+    """Median round trip in milliseconds, or None if any reply is missing."""
+    result = run_in(lab, source)(
+        ["ping", "-n", "-c", count, "-i", PING_INTERVAL, "-W", 2, floating_ip], check=False, timeout=20
+    )
+    times = [float(time) for time in re.findall(r"time=([0-9.]+) ms", result.stdout)]
+    return statistics.median(times) if len(times) == count else None
+
+
+def ssh(lab: Lab, source: str, floating_ip: str) -> str:
+    """ "ok" if the VM that owns the address lets us in, shows its own host key and says its own name."""
+    result = run_in(lab, source)(lab.keys.ssh_command(floating_ip, "hostname"), check=False, timeout=30)
+    if result.returncode != 0:
+        return (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
+    owner, answer = lab.vm_of(floating_ip).name, result.stdout.strip()
+    return "ok" if answer == owner else f"reached {answer}, not {owner}"
+
+
+def run_matrix(
+    lab: Lab,
+    floating_ips: Sequence[str] | None = None,
+    *,
+    pings: int = PINGS,
+    with_ssh: bool = True,
+    done: Callable[[int, int], None] = lambda finished, total: None,
+) -> list[Cell]:
+    """Every source to every floating IP, a few at a time. `done` hears of progress."""
+    targets = list(floating_ips or (fip for fip, row in lab.topology.floating_ips.items() if row.port in lab.vms))
+    pairs = [(source, fip) for source in sources(lab) for fip in targets]
+    finished: list[Cell] = []
+
+    def one(pair: tuple[str, str]) -> Cell:
+        cell = Cell(*pair, ping(lab, *pair, pings), ssh(lab, *pair) if with_ssh else "not tried")
+        finished.append(cell)
+        done(len(finished), len(pairs))
+        return cell
+
+    return in_parallel((lambda pair=pair: one(pair) for pair in pairs), workers=6)
+
+
+def missing(cells: Sequence[Cell]) -> list[str]:
+    return [
+        f"{cell.source} -> {cell.floating_ip}: ping {'ok' if cell.ping_ms is not None else 'lost'}, ssh {cell.ssh}"
+        for cell in cells
+        if not cell.complete
+    ]

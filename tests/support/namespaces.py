@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that hold namespaces, and the book-keeping that lets nothing of a lab outlive it.
+
+A lab keeps one directory below STATE_BASE. It holds the owner's identity, logs, keys and state files. Every process of
+a lab carries the directory's name in its environment, and every holder's network namespace is noted by pid and start
+time, so a later run finds and ends what a killed run left behind, and only that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Iterator, Sequence
+
+STATE_BASE = Path("/var/lib/fiplane-lab")
+ENVIRONMENT = "FIPLANE_LAB"
+CLONE_NEWNET = 0x40000000
+ETH_P_ALL = 3
+SO_RCVBUFFORCE = 33
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_hop_lock = threading.Lock()
+
+
+class LabError(RuntimeError):
+    """Something about the test bed, not about the system under test, went wrong."""
+
+
+class CommandError(LabError):
+    """A command in a namespace failed; the text has the command, its exit code and its output."""
+
+    def __init__(self, where: str, result: subprocess.CompletedProcess[str]):
+        self.result = result
+        super().__init__(
+            f"on {where}: {' '.join(map(str, result.args))}\nexit code {result.returncode}\n"
+            f"{result.stdout}{result.stderr}"
+        )
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks from boot to the start of a living process (a zombie is dead). Tells a process from a later one that
+    has the same number."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def alive(pid: int, started: int) -> bool:
+    return start_time(pid) == started
+
+
+def end_processes(pids: Sequence[int], patience: float = 3.0) -> None:
+    """SIGTERM, then SIGKILL for what is still there after `patience` seconds."""
+    wanted = {pid: started for pid in pids if (started := start_time(pid)) is not None}
+    for pid in wanted:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        wanted = {pid: started for pid, started in wanted.items() if alive(pid, started)}
+        if not wanted:
+            return
+        time.sleep(0.02)
+    for pid, started in wanted.items():
+        if alive(pid, started):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+class StateDirectory:
+    """A lab's directory: <STATE_BASE>/<name>. Only root may look inside, for it holds a private key."""
+
+    def __init__(self, name: str):
+        STATE_BASE.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = STATE_BASE / name
+        self.path.mkdir(mode=0o700)
+        self._holders: dict[int, int] = {}
+        self._keep = False
+        self._write()
+
+    def note_holder(self, pid: int) -> None:
+        started = start_time(pid)
+        if started is not None:
+            self._holders[pid] = started
+        self._write()
+
+    def keep(self) -> None:
+        """From now on the lab outlives its owner; remove_lab() ends it."""
+        self._keep = True
+        self._write()
+
+    def _write(self) -> None:
+        me = os.getpid()
+        data = {"owner": [me, start_time(me)], "holders": self._holders, "keep": self._keep}
+        temporary = self.path / "lab.json.new"
+        temporary.write_text(json.dumps(data))
+        temporary.rename(self.path / "lab.json")
+
+
+def remove_lab(path: Path) -> None:
+    """Ends every process of the lab kept in `path` and removes the directory."""
+    data = _read_state(path)
+    holders = {int(pid): started for pid, started in data.get("holders", {}).items()}
+    namespaces = {ns for pid, started in holders.items() if alive(pid, started) and (ns := _netns_of(pid))}
+    members = [pid for pid in _processes() if _belongs(pid, path, namespaces)]
+    keepers = [pid for pid in members if pid in holders]
+    end_processes([pid for pid in members if pid not in holders])
+    end_processes(keepers)
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        STATE_BASE.rmdir()
+
+
+def remove_leftovers() -> list[str]:
+    """Removes labs whose owner is dead and that were not meant to stay. Returns their names."""
+    removed = []
+    for path in _lab_paths():
+        data = _read_state(path)
+        owner = data.get("owner")
+        if data.get("keep") or not owner or alive(*owner):
+            continue
+        remove_lab(path)
+        removed.append(path.name)
+    return removed
+
+
+def kept_labs() -> list[Path]:
+    return [path for path in _lab_paths() if _read_state(path).get("keep")]
+
+
+def _lab_paths() -> list[Path]:
+    return sorted(path for path in STATE_BASE.glob("*") if path.is_dir()) if STATE_BASE.is_dir() else []
+
+
+def _read_state(path: Path) -> dict:
+    try:
+        return json.loads((path / "lab.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _processes() -> Iterator[int]:
+    return (int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) != os.getpid())
+
+
+def _netns_of(pid: int) -> str | None:
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/ns/net")
+    return None
+
+
+def _belongs(pid: int, path: Path, namespaces: set[str]) -> bool:
+    with contextlib.suppress(OSError):
+        if f"{ENVIRONMENT}={path}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            return True
+    return _netns_of(pid) in namespaces
+
+
+class Namespace:
+    """A process that holds a network, a mount and a UTS namespace; commands run inside by nsenter.
+
+    /run is a tmpfs of its own, so /run/netns and /run/fiplane are too, and /sys/fs/bpf is a bpffs of its own. /proc
+    stays: /proc/sys/net follows the network namespace of whoever reads it.
+    """
+
+    SETUP = """
+set -e
+mount -t tmpfs -o mode=755 fiplane-lab /run
+mkdir -m 755 /run/netns /run/fiplane /run/sshd /run/lock
+mount -t bpf fiplane-lab /sys/fs/bpf
+hostname "$1"
+echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad || true
+ip link set lo up
+echo ready
+exec sleep infinity
+"""
+
+    def __init__(self, state: StateDirectory, name: str):
+        self.name = name
+        self.state = state
+        self._process = subprocess.Popen(
+            ["unshare", "--net", "--mount", "--uts", "sh", "-c", self.SETUP, "sh", name],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment(),
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        state.note_holder(self.pid)
+
+    def environment(self) -> dict[str, str]:
+        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return {"PATH": path, "LC_ALL": "C.UTF-8", ENVIRONMENT: str(self.state.path)}
+
+    def wait_until_up(self) -> None:
+        assert self._process.stdout is not None and self._process.stderr is not None
+        if self._process.stdout.readline().strip() != "ready":
+            raise LabError(f"cannot make the namespaces of {self.name}: {self._process.stderr.read().strip()}")
+
+    @property
+    def netns_path(self) -> str:
+        return f"/proc/{self.pid}/ns/net"
+
+    def command(self, argv: Sequence[str | Path]) -> list[str]:
+        return ["nsenter", "-t", str(self.pid), "-n", "-m", "-u", "--", *map(str, argv)]
+
+    def run(
+        self,
+        argv: Sequence[str | Path] | str,
+        *,
+        check: bool = True,
+        timeout: float = 30.0,
+        stdin: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command (a string: by sh -e) and returns what it printed. `check`: a failure raises CommandError."""
+        words = ["sh", "-ec", argv] if isinstance(argv, str) else list(map(str, argv))
+        try:
+            result = subprocess.run(
+                self.command(words),
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                env=self.environment(),
+            )
+        except subprocess.TimeoutExpired as expired:
+            output = expired.stdout.decode(errors="replace") if isinstance(expired.stdout, bytes) else ""
+            raise LabError(f"on {self.name}: no answer within {timeout} s from: {' '.join(words)}\n{output}") from None
+        result.args = words
+        if check and result.returncode != 0:
+            raise CommandError(self.name, result)
+        return result
+
+    def start(self, argv: Sequence[str | Path], **options) -> subprocess.Popen:
+        """Starts a command in the background. The lab ends it with everything else in the namespace."""
+        options.setdefault("stdin", subprocess.DEVNULL)
+        environment = {**self.environment(), **options.pop("environment", {})}
+        return subprocess.Popen(self.command(argv), env=environment, start_new_session=True, **options)
+
+    def packet_socket(self, device: str) -> socket.socket:
+        return packet_socket(self.netns_path, device)
+
+    def close(self) -> None:
+        """Ends the holder. The namespaces go when their last process does: end those first."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+
+def packet_socket(netns_path: str, device: str) -> socket.socket:
+    """An AF_PACKET socket for every frame, both directions, of a device in another network namespace. A socket stays in
+    the namespace in which it was made, so this process needs to be there for that moment only."""
+    with _hop_lock:
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        there = os.open(netns_path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _setns(there)
+            try:
+                packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+                packet.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
+                packet.bind((device, ETH_P_ALL))
+                return packet
+            finally:
+                _setns(home)
+        finally:
+            os.close(there)
+            os.close(home)
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, CLONE_NEWNET) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"setns: {os.strerror(error)}")

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prints what CTest skipped, with the reasons, and fails on a skip that nobody expects.
+
+    skips.py RESULTS.xml EXPECTED
+
+EXPECTED: one line for each test that may be skipped, "NAME: why"; NAME is the name as CTest (or, inside a fullstack
+suite, pytest) prints it, with * for any text. Lines that begin with # are comments.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+# pytest -rs: "SKIPPED [1] test_wire.py::test_name: reason" or with a line number instead of the name.
+PYTEST_SKIP = re.compile(r"^SKIPPED \[\d+\] (\S+): (.*)$", re.MULTILINE)
+CATCH_SKIP = re.compile(r"SKIPPED:\s*(?:explicitly with message:)?\s*(.+?)\s*(?:\n\n|\n=|\Z)", re.DOTALL)
+
+
+def read_expected(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    lines = (line.strip() for line in path.read_text().splitlines())
+    return [line.rsplit(": ", 1)[0] for line in lines if line and not line.startswith("#")]
+
+
+def skipped(results: Path) -> list[tuple[str, str]]:
+    """(name, reason) of each skip."""
+    out = []
+    for case in ElementTree.parse(results).getroot().iter("testcase"):
+        name, text = case.get("name", ""), case.findtext("system-out") or ""
+        if case.find("skipped") is not None:
+            reason = CATCH_SKIP.search(text)
+            said = " ".join(reason.group(1).split()) if reason else text.strip()[-300:]
+            out.append((name, said or "no reason given"))
+        out += [(f"{name} {place}", reason) for place, reason in PYTEST_SKIP.findall(text)]
+    return out
+
+
+def main(results: str, expected_file: str) -> int:
+    expected = read_expected(Path(expected_file))
+    unexpected = 0
+    for name, reason in skipped(Path(results)):
+        known = any(fnmatch.fnmatchcase(name, pattern) for pattern in expected)
+        print(f"skipped{'' if known else ' UNEXPECTEDLY'}: {name}: {reason}")
+        unexpected += not known
+    if unexpected:
+        print(f"{unexpected} unexpected skips: make them run, or list them in {expected_file} with the reason")
+    return 1 if unexpected else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

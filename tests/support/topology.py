@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The resolved topology as values: what `fiplane validate FILE -o json` prints."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+VM_OWNER = "compute"
+
+
+class TopologyError(RuntimeError):
+    """fiplane refused the file; the text is what it said."""
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    underlay_device: str
+    underlay_address: str
+    addresses: dict[str, str]  # network name -> "172.24.4.1/23", the node's own on the network's bridge
+    macs: dict[str, str]  # network name -> MAC of that bridge
+
+
+@dataclass(frozen=True)
+class Network:
+    name: str
+    id: str
+    external: bool
+    bridge: str
+    vni: int
+    mtu: int
+
+
+@dataclass(frozen=True)
+class Port:
+    name: str
+    id: str
+    owner: str
+    network: str
+    node: str | None
+    router: str | None
+    fixed_ip: str
+    prefix_length: int
+    gateway: str | None
+    mac: str
+    device: str
+    mtu: int
+
+
+@dataclass(frozen=True)
+class Router:
+    name: str
+    id: str
+    distributed: bool
+    node: str | None
+    external_network: str | None
+
+    @property
+    def namespace(self) -> str:
+        return f"qrouter-{self.id}"
+
+    @property
+    def rfp(self) -> str:
+        return f"rfp-{self.id}"[:14]
+
+    @property
+    def fpr(self) -> str:
+        return f"fpr-{self.id}"[:14]
+
+
+@dataclass(frozen=True)
+class FloatingIp:
+    address: str
+    network: str
+    port: str
+    router: str
+    node: str | None  # where it lives: the VM's node, or the legacy router's
+
+
+class Topology:
+    """Everything by name, and the look-ups that tests need."""
+
+    def __init__(self, data: dict):
+        subnets = {subnet["name"]: subnet for network in data["networks"] for subnet in network["subnets"]}
+        self.name: str = data["name"]
+        self.vxlan_port: int = data["transport"]["port"]
+        self.underlay_mtu: int = data["underlay_mtu"]
+        self.nodes = {node["name"]: _node(node) for node in data["nodes"]}
+        self.networks = {item["name"]: _network(item) for item in data["networks"]}
+        self.ports = {item["name"]: _port(item, subnets, self.networks) for item in data["ports"]}
+        self.routers = {item["name"]: _router(item) for item in data["routers"]}
+        self.floating_ips = {item["floating_ip_address"]: _floating_ip(item) for item in data["floating_ips"]}
+
+    @classmethod
+    def load(cls, fiplane: Path, file: Path) -> Topology:
+        result = subprocess.run(
+            [str(fiplane), "validate", str(file), "-o", "json"], capture_output=True, text=True, timeout=30
+        )
+        if result.returncode != 0:
+            raise TopologyError(result.stderr.strip() or result.stdout.strip())
+        return cls(json.loads(result.stdout))
+
+    def vm_ports(self) -> list[Port]:
+        return [port for port in self.ports.values() if port.owner == VM_OWNER and port.node is not None]
+
+    def fips_of(self, port: str) -> list[str]:
+        return [fip.address for fip in self.floating_ips.values() if fip.port == port]
+
+    def external_networks(self) -> list[Network]:
+        return [network for network in self.networks.values() if network.external]
+
+    def router_of(self, address: str) -> Router:
+        return self.routers[self.floating_ips[address].router]
+
+    def node_of_fip(self, address: str) -> str:
+        """The node whose MAC answers for a floating IP: the VM's, or the legacy router's."""
+        node = self.floating_ips[address].node
+        assert node is not None
+        return node
+
+    def gateway_port(self, node: str, network: str) -> Port:
+        """The floating IP agent gateway (fg-) of a node."""
+        for port in self.ports.values():
+            if port.owner == "floatingip_agent_gateway" and port.node == node and port.network == network:
+                return port
+        raise KeyError(f"no agent gateway port on {node} for {network}")
+
+    def router_port(self, router: str, network: str) -> Port:
+        """The interface of a router in a tenant network (qr-)."""
+        for port in self.ports.values():
+            if port.owner.startswith("router_interface") and port.router == router and port.network == network:
+                return port
+        raise KeyError(f"router {router} has no interface in {network}")
+
+    def underlay_prefix_length(self) -> int:
+        """Of the smallest network that holds every node's underlay address, but at most 24."""
+        addresses = [int(ipaddress.IPv4Address(node.underlay_address)) for node in self.nodes.values()]
+        length = 24
+        while len({address >> (32 - length) for address in addresses}) > 1:
+            length -= 1
+        return length
+
+
+def _owner(text: str) -> str:
+    """What stands behind the colon of device_owner; every compute owner is VM_OWNER."""
+    kind, _, detail = text.partition(":")
+    return VM_OWNER if kind == "compute" else detail or kind
+
+
+def _node(item: dict) -> Node:
+    entries = item["addresses"]
+    return Node(
+        item["name"],
+        item["underlay"]["device"],
+        item["underlay"]["address"],
+        {entry["network"]: entry["address"] for entry in entries},
+        {entry["network"]: entry["mac"] for entry in entries},
+    )
+
+
+def _network(item: dict) -> Network:
+    return Network(item["name"], item["id"], item["external"], item["bridge"], item["segmentation_id"], item["mtu"])
+
+
+def _port(item: dict, subnets: dict[str, dict], networks: dict[str, Network]) -> Port:
+    return Port(
+        name=item["name"],
+        id=item["id"],
+        owner=_owner(item["device_owner"]),
+        network=item["network"],
+        node=item["node"],
+        router=item["router"],
+        fixed_ip=item["fixed_ip"],
+        prefix_length=item["prefix_length"],
+        gateway=subnets[item["subnet"]]["gateway_ip"],
+        mac=item["mac"],
+        device=item["device"],
+        mtu=networks[item["network"]].mtu,
+    )
+
+
+def _router(item: dict) -> Router:
+    return Router(item["name"], item["id"], item["distributed"], item["node"], item["external_network"])
+
+
+def _floating_ip(item: dict) -> FloatingIp:
+    return FloatingIp(item["floating_ip_address"], item["network"], item["port"], item["router"], item["node"])

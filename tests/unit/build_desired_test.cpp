@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a node must hold, derived from a topology: placement, names, tables, and what is refused.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <catch2/catch_test_macros.hpp>
+
+#include "build/desired.hpp"
+#include "topology/load.hpp"
+
+namespace fiplane::build {
+namespace {
+
+constexpr std::string_view kCloud = R"(name: cloud
+nodes:
+  - {name: one, underlay: {device: eth0, address: 192.0.2.1}, addresses: {public: 198.51.100.1/24}}
+  - {name: two, underlay: {device: eth0, address: 192.0.2.2}, addresses: {public: 198.51.100.2/24}}
+  - {name: idle, underlay: {device: eth0, address: 192.0.2.3}, addresses: {public: 198.51.100.3/24}}
+networks:
+  - name: public
+    id: e5d2a9c4-30b7-47f0-9d57-0c8be4a7f102
+    external: true
+    segmentation_id: 5000
+    bridge: br-ex
+    subnets:
+      - {name: public-subnet, cidr: 198.51.100.0/24, gateway_ip: 198.51.100.254}
+  - name: blue
+    segmentation_id: 11
+    subnets: [{name: blue-subnet, cidr: 10.10.1.0/24, gateway_ip: 10.10.1.1}]
+  - name: green
+    segmentation_id: 12
+    subnets: [{name: green-subnet, cidr: 10.10.2.0/24, gateway_ip: 10.10.2.1}]
+routers:
+  - name: r
+    id: 7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01
+    external_gateway: public
+    interfaces: [blue-subnet, green-subnet]
+    routes:
+      - {destination: 10.99.0.0/16, nexthop: 10.10.1.50}
+      - {destination: 203.0.113.0/24, nexthop: 198.51.100.77}
+ports:
+  - {name: a, network: blue, node: one, fixed_ip: 10.10.1.11, mac: "fa:16:3e:00:01:11"}
+  - {name: b, network: green, node: two, fixed_ip: 10.10.2.12, mac: "fa:16:3e:00:02:12"}
+  - {name: snat-blue, network: blue, fixed_ip: 10.10.1.3, mac: "fa:16:3e:0b:00:01", router: r,
+     device_owner: network:router_centralized_snat}
+  - {name: fg-one, network: public, node: one, fixed_ip: 198.51.100.101,
+     device_owner: network:floatingip_agent_gateway}
+  - {name: fg-two, network: public, node: two, fixed_ip: 198.51.100.102,
+     device_owner: network:floatingip_agent_gateway}
+floating_ips:
+  - {floating_ip_address: 198.51.100.11, port: a}
+)";
+
+Topology cloud() {
+    auto loaded = parse_topology(kCloud, "cloud.yaml");
+    INFO(format_mistakes(loaded.mistakes, "cloud.yaml"));
+    REQUIRE(loaded.topology);
+    return *loaded.topology;
+}
+
+Ipv4 ip(const char* text) {
+    return Ipv4::parse(text).value();
+}
+
+Allocations allocations() {
+    return Allocations::parse("7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01,169.254.88.134/31\n", "198.51.100.11,71189\n");
+}
+
+DesiredNode node(const Topology& topology, std::size_t index) {
+    auto desired = desire(topology, index, allocations());
+    INFO((desired ? "" : desired.error().message()));
+    REQUIRE(desired);
+    return std::move(*desired);
+}
+
+const char* const kRouter = "qrouter-7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01";
+const char* const kFip = "fip-e5d2a9c4-30b7-47f0-9d57-0c8be4a7f102";
+
+std::vector<std::string> rules_of(const DesiredNetns& netns) {
+    std::vector<std::string> out;
+    for (const auto& rule : netns.rules) {
+        if (rule.source.length == 0 && rule.iifname.empty()) continue;
+        out.push_back(
+            fmt::format("{}: from {} iif {} lookup {}", rule.priority, rule.source.str(), rule.iifname, rule.table));
+    }
+    std::ranges::sort(out);
+    return out;
+}
+
+bool has_route(const DesiredNetns& netns, const char* device_prefix, std::uint32_t table, const char* destination,
+               const char* gateway) {
+    return std::ranges::any_of(netns.routes, [&](const DesiredRoute& route) {
+        return route.device.starts_with(device_prefix) && route.table == table &&
+               route.destination == *Prefix::parse(destination) && route.gateway == Ipv4::parse(gateway);
+    });
+}
+
+}  // namespace
+
+TEST_CASE("a distributed router is where its VMs are, and so are its networks", "[build]") {
+    const Topology topology = cloud();
+    CHECK(place(topology, 0).routers.size() == 1);
+    CHECK(place(topology, 0).networks.size() == 3);
+    CHECK(place(topology, 0).floating_ips.size() == 1);
+    CHECK(place(topology, 1).routers.size() == 1);
+    CHECK(place(topology, 1).floating_ips.empty());
+    CHECK(place(topology, 2).routers.empty());
+    CHECK(place(topology, 2).networks == std::set<std::size_t>{0});
+}
+
+TEST_CASE("the router namespace has the rules and tables that a Neutron agent makes", "[build]") {
+    const DesiredNode one = node(cloud(), 0);
+    const DesiredNetns& router = one.netns.at(kRouter);
+    // Numbers of a real agent's dump: priority and table of the SNAT redirect are 10.10.1.1 as a number.
+    CHECK(rules_of(router) == std::vector<std::string>{"168427777: from 10.10.1.1/24 iif  lookup 168427777",
+                                                       "71189: from 10.10.1.11/32 iif  lookup 16"});
+    CHECK(has_route(router, "rfp-7b1f3c52-9", 16, "0.0.0.0/0", "169.254.88.135"));
+    CHECK(has_route(router, "qr-", 168427777, "0.0.0.0/0", "10.10.1.3"));
+    CHECK(has_route(router, "qr-", 254, "10.99.0.0/16", "10.10.1.50"));
+    CHECK_FALSE(has_route(router, "rfp-", 254, "0.0.0.0/0", "169.254.88.135"));
+    CHECK(router.addresses.contains({"rfp-7b1f3c52-9", *Prefix::parse("169.254.88.134/31")}));
+    CHECK(router.neighbours.contains({"rfp-7b1f3c52-9", ip("169.254.88.135")}));
+    CHECK(std::ranges::count_if(router.neighbours, [](const auto& each) {
+              return each.first.second == ip("10.10.1.3") && each.second == *Mac::parse("fa:16:3e:0b:00:01");
+          }) == 1);
+    const DesiredNetns& fip = one.netns.at(kFip);
+    CHECK(rules_of(fip) == std::vector<std::string>{"2852018311: from 0.0.0.0/0 iif fpr-7b1f3c52-9 lookup 2852018311"});
+    CHECK(has_route(fip, "fg-", 2852018311, "0.0.0.0/0", "198.51.100.254"));
+    CHECK(has_route(fip, "fg-", 2852018311, "203.0.113.0/24", "198.51.100.77"));
+    CHECK(has_route(fip, "fpr-7b1f3c52-9", 254, "198.51.100.11/32", "169.254.88.134"));
+}
+
+TEST_CASE("no translation where no floating IP lives", "[build]") {
+    const DesiredNode two = node(cloud(), 1);
+    CHECK(two.netns.at(kRouter).tables.empty());
+    CHECK(two.fips.empty());
+    CHECK(two.netns.contains(kFip));
+    CHECK(node(cloud(), 2).netns.size() == 1);
+}
+
+TEST_CASE("tunnels carry flooding to the network's nodes only, and never the router's MAC", "[build]") {
+    const Topology topology = cloud();
+    const DesiredNetns root = node(topology, 0).netns.at("");
+    const auto floods = [&](const char* device) {
+        std::set<Ipv4> out;
+        for (const auto& entry : root.fdb) {
+            if (entry.device == device && entry.mac.is_unset()) out.insert(*entry.destination);
+        }
+        return out;
+    };
+    CHECK(floods("vxlan-5000") == std::set<Ipv4>{ip("192.0.2.2"), ip("192.0.2.3")});
+    CHECK(floods("vxlan-11") == std::set<Ipv4>{ip("192.0.2.2")});
+    for (const std::size_t leg : topology.routers[0].interfaces) {
+        const Mac mac = topology.ports[leg].mac;
+        for (const auto& entry : root.fdb) {
+            if (entry.mac == mac) CHECK(entry.device.starts_with("tap"));
+        }
+    }
+    CHECK(root.fdb.contains({"vxlan-12", *Mac::parse("fa:16:3e:00:02:12"), ip("192.0.2.2")}));
+    CHECK(root.fdb.contains({"vxlan-12", *Mac::parse("fa:16:3e:00:02:12"), std::nullopt}));
+    CHECK(root.neighbours.contains({"vxlan-12", ip("10.10.2.12")}));
+    // ARP for floating IPs must cross the external tunnel, so nothing is answered there.
+    CHECK(std::get<VxlanKind>(root.devices.at("vxlan-11").kind).proxy);
+    CHECK_FALSE(std::get<VxlanKind>(root.devices.at("vxlan-5000").kind).proxy);
+    CHECK(std::ranges::none_of(root.neighbours, [](const auto& each) { return each.first.first == "vxlan-5000"; }));
+}
+
+TEST_CASE("what cannot be built is refused with the reason", "[build]") {
+    Topology topology = cloud();
+    SECTION("a floating IP without an agent gateway") {
+        std::erase_if(topology.ports, [](const Port& port) { return port.name == "fg-one"; });
+        // Derived ports moved up by one.
+        for (auto& router : topology.routers) {
+            for (auto& leg : router.interfaces)
+                --leg;
+        }
+        const auto refused = desire(topology, 0, allocations());
+        REQUIRE_FALSE(refused);
+        CHECK(refused.error().code == ExitCode::kBadTopology);
+        CHECK(refused.error().what ==
+              "floating IP 198.51.100.11 lives on node one, which has no agent gateway on network public");
+    }
+    SECTION("two routers whose ids begin alike") {
+        Router twin = topology.routers[0];
+        twin.id = "7b1f3c52-9a0f-4c1d-8f53-2f6d8e4a1b02";
+        twin.interfaces.clear();
+        for (const std::size_t leg : topology.routers[0].interfaces) {
+            Port port = topology.ports[leg];
+            port.id = "ffff0000-" + std::to_string(leg) + "000-4000-8000-000000000000";
+            port.device = "qr-" + port.id.substr(0, 11);
+            topology.ports.push_back(port);
+            twin.interfaces.push_back(topology.ports.size() - 1);
+        }
+        topology.routers.push_back(twin);
+        Allocations more = allocations();
+        REQUIRE(more.reserve_pair(twin.id, std::nullopt));
+        const auto refused = desire(topology, 0, more);
+        REQUIRE_FALSE(refused);
+        CHECK(refused.error().code == ExitCode::kBadTopology);
+        CHECK(refused.error().what.find("fpr-7b1f3c52-9") != std::string::npos);
+    }
+}
+
+}  // namespace fiplane::build

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+// What must stop the walk: one thing changed in a snapshot that is fast otherwise, and the reason that is then given.
+#include <catch2/catch_test_macros.hpp>
+
+#include <functional>
+
+#include "walk_expect.hpp"
+
+using namespace fiplane;
+using namespace fiplane::test;
+
+namespace {
+
+using Change = std::function<void(Snapshot&)>;
+
+NetnsView& router(Snapshot& snapshot) { return snapshot.routers.at(kQrouter); }
+NetnsView& fip(Snapshot& snapshot) { return snapshot.routers.at(kFipNs); }
+Link& root_link(Snapshot& snapshot, int ifindex) { return snapshot.root.links.at(ifindex); }
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+bool has_note(const Compiled& compiled, const std::string& part) {
+    return std::ranges::any_of(compiled.notes, [&](const std::string& note) { return contains(note, part); });
+}
+
+/// The change stops packets for 172.24.5.11 for this reason, and there is no row.
+void check_in(const char* what, const Change& change, const std::string& reason,
+              Snapshot snapshot = dvr_snapshot()) {
+    INFO(what);
+    change(snapshot);
+    const Compiled compiled = compile(snapshot, scope());
+    const FipReport& report = report_of(compiled, "172.24.5.11");
+    CHECK_FALSE(report.fast_in);
+    INFO("reason: " << report.reason_in);
+    CHECK(contains(report.reason_in, reason));
+    CHECK_FALSE(compiled.tables.fip_in.contains(fip_row_key(kBrEx, "172.24.5.11")));
+}
+
+/// The change stops what the VM with 172.24.5.11 sends.
+void check_out(const char* what, const Change& change, const std::string& reason,
+               Snapshot snapshot = dvr_snapshot()) {
+    INFO(what);
+    change(snapshot);
+    const Compiled compiled = compile(snapshot, scope());
+    const FipReport& report = report_of(compiled, "172.24.5.11");
+    CHECK_FALSE(report.fast_out);
+    INFO("reason: " << report.reason_out);
+    CHECK(contains(report.reason_out, reason));
+    CHECK_FALSE(compiled.tables.fip_out.contains(out_row_key(kTapA, "10.0.0.11")));
+}
+
+/// The change takes a whole segment out.
+void check_segment(const char* what, const Change& change, const std::string& reason) {
+    INFO(what);
+    Snapshot snapshot = dvr_snapshot();
+    change(snapshot);
+    const Compiled compiled = compile(snapshot, scope());
+    CHECK(has_note(compiled, reason));
+    CHECK_FALSE(compiled.tables.sources.contains(source_row_key(kBrEx)));
+    for (const auto& [key, value] : compiled.tables.fdb) CHECK(key.segment != kBrEx);
+    CHECK(compiled.tables.fip_in.empty());
+    for (const auto& [key, value] : compiled.tables.arp) CHECK(key.segment != kBrEx);
+    for (const DeviceRole& device : compiled.devices) {
+        if (device.ifindex == kBrEx || device.ifindex == kVxlanEx) CHECK(contains(device.refused, reason));
+    }
+}
+
+void add_forward_rule(NetnsView& view, const std::string& text, std::vector<nf::Statement> statements) {
+    add_chain(view, nf::Family::kIp, "filter", "FORWARD", nf::Hook::kForward).rules = {rule(text, std::move(statements))};
+}
+
+}  // namespace
+
+TEST_CASE("bridges that do more than forward are left alone") {
+    check_segment("down", [](Snapshot& s) { root_link(s, kBrEx).admin_up = false; }, "br-ex is down");
+    check_segment("carrier", [](Snapshot& s) { root_link(s, kBrEx).running = false; }, "br-ex has no carrier");
+    check_segment("VLANs", [](Snapshot& s) { root_link(s, kBrEx).bridge->vlan_filtering = true; }, "filters VLANs");
+    check_segment("STP", [](Snapshot& s) { root_link(s, kBrEx).bridge->stp = true; }, "runs STP");
+    check_segment(
+        "bridge netfilter",
+        [](Snapshot& s) {
+            add_chain(s.root, nf::Family::kBridge, "f", "forward", nf::Hook::kForward).policy_accept = false;
+        },
+        "family bridge");
+    check_segment(
+        "br_netfilter with rules",
+        [](Snapshot& s) {
+            add_forward_rule(s.root, "accept", {verdict(nf::VerdictKind::kAccept)});
+        },
+        "bridge-nf-call-iptables is on");
+    check_segment(
+        "br_netfilter with legacy tables",
+        [](Snapshot& s) { s.root.netfilter.opaque = {"iptables-legacy table filter"}; },
+        "iptables-legacy table filter cannot be read");
+}
+
+TEST_CASE("rules in the root namespace do no harm where bridged packets do not pass them") {
+    Snapshot snapshot = dvr_snapshot();
+    add_forward_rule(snapshot.root, "drop", {verdict(nf::VerdictKind::kDrop)});
+    snapshot.root.sysctls.bridge_nf_call_iptables = false;
+    const Compiled compiled = compile(snapshot, scope());
+    CHECK(differences(compile(dvr_snapshot(), scope()).tables, compiled.tables) == "");
+}
+
+TEST_CASE("ports that are not plainly forwarding stop journeys through them") {
+    check_in("state", [](Snapshot& s) { root_link(s, kTapFg).bridge_port->state = 1; }, "not in forwarding state");
+    check_in("isolated", [](Snapshot& s) { root_link(s, kTapQr).bridge_port->isolated = true; }, "isolated");
+    check_in("target down", [](Snapshot& s) { root_link(s, kTapA).admin_up = false; }, "tapaaaaaaaa-aa is down");
+    check_in("target isolated", [](Snapshot& s) { root_link(s, kTapA).bridge_port->isolated = true; }, "isolated");
+    check_out("no carrier", [](Snapshot& s) { root_link(s, kTapA).running = false; }, "port tapaaaaaaaa-aa stays slow");
+}
+
+TEST_CASE("what would be jumped over must have nothing to say") {
+    const auto program = [](Link& link) { link.foreign_programs = {"tcx ingress cil_from_netdev"}; };
+    check_in("program on fg", [&](Snapshot& s) { program(fip(s).links.at(kFg)); }, "cil_from_netdev");
+    check_in("program on rfp", [&](Snapshot& s) { program(router(s).links.at(kRfp)); }, "cil_from_netdev");
+    check_in("program on fg's other end", [&](Snapshot& s) { program(root_link(s, kTapFg)); }, "cil_from_netdev");
+    check_in("XDP", [](Snapshot& s) { fip(s).links.at(kFpr).xdp_prog_id = 9; }, "has XDP program 9");
+    check_in("shaper", [](Snapshot& s) { router(s).links.at(kQr).qdisc = "htb"; }, "has qdisc htb");
+    check_in("down", [](Snapshot& s) { router(s).links.at(kQr).admin_up = false; }, "qr-21ab0001-10 is down");
+    check_out("shaper outwards", [](Snapshot& s) { router(s).links.at(kRfp).qdisc = "tbf"; }, "has qdisc tbf");
+    check_in(
+        "ingress chain",
+        [](Snapshot& s) {
+            nf::Chain& chain = add_chain(router(s), nf::Family::kNetdev, "q", "in", nf::Hook::kIngress);
+            chain.device = "rfp-7b1f3c52-9";
+            chain.policy_accept = false;
+        },
+        "netdev ingress chain");
+}
+
+TEST_CASE("a port's own queue and programs are passed by redirect, but not by its shortcuts") {
+    Snapshot snapshot = dvr_snapshot();
+    root_link(snapshot, kTapA).qdisc = "htb";
+    Link& veth = root_link(snapshot, kTapB);
+    veth.kind = "veth";
+    veth.is_tap = false;
+    veth.qdisc = "noqueue";
+    veth.peer = PeerInfo{7, std::nullopt};
+    Compiled compiled = compile(snapshot, scope());
+    CHECK(compiled.tables.fdb.at(fdb_row_key(kBrq, kMacA)).flags == 0);
+    CHECK(compiled.tables.fdb.at(fdb_row_key(kBrq, kMacB)).flags == FL_OUT_PEER);
+    CHECK(report_of(compiled, "172.24.5.11").fast_in);
+
+    veth.foreign_programs = {"tcx egress shaper"};
+    compiled = compile(snapshot, scope());
+    CHECK(compiled.tables.fdb.at(fdb_row_key(kBrq, kMacB)).flags == 0);
+    CHECK_FALSE(compiled.tables.sources.contains(source_row_key(kTapB)));
+    CHECK(std::ranges::any_of(compiled.devices, [](const DeviceRole& device) {
+        return device.ifindex == kTapB && contains(device.refused, "tcx egress shaper");
+    }));
+}
+
+TEST_CASE("routing that depends on more than the walk knows") {
+    check_in("forwarding", [](Snapshot& s) { fip(s).sysctls.devices["fg-41ab0005-50"].forwarding = false; },
+             "forwarding is off on fg-41ab0005-50");
+    check_in("rp_filter", [](Snapshot& s) { router(s).sysctls.devices["rfp-7b1f3c52-9"].rp_filter = 1; },
+             "rp_filter is 1 on rfp-7b1f3c52-9");
+    check_in(
+        "multipath",
+        [](Snapshot& s) {
+            for (Route& route : router(s).routes) route.multipath = route.destination == net("10.0.0.0/24");
+        },
+        "route 10.0.0.0/24 dev qr-21ab0001-10 (table main) is not followed");
+    check_in(
+        "blackhole",
+        [](Snapshot& s) { add_route(router(s), "10.0.0.11/32", 0).type = RouteType::kBlackhole; },
+        "route blackhole 10.0.0.11/32 (table main) is not followed");
+    check_in("TOS", [](Snapshot& s) { add_route(router(s), "10.0.0.11/32", kQr).tos = 16; }, "depends on the packet's TOS");
+    check_in(
+        "selector",
+        [](Snapshot& s) {
+            add_rule(router(s), 100, "", "", 254);
+            router(s).rules.back().other_selector = true;
+        },
+        "rule 100: from all (with further selectors) lookup main is not followed");
+    check_in("source rule", [](Snapshot& s) { add_rule(router(s), 100, "203.0.113.0/24", "", 16); },
+             "depends on the source: rule 100: from 203.0.113.0/24 lookup 16");
+    check_in("local", [](Snapshot& s) { add_address(router(s), kQr, "10.0.0.11/32"); }, "is delivered locally");
+}
+
+TEST_CASE("rules and routes that other packets meet do no harm") {
+    Snapshot snapshot = dvr_snapshot();
+    add_rule(router(snapshot), 100, "", "tun7", 99);
+    add_rule(router(snapshot), 40000, "203.0.113.0/24", "", 99);
+    add_route(router(snapshot), "10.0.0.0/24", kQr, "10.0.0.99").priority = 100;
+    Route& thrown = add_route(router(snapshot), "0.0.0.0/0", 0, {}, 253);
+    thrown.type = RouteType::kThrow;
+    CHECK(differences(compile(dvr_snapshot(), scope()).tables, compile(snapshot, scope()).tables) == "");
+}
+
+TEST_CASE("filters in a router's namespace") {
+    const nf::Match about_port = match(nf::Field::kOther, {});
+    check_in("dropped", [](Snapshot& s) { add_forward_rule(router(s), "drop", {verdict(nf::VerdictKind::kDrop)}); },
+             "netfilter drops it in forward");
+    check_in("undecidable",
+             [&](Snapshot& s) {
+                 add_forward_rule(router(s), "tcp dport 22 drop", {about_port, verdict(nf::VerdictKind::kDrop)});
+             },
+             kQrouter + ": rule `tcp dport 22 drop` in ip filter FORWARD is undecidable");
+    check_out("not understood",
+              [](Snapshot& s) { add_forward_rule(fip(s), "meter flood", {nf::Unknown{}}); },
+              kFipNs + ": rule `meter flood` in ip filter FORWARD is not understood");
+    check_in("source filter",
+             [](Snapshot& s) {
+                 add_forward_rule(router(s), "ip saddr 203.0.113.7 drop",
+                                  {match(nf::Field::kIpSaddr, {net("203.0.113.7/32")}), verdict(nf::VerdictKind::kDrop)});
+             },
+             "depends on the source: rule `ip saddr 203.0.113.7 drop`");
+    check_in("legacy tables", [](Snapshot& s) { fip(s).netfilter.opaque = {"iptables-legacy table raw"}; },
+             "iptables-legacy table raw cannot be read");
+}
+
+TEST_CASE("translation that a stateless path cannot copy") {
+    const auto snat = [](Snapshot& s) -> nf::Snat& {
+        return std::get<nf::Snat>(router(s).netfilter.chains[1].rules[1].statements[0]);
+    };
+    check_out("random ports", [&](Snapshot& s) { snat(s).random = true; }, "chooses ports at random");
+    check_in("invalid packets are not translated in", [](Snapshot& s) { router(s).netfilter.chains[2].rules.clear(); },
+             "invalid");
+    check_out("invalid packets are not translated out", [](Snapshot& s) { router(s).netfilter.chains[3].rules.clear(); },
+              "invalid");
+    // Answers would leave with another address, or find nobody.
+    check_in("no way back", [](Snapshot& s) { router(s).netfilter.maps["ip fiplane fip_out"].erase(ip("10.0.0.11")); },
+             "answers of 10.0.0.11 are not translated back to 172.24.5.11 alone");
+    check_in("shared way back",
+             [](Snapshot& s) {
+                 router(s).netfilter.maps["ip fiplane fip_out"][ip("10.0.0.12")] = ip("172.24.5.11");
+             },
+             "are not translated back");
+    check_out("goes back elsewhere",
+              [](Snapshot& s) { router(s).netfilter.maps["ip fiplane fip_in"][ip("172.24.5.11")] = ip("10.0.0.14"); },
+              "10.0.0.14 is not translated to an address of its own");
+    check_in("translated on the way in",
+             [](Snapshot& s) {
+                 router(s).netfilter.chains[1].rules.push_back(rule("snat", {nf::Snat{to_address("10.0.0.1"), false}}));
+             },
+             "treats packets that conntrack calls invalid in another way");
+}
+
+TEST_CASE("neighbours and tables that do not lead on") {
+    check_in("unresolved VM",
+             [](Snapshot& s) {
+                 std::erase_if(router(s).neighbours, [](const Neighbour& n) { return n.address == ip("10.0.0.11"); });
+             },
+             kQrouter + ": neighbour 10.0.0.11 on qr-21ab0001-10 is not resolved");
+    check_in("failed VM",
+             [](Snapshot& s) {
+                 for (Neighbour& n : router(s).neighbours) n.state = n.address == ip("10.0.0.11") ? kNudFailed : n.state;
+             },
+             "neighbour 10.0.0.11 on qr-21ab0001-10 is not resolved");
+    check_in("MAC of somebody else", [](Snapshot& s) { fip(s).neighbours[0].mac = mac(kQrMac); },
+             "has another MAC than rfp-7b1f3c52-9");
+    check_in("the router's own MAC",
+             [](Snapshot& s) {
+                 for (Neighbour& n : router(s).neighbours) n.mac = n.address == ip("10.0.0.11") ? mac(kQrMac) : n.mac;
+             },
+             std::string(kQrMac) + " is on the port that it came from");
+    check_in("veth ends that do not belong together",
+             [](Snapshot& s) { router(s).links.at(kQr).peer = PeerInfo{kTapFg, NetnsName{}}; },
+             "qr-21ab0001-10 and tap41ab0005-50 are not the ends of one veth");
+    check_in("learned only",
+             [](Snapshot& s) {
+                 for (FdbEntry& e : s.root.fdb) e.state = e.mac == mac(kMacA) ? kNudReachable : e.state;
+             },
+             std::string(kMacA) + " is not in the static table of brq11111111-11");
+    check_in("the leg's MAC is elsewhere",
+             [](Snapshot& s) {
+                 for (FdbEntry& e : s.root.fdb) e.ifindex = e.mac == mac(kFgMac) ? kVxlanEx : e.ifindex;
+             },
+             "the table of br-ex sends fa:16:3e:0c:00:10 elsewhere");
+    check_in("no route to it",
+             [](Snapshot& s) {
+                 std::erase_if(fip(s).routes, [](const Route& r) { return r.destination == net("172.24.5.11/32"); });
+             },
+             "no router port on a segment in scope has a route to it");
+    check_out("gateway and everybody else unresolved",
+              [](Snapshot& s) {
+                  std::erase_if(fip(s).neighbours, [](const Neighbour& n) { return n.ifindex == kFg; });
+                  std::erase_if(fip(s).routes, [](const Route& r) { return r.destination.length == 32; });
+              },
+              "neighbour 172.24.4.1 on fg-41ab0005-50 is not resolved");
+}
+
+TEST_CASE("tunnels whose headers would differ, or that lead nowhere") {
+    const auto tunnel = [](const Change& change, const std::string& note) {
+        INFO(note);
+        Snapshot snapshot = legacy_snapshot();
+        change(snapshot);
+        const Compiled compiled = compile(snapshot, scope());
+        CHECK(has_note(compiled, note));
+        CHECK_FALSE(compiled.tables.fdb.contains(fdb_row_key(kBrq, kMacC)));
+        CHECK_FALSE(compiled.tables.fip_in.contains(fip_row_key(kBrEx, "172.24.5.13")));
+        CHECK_FALSE(report_of(compiled, "172.24.5.13").reason_in.empty());
+    };
+    const auto vxlan = [](Snapshot& s) -> VxlanInfo& { return *root_link(s, kVxlanTenant).vxlan; };
+    tunnel([&](Snapshot& s) { vxlan(s).udp_checksum = true; }, "vxlan-200 sends UDP checksums");
+    tunnel([&](Snapshot& s) { vxlan(s).ttl = 10; }, "vxlan-200 sends with TTL 10");
+    tunnel([&](Snapshot& s) { vxlan(s).tos = 1; }, "vxlan-200 sends with TOS 1");
+    tunnel([&](Snapshot& s) { vxlan(s).collect_metadata = true; }, "collect-metadata mode");
+    tunnel([&](Snapshot& s) { root_link(s, kVxlanTenant).admin_up = false; }, "vxlan-200 is down");
+    tunnel([](Snapshot& s) { root_link(s, kEth0).running = false; }, "eth0 is down");
+    tunnel([](Snapshot& s) { std::erase_if(s.root.routes, [](const Route& r) { return r.oif == kEth0; }); },
+           "no route to 198.51.100.3/32");
+    tunnel([](Snapshot& s) { s.root.neighbours.erase(s.root.neighbours.begin() + 1); },
+           "neighbour 198.51.100.3 on eth0 is not resolved");
+    tunnel(
+        [](Snapshot& s) {
+            add_chain(s.root, nf::Family::kInet, "f", "out", nf::Hook::kOutput).rules = {
+                rule("drop udp", {match(nf::Field::kIpProtocol, {std::uint64_t{17}}), verdict(nf::VerdictKind::kDrop)})};
+        },
+        "root namespace drops tunnel packets to 198.51.100.3");
+}
+
+TEST_CASE("an unresolved underlay next hop is asked for") {
+    Snapshot snapshot = dvr_snapshot();
+    snapshot.root.neighbours.erase(snapshot.root.neighbours.begin() + 1);
+    const Compiled compiled = compile(snapshot, scope());
+    const auto wanted = std::ranges::find(compiled.keepalives, ip("198.51.100.3"), &Keepalive::address);
+    REQUIRE(wanted != compiled.keepalives.end());
+    CHECK(wanted->ifindex == kEth0);
+    CHECK(wanted->always);
+    CHECK(wanted->state == 0);
+    CHECK(compiled.tables.fdb.contains(fdb_row_key(kBrEx, kGatewayMac)));
+    CHECK_FALSE(compiled.tables.fdb.contains(fdb_row_key(kBrEx, kRemoteFgMac)));
+}
+
+TEST_CASE("peers behind an underlay router, with a smaller MTU on the way") {
+    Snapshot snapshot = dvr_snapshot();
+    add_route(snapshot.root, "203.0.113.0/24", kEth0, "198.51.100.1").mtu = 1400;
+    for (FdbEntry& entry : snapshot.root.fdb) {
+        if (entry.destination == ip("198.51.100.3")) entry.destination = ip("203.0.113.3");
+    }
+    const Compiled compiled = compile(snapshot, scope());
+    fl_out wanted = out_tunnel(200, "203.0.113.3", kPeer1Mac);
+    wanted.mtu = 1350;
+    CHECK(hex(compiled.tables.fdb.at(fdb_row_key(kBrq, kMacC))) == hex(wanted));
+}
+
+TEST_CASE("tunnels that disagree about the own address: the minority stays slow") {
+    Snapshot snapshot = dvr_snapshot();
+    snapshot.root.links[30] = root_link(snapshot, kVxlanTenant);
+    Link& odd = root_link(snapshot, 30);
+    odd.ifindex = 30;
+    odd.name = "vxlan-300";
+    odd.vxlan->local = ip("198.51.100.99");
+    const Compiled compiled = compile(snapshot, scope());
+    CHECK(has_note(compiled, "vxlan-300 uses 198.51.100.99:4789, other tunnels 198.51.100.2:4789"));
+    CHECK_FALSE(compiled.tables.sources.contains(source_row_key(30)));
+    CHECK(differences(compile(dvr_snapshot(), scope()).tables, compiled.tables) == "");
+}
+
+TEST_CASE("a VM port with a filter is a source only while the filter is known to admit its own frames") {
+    const auto refused = [](const Change& change, const std::string& note) {
+        INFO(note);
+        Snapshot snapshot = dvr_snapshot();
+        change(snapshot);
+        const Compiled compiled = compile(snapshot, scope());
+        CHECK(has_note(compiled, note));
+        CHECK_FALSE(compiled.tables.sources.contains(source_row_key(kTapA)));
+        CHECK_FALSE(compiled.tables.fip_out.contains(out_row_key(kTapA, "10.0.0.11")));
+        CHECK(compiled.tables.sources.contains(source_row_key(kTapB)));
+    };
+    refused([](Snapshot& s) { add_static_fdb(s.root, kTapA, "fa:16:3e:00:01:99"); }, "not one static address");
+    refused([](Snapshot& s) { add_neighbour(router(s), kQr, "10.0.0.99", kMacA); }, "do not know exactly one address");
+    refused([](Snapshot& s) { s.root.netfilter.chains[0].rules.push_back(rule("limit", {nf::Unknown{}})); },
+            "rule `limit` in netdev fiplane tapaaaaaaaa-aa is not understood");
+    refused([](Snapshot& s) {
+        s.root.netfilter.chains[0].rules.push_back(
+            rule("no v6", {match(nf::Field::kEtherType, {std::uint64_t{0x86dd}}), verdict(nf::VerdictKind::kDrop)}));
+    }, "its ingress chain drops frames of type 0x86dd");
+
+    Snapshot open = dvr_snapshot();
+    open.root.netfilter.chains.erase(open.root.netfilter.chains.begin());
+    const Compiled compiled = compile(open, scope());
+    CHECK(compiled.tables.sources.at(source_row_key(kTapA)).flags == 0);
+    CHECK(compiled.tables.fip_out.contains(out_row_key(kTapA, "10.0.0.11")));
+}
+
+TEST_CASE("ARP is answered only where the answer does not depend on who asks") {
+    const auto answered = [](const Change& change, int segment, const char* address) {
+        Snapshot snapshot = dvr_snapshot();
+        change(snapshot);
+        return compile(snapshot, scope()).tables.arp.contains(arp_row_key(segment, address));
+    };
+    const auto fg = [](Snapshot& s) -> Sysctls::Device& { return fip(s).sysctls.devices["fg-41ab0005-50"]; };
+    CHECK(answered([](Snapshot&) {}, kBrEx, "172.24.5.11"));
+    CHECK_FALSE(answered([](Snapshot&) {}, kBrEx, "172.24.5.77"));
+    CHECK_FALSE(answered([&](Snapshot& s) { fg(s).proxy_arp = false; }, kBrEx, "172.24.5.11"));
+    CHECK(answered([&](Snapshot& s) { fg(s).proxy_arp = false; }, kBrEx, "172.24.5.2"));
+    CHECK_FALSE(answered([&](Snapshot& s) { fg(s).forwarding = false; }, kBrEx, "172.24.5.11"));
+    CHECK_FALSE(answered([&](Snapshot& s) { fg(s).rp_filter = 2; }, kBrEx, "172.24.5.2"));
+    // With arp_ignore 1 only the device's own addresses count, with 0 all of the namespace; 2 depends on the asker.
+    CHECK_FALSE(answered([](Snapshot&) {}, kBrEx, "169.254.88.135"));
+    CHECK(answered([&](Snapshot& s) { fg(s).arp_ignore = 0; }, kBrEx, "169.254.88.135"));
+    CHECK_FALSE(answered([&](Snapshot& s) { fg(s).arp_ignore = 2; }, kBrEx, "172.24.5.2"));
+    CHECK_FALSE(answered([&](Snapshot& s) { fg(s).arp_ignore = 8; }, kBrEx, "172.24.5.2"));
+    // Somebody else on this node answers too.
+    CHECK_FALSE(answered([](Snapshot& s) { add_address(s.root, kEth0, "172.24.5.11/32"); }, kBrEx, "172.24.5.11"));
+    CHECK_FALSE(answered([](Snapshot& s) { add_neighbour(s.root, kVxlanTenant, "10.0.0.1", kMacC); }, kBrq, "10.0.0.1"));
+    CHECK_FALSE(answered(
+        [](Snapshot& s) {
+            add_chain(fip(s), nf::Family::kArp, "a", "in", nf::Hook::kInput).policy_accept = false;
+        },
+        kBrEx, "172.24.5.11"));
+}
+
+TEST_CASE("a legacy hairpin needs redirects off and its invalid packets translated") {
+    const auto hairpin = [](const Change& change) {
+        Snapshot snapshot = legacy_snapshot();
+        change(snapshot);
+        const Compiled compiled = compile(snapshot, scope());
+        REQUIRE(compiled.tables.fip_out.contains(out_row_key(kTapA, "10.0.0.11")));
+        const auto domain = compiled.tables.fip_out.at(out_row_key(kTapA, "10.0.0.11")).domain;
+        return compiled.tables.dests.contains(dest_row_key(domain, "172.24.5.12"));
+    };
+    CHECK(hairpin([](Snapshot&) {}));
+    CHECK_FALSE(hairpin([](Snapshot& s) { router(s).sysctls.devices["qr-21ab0001-10"].send_redirects = true; }));
+    CHECK_FALSE(hairpin([](Snapshot& s) { router(s).netfilter.chains[3].rules.pop_back(); }));
+}
+
+TEST_CASE("packets that a legacy router gets from its tenants are no packets from outside") {
+    // On qr- the translated sources are at home: there an unknown source may be one of them.
+    const Compiled compiled = compile(legacy_snapshot(), scope());
+    for (const auto& [key, row] : compiled.tables.fip_in) CHECK(key.segment == kBrEx);
+}
