@@ -48,6 +48,7 @@ fl_inline struct fl_verdict fl_l2_stage(struct fl_ctx *ctx, const struct fl_fram
 					const struct fl_inner *inner)
 {
 	struct fl_fdb_key key = {.segment = frame->segment};
+	struct fl_verdict verdict;
 	const struct fl_out *out;
 
 	*(struct fl_mac *)key.mac = inner->eth.dmac;
@@ -60,8 +61,10 @@ fl_inline struct fl_verdict fl_l2_stage(struct fl_ctx *ctx, const struct fl_fram
 		return fl_to_linux(FL_REASON_SAME_PORT);
 	if (fl_wire_size(ctx, frame, inner) > out->mtu)
 		return fl_to_linux(FL_REASON_MTU);
-	return fl_output(ctx, frame, inner, NULL, fl_inner_tos(ctx, frame, inner), out,
-			 out->kind == FL_OUT_HOST ? FL_REASON_L2_TO_HOST : FL_REASON_L2_FORWARD);
+	verdict = fl_output(ctx, frame, inner, NULL, fl_inner_tos(ctx, frame, inner), out);
+	if (fl_is_sent(verdict))
+		verdict.reason = out->kind == FL_OUT_HOST ? FL_REASON_L2_TO_HOST : FL_REASON_L2_FORWARD;
+	return verdict;
 }
 
 #endif

@@ -30,29 +30,30 @@
 
 #define FL_TCP_CHECK offsetof(struct tcphdr, check)
 #define FL_UDP_CHECK offsetof(struct udphdr, check)
+#define FL_QUOTED_L4 (sizeof(struct fl_icmp) + FL_IP_LEN)
 
-enum fl_l4_fix {
-	FL_L4_KEEP,
-	FL_L4_TCP,
-	FL_L4_UDP,
-	FL_L4_ICMP_ERROR,
-};
-
+/* Offsets are from the start of the inner IPv4 header's payload. */
 struct fl_quote {
 	__be32 saddr; /* new values of the quoted header */
 	__be32 daddr;
 	__sum16 ip_check;
 	__sum16 l4_check;
 	__sum16 icmp_check; /* of the error itself */
-	enum fl_l4_fix l4;
+	__u16 l4_check_at; /* 0: the quote has no transport checksum that changes */
 };
 
+/*
+ * What is to be written is kept as data rather than as a kind of packet: the verifier follows each kind through
+ * everything that comes later, but not each offset.
+ */
 struct fl_nat {
 	__be32 saddr; /* new addresses; the old ones where nothing is translated */
 	__be32 daddr;
 	__u64 change; /* of the sum of both addresses */
-	enum fl_l4_fix l4;
-	struct fl_quote quote; /* FL_L4_ICMP_ERROR */
+	__u16 l4_check_at; /* 0: no transport checksum changes */
+	bool l4_is_udp;
+	bool has_quote; /* an ICMP error */
+	struct fl_quote quote;
 };
 
 fl_inline bool fl_is_icmp_error(__u8 type)
@@ -64,11 +65,11 @@ fl_inline bool fl_is_icmp_error(__u8 type)
 /* The transport header of the quoted packet, @at of the frame: what of its checksum is there to change? */
 fl_inline struct fl_verdict fl_plan_quote_l4(struct fl_ctx *ctx, __u32 at, __u8 protocol, struct fl_nat *nat)
 {
-	struct fl_quote *quote = &nat->quote;
 	const __u8 *l4 = ctx_at(ctx, at, 8); /* RFC 792 promises so much */
+	struct fl_quote *quote = &nat->quote;
 	__sum16 old;
 
-	quote->l4 = FL_L4_KEEP;
+	quote->l4_check_at = 0;
 	if (!l4 || protocol == IPPROTO_UDPLITE || protocol == IPPROTO_DCCP ||
 	    (protocol == IPPROTO_ICMP && (fl_is_icmp_error(l4[0]) || l4[0] == FL_ICMP_REDIRECT)))
 		return fl_to_linux(FL_REASON_ICMP_INNER);
@@ -76,20 +77,19 @@ fl_inline struct fl_verdict fl_plan_quote_l4(struct fl_ctx *ctx, __u32 at, __u8 
 		old = *(const __sum16 *)(l4 + FL_UDP_CHECK);
 		if (!old)
 			return fl_go_on();
-		quote->l4 = FL_L4_UDP;
-		quote->l4_check = csum_update(old, nat->change);
-		if (!quote->l4_check)
-			quote->l4_check = 0xffff;
+		quote->l4_check_at = FL_QUOTED_L4 + FL_UDP_CHECK;
 	} else if (protocol == IPPROTO_TCP) {
 		l4 = ctx_at(ctx, at, sizeof(struct tcphdr));
 		if (!l4)
 			return fl_go_on(); /* as short as routers of old quoted: the checksum is not there */
 		old = *(const __sum16 *)(l4 + FL_TCP_CHECK);
-		quote->l4 = FL_L4_TCP;
-		quote->l4_check = csum_update(old, nat->change);
+		quote->l4_check_at = FL_QUOTED_L4 + FL_TCP_CHECK;
 	} else {
 		return fl_go_on();
 	}
+	quote->l4_check = csum_update(old, nat->change);
+	if (protocol == IPPROTO_UDP && !quote->l4_check)
+		quote->l4_check = 0xffff;
 	quote->icmp_check = csum_update(quote->icmp_check, csum_change16(old, quote->l4_check));
 	return fl_go_on();
 }
@@ -113,8 +113,8 @@ fl_inline struct fl_verdict fl_plan_icmp_error(struct fl_ctx *ctx, const struct 
 	quote->daddr = nat->saddr != ip->saddr ? nat->saddr : quoted->daddr;
 	quote->ip_check = csum_update(quoted->check, nat->change);
 	quote->icmp_check = icmp->check;
-	nat->l4 = FL_L4_ICMP_ERROR;
-	return fl_plan_quote_l4(ctx, at + sizeof(*icmp) + FL_IP_LEN, quoted->protocol, nat);
+	nat->has_quote = true;
+	return fl_plan_quote_l4(ctx, at + FL_QUOTED_L4, quoted->protocol, nat);
 }
 
 /* @saddr, @daddr: the new addresses, equal to the old ones where nothing is translated. */
@@ -127,7 +127,9 @@ fl_inline struct fl_verdict fl_plan_nat(struct fl_ctx *ctx, const struct fl_fram
 	nat->saddr = saddr;
 	nat->daddr = daddr;
 	nat->change = csum_change32(ip->saddr, saddr) + csum_change32(ip->daddr, daddr);
-	nat->l4 = FL_L4_KEEP;
+	nat->l4_check_at = 0;
+	nat->l4_is_udp = ip->protocol == IPPROTO_UDP;
+	nat->has_quote = false;
 	if (saddr == ip->saddr && daddr == ip->daddr)
 		return fl_go_on();
 
@@ -137,10 +139,10 @@ fl_inline struct fl_verdict fl_plan_nat(struct fl_ctx *ctx, const struct fl_fram
 		return fl_go_on();
 	switch (ip->protocol) {
 	case IPPROTO_TCP:
-		nat->l4 = FL_L4_TCP;
+		nat->l4_check_at = FL_TCP_CHECK;
 		return ctx_at(ctx, at, sizeof(struct tcphdr)) ? fl_go_on() : fl_to_linux(FL_REASON_L4_SHORT);
 	case IPPROTO_UDP:
-		nat->l4 = FL_L4_UDP;
+		nat->l4_check_at = FL_UDP_CHECK;
 		return ctx_at(ctx, at, sizeof(struct udphdr)) ? fl_go_on() : fl_to_linux(FL_REASON_L4_SHORT);
 	case IPPROTO_ICMP:
 		icmp = ctx_at(ctx, at, sizeof(*icmp));
@@ -169,26 +171,21 @@ fl_inline void fl_rewrite_ip(struct iphdr *ip, const struct fl_nat *nat, __u32 h
 }
 
 /* The sum of the ICMP message is what it was, so none of these writes has to correct skb->csum. */
-fl_inline bool fl_write_quote(struct fl_ctx *ctx, __u32 base, const struct fl_quote *quote)
+fl_inline bool fl_write_quote(struct fl_ctx *ctx, __u32 icmp, const struct fl_quote *quote)
 {
-	const __u32 icmp = base + FL_INNER_LEN;
 	const __u32 quoted = icmp + sizeof(struct fl_icmp);
-	const __u32 l4 = quoted + FL_IP_LEN;
-	__sum16 check = quote->ip_check;
+	__sum16 ip_check = quote->ip_check;
 	__be32 addresses[2] = {quote->saddr, quote->daddr};
+	__sum16 icmp_check = quote->icmp_check;
+	__sum16 l4_check = quote->l4_check;
 
-	if (!ctx_write_plain(ctx, quoted + offsetof(struct iphdr, check), &check, sizeof(check)) ||
+	if (!ctx_write_plain(ctx, quoted + offsetof(struct iphdr, check), &ip_check, sizeof(ip_check)) ||
 	    !ctx_write_plain(ctx, quoted + offsetof(struct iphdr, saddr), addresses, sizeof(addresses)))
 		return false;
-	if (quote->l4 == FL_L4_KEEP)
+	if (!quote->l4_check_at)
 		return true;
-	check = quote->icmp_check;
-	if (!ctx_write_plain(ctx, icmp + offsetof(struct fl_icmp, check), &check, sizeof(check)))
-		return false;
-	check = quote->l4_check;
-	if (quote->l4 == FL_L4_UDP)
-		return ctx_write_plain(ctx, l4 + FL_UDP_CHECK, &check, sizeof(check));
-	return ctx_write_plain(ctx, l4 + FL_TCP_CHECK, &check, sizeof(check));
+	return ctx_write_plain(ctx, icmp + offsetof(struct fl_icmp, check), &icmp_check, sizeof(icmp_check)) &&
+	       ctx_write_plain(ctx, icmp + quote->l4_check_at, &l4_check, sizeof(l4_check));
 }
 
 /* Everything that a translation changes behind the IPv4 header. @base: where the inner frame is now. */
@@ -196,16 +193,9 @@ fl_inline bool fl_write_l4(struct fl_ctx *ctx, __u32 base, const struct fl_nat *
 {
 	const __u32 l4 = base + FL_INNER_LEN;
 
-	switch (nat->l4) {
-	case FL_L4_TCP:
-		return ctx_fix_l4(ctx, l4 + FL_TCP_CHECK, csum_change_to32(nat->change), false);
-	case FL_L4_UDP:
-		return ctx_fix_l4(ctx, l4 + FL_UDP_CHECK, csum_change_to32(nat->change), true);
-	case FL_L4_ICMP_ERROR:
-		return fl_write_quote(ctx, base, &nat->quote);
-	default:
-		return true;
-	}
+	if (nat->l4_check_at)
+		return ctx_fix_l4(ctx, l4 + nat->l4_check_at, csum_change_to32(nat->change), nat->l4_is_udp);
+	return !nat->has_quote || fl_write_quote(ctx, l4, &nat->quote);
 }
 
 #endif

@@ -58,7 +58,7 @@ fl_inline bool fl_write_inner(struct fl_ctx *ctx, __u32 base, const struct fl_in
 
 fl_inline struct fl_verdict fl_output_tunnel(struct fl_ctx *ctx, const struct fl_frame *frame,
 					     const struct fl_inner *inner, const struct fl_nat *nat, __u8 inner_tos,
-					     const struct fl_out *out, struct fl_verdict target)
+					     const struct fl_out *out)
 {
 	struct fl_outer outer;
 
@@ -68,38 +68,43 @@ fl_inline struct fl_verdict fl_output_tunnel(struct fl_ctx *ctx, const struct fl
 		return fl_to_linux(FL_REASON_ENCAP_REFUSED);
 	if (!fl_write_inner(ctx, FL_OUTER_LEN, inner, nat, !frame->base) || !fl_write_outer(ctx, &outer))
 		return fl_drop(FL_REASON_DROP_REWRITE);
-	return target;
+	return fl_go_on();
 }
 
 fl_inline struct fl_verdict fl_output_local(struct fl_ctx *ctx, const struct fl_frame *frame,
 					    const struct fl_inner *inner, const struct fl_nat *nat,
-					    const struct fl_out *out, struct fl_verdict target)
+					    struct fl_verdict prepared)
 {
 	if (frame->base && !ctx_pop_outer(ctx)) {
-		if (!fl_abandon_target(ctx, &target))
+		if (!fl_abandon_target(ctx, prepared))
 			return fl_drop(FL_REASON_DROP_REWRITE);
 		return fl_to_linux(FL_REASON_DECAP_REFUSED);
 	}
-	if (!fl_write_inner(ctx, 0, inner, nat, frame->base != 0) || !fl_write_meta(ctx, &target, out))
+	if (!fl_write_inner(ctx, 0, inner, nat, frame->base != 0))
 		return fl_drop(FL_REASON_DROP_REWRITE);
-	return target;
+	return fl_go_on();
 }
 
 /*
  * @inner: headers as they are to leave. @nat: NULL unless the packet was routed. @inner_tos: of the packet as it
- * came in, for the outer header's congestion bits. @out->kind must not be FL_OUT_ROUTER or FL_OUT_NONE.
+ * came in, for the outer header's congestion bits. @out->kind must not be FL_OUT_ROUTER or FL_OUT_NONE. The caller
+ * sets the reason of a packet that is sent.
  */
 fl_inline struct fl_verdict fl_output(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_inner *inner,
-				      const struct fl_nat *nat, __u8 inner_tos, const struct fl_out *out,
-				      enum fl_reason reason)
+				      const struct fl_nat *nat, __u8 inner_tos, const struct fl_out *out)
 {
-	const struct fl_verdict target = fl_resolve_target(ctx, frame, out, reason);
+	const struct fl_verdict prepared = fl_prepare_target(ctx, out);
+	struct fl_verdict verdict;
 
-	if (!fl_is_sent(target))
-		return target;
+	if (prepared.kind == FL_LINUX)
+		return prepared;
 	if (out->kind == FL_OUT_TUNNEL)
-		return fl_output_tunnel(ctx, frame, inner, nat, inner_tos, out, target);
-	return fl_output_local(ctx, frame, inner, nat, out, target);
+		verdict = fl_output_tunnel(ctx, frame, inner, nat, inner_tos, out);
+	else
+		verdict = fl_output_local(ctx, frame, inner, nat, prepared);
+	if (fl_is_decided(verdict))
+		return verdict;
+	return fl_target(ctx, frame, out, prepared);
 }
 
 #endif

@@ -49,9 +49,9 @@ fl_inline struct fl_verdict fl_check_journey(struct fl_ctx *ctx, const struct fl
 fl_inline struct fl_verdict fl_route(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner,
 				     struct fl_next *next, __be32 fip)
 {
-	const bool snat = next->flags & FL_NEXT_SNAT;
-	const __be32 dnat = fl_ip(next->dnat);
-	const __be32 daddr = inner->ip.daddr;
+	const __be32 saddr = next->flags & FL_NEXT_SNAT ? fip : inner->ip.saddr;
+	const __be32 old_daddr = inner->ip.daddr;
+	const __be32 daddr = fl_ip(next->dnat) ? fl_ip(next->dnat) : old_daddr;
 	const __u8 tos = inner->ip.tos;
 	struct fl_verdict verdict;
 	struct fl_nat nat;
@@ -59,22 +59,24 @@ fl_inline struct fl_verdict fl_route(struct fl_ctx *ctx, const struct fl_frame *
 	verdict = fl_check_journey(ctx, frame, inner, next);
 	if (fl_is_decided(verdict))
 		return verdict;
-	verdict = fl_plan_nat(ctx, frame, &inner->ip, snat ? fip : inner->ip.saddr, dnat ? dnat : daddr, &nat);
+	verdict = fl_plan_nat(ctx, frame, &inner->ip, saddr, daddr, &nat);
 	if (fl_is_decided(verdict))
 		return verdict;
 
 	inner->eth.dmac = *fl_mac(next->dmac);
 	inner->eth.smac = *fl_mac(next->smac);
 	fl_rewrite_ip(&inner->ip, &nat, next->hops);
-	verdict = fl_output(ctx, frame, inner, &nat, tos, &next->out, fl_route_reason(next));
+	verdict = fl_output(ctx, frame, inner, &nat, tos, &next->out);
 	if (!fl_is_sent(verdict))
 		return verdict;
 
+	/* Flags are read anew: a value kept from before would have the verifier walk the output once for each. */
+	verdict.reason = fl_route_reason(next);
 	fl_stamp(next);
-	if (snat)
+	if (next->flags & FL_NEXT_SNAT)
 		fl_count_fip_out(fip, fl_l3_len(frame));
-	if (dnat)
-		fl_count_fip_in(daddr, fl_l3_len(frame));
+	if (fl_ip(next->dnat))
+		fl_count_fip_in(old_daddr, fl_l3_len(frame));
 	return verdict;
 }
 

@@ -71,6 +71,9 @@ Result<> Agent::run() {
     if (auto started = manager_->start(); !started) return started;
     if (auto watched = loop_.watch(signals_.get(), EPOLLIN, [this](std::uint32_t) { on_signal(); }); !watched)
         return watched;
+    if (auto watched = loop_.watch(instance_.fd(), EPOLLIN, [this](std::uint32_t) { instance_.dismiss_callers(); });
+        !watched)
+        return watched;
     if (auto serving = control_.serve(loop_, [this](const Request& request) { return handle(request); }); !serving)
         return serving;
     spdlog::info("ready; control socket {}", options_.socket);

@@ -47,9 +47,14 @@ Result<SingleInstance> SingleInstance::acquire() {
                     fmt::format("another fiplane process manages this node already{}", holder()), {},
                     "stop it first; `fiplane status` asks a running agent");
     }
-    // Listening lets others learn the pid of the holder; nobody is ever accepted.
-    if (listen(socket_fd.get(), 1) != 0) return fail_errno(errno, "cannot claim this node for one agent");
+    // Listening lets others learn the pid of the holder.
+    if (listen(socket_fd.get(), SOMAXCONN) != 0) return fail_errno(errno, "cannot claim this node for one agent");
     return SingleInstance(std::move(socket_fd));
+}
+
+void SingleInstance::dismiss_callers() const {
+    while (UniqueFd(accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK))) {
+    }
 }
 
 }  // namespace fiplane

@@ -13,6 +13,11 @@ class SingleInstance {
     /// kAgentRunning if another process has it; the message names its pid. Held until destruction.
     [[nodiscard]] static Result<SingleInstance> acquire();
 
+    /// Readable when somebody asked who holds the node. A process that lives long serves that by dismiss_callers(),
+    /// else the queue of those who asked fills and later ones are not told the pid.
+    [[nodiscard]] int fd() const { return socket_.get(); }
+    void dismiss_callers() const;
+
   private:
     explicit SingleInstance(UniqueFd socket) : socket_(std::move(socket)) {}
     UniqueFd socket_;

@@ -122,14 +122,14 @@ void NodeDiff::neighbour_differences(const NetnsName& name, const DesiredNetns& 
 }
 
 void NodeDiff::set_route(const NetnsName& name, const DesiredRoute& route, const Route* before) {
-    const auto device = before == nullptr ? now(name).names.end() : now(name).names.find(before->oif);
-    draft_.add(
-        Stage::kRoutes, name, SetRoute{route}, before == nullptr ? Step::Action::kAdd : Step::Action::kChange,
-        describe(route.destination, route.gateway, route.device, route.table),
-        before == nullptr
-            ? std::string{}
-            : fmt::format("was {}", describe(before->destination, before->gateway,
-                                             device == now(name).names.end() ? "?" : device->second, before->table)));
+    std::string detail;
+    if (before != nullptr) {
+        const auto device = now(name).names.find(before->oif);
+        detail = "was " + describe(before->destination, before->gateway,
+                                   device == now(name).names.end() ? "none" : device->second, before->table);
+    }
+    draft_.add(Stage::kRoutes, name, SetRoute{route}, before == nullptr ? Step::Action::kAdd : Step::Action::kChange,
+               describe(route.destination, route.gateway, route.device, route.table), detail);
     if (route.destination.length != 32) return;
     const auto fip = desired_.fips.find(route.destination.address);
     if (fip == desired_.fips.end() || fip->second.announcer_netns != name) return;

@@ -56,7 +56,9 @@ std::set<Ipv4> proxy_answers(const NetnsIndex& netns, const Link& device) {
     return answers;
 }
 
-bool has_arp_filter(const NetnsIndex& netns) { return netns.netfilter().has_effect(nf::Family::kArp); }
+bool has_arp_filter(const NetnsIndex& netns) {
+    return netns.netfilter().has_effect(nf::Family::kArp);
+}
 
 /// Others on this node that answer on the segment too: the host, and vxlan devices with `proxy` (arp_reduce).
 std::set<Ipv4> other_answers(const World& world, const Segment& segment) {
@@ -70,7 +72,8 @@ std::set<Ipv4> other_answers(const World& world, const Segment& segment) {
     }
     for (const auto& [ifindex, port] : segment.ports) {
         if (port.kind != BridgePort::Kind::kTunnel || !port.link->vxlan->proxy) continue;
-        for (const Neighbour* neighbour : world.root.neighbours_on(ifindex)) answers.insert(neighbour->address);
+        for (const Neighbour* neighbour : world.root.neighbours_on(ifindex))
+            answers.insert(neighbour->address);
     }
     return answers;
 }
@@ -90,7 +93,8 @@ void compile_arp(World& world) {
             if (port.kind != BridgePort::Kind::kLeg) continue;
             std::set<Ipv4> addresses = own_answers(*port.router, *port.leg);
             addresses.merge(proxy_answers(*port.router, *port.leg));
-            for (const Ipv4 address : addresses) answers[address] = {answers[address].count + 1, &port};
+            for (const Ipv4 address : addresses)
+                answers[address] = {answers[address].count + 1, &port};
         }
         const std::set<Ipv4> others = other_answers(world, segment);
         for (const auto& [address, answer] : answers) {

@@ -13,7 +13,8 @@ namespace {
 
 std::map<NetnsName, NetnsIndex> index_routers(const Snapshot& snapshot) {
     std::map<NetnsName, NetnsIndex> routers;
-    for (const auto& [name, view] : snapshot.routers) routers.try_emplace(name, view);
+    for (const auto& [name, view] : snapshot.routers)
+        routers.try_emplace(name, view);
     return routers;
 }
 
@@ -71,9 +72,8 @@ void add_fdb(World& world, const Segment& segment) {
 
 /// Packets from tunnel to tunnel never become an skb where XDP runs, so the underlay devices must be told.
 void mark_wire_to_wire(World& world) {
-    bool relays = std::ranges::any_of(world.out.tables.fip_in, [](const auto& row) {
-        return row.second.next.out.kind == FL_OUT_TUNNEL;
-    });
+    bool relays = std::ranges::any_of(world.out.tables.fip_in,
+                                      [](const auto& row) { return row.second.next.out.kind == FL_OUT_TUNNEL; });
     for (const auto& [bridge, segment] : world.l2.segments()) {
         const auto tunnels = std::ranges::count_if(segment.ports, [](const auto& entry) {
             return entry.second.kind == BridgePort::Kind::kTunnel && entry.second.refusal.empty();
@@ -106,15 +106,16 @@ void World::keep_alive(const Keepalive& wanted) {
 
 void World::keep_alive(const std::vector<NeighbourUse>& neighbours, const fl_dest_key* row) {
     for (const NeighbourUse& use : neighbours) {
-        Keepalive wanted{use.netns, use.neighbour->ifindex, use.neighbour->address, use.neighbour->state,
-                         row == nullptr, {}};
+        Keepalive wanted{
+            use.netns, use.neighbour->ifindex, use.neighbour->address, use.neighbour->state, row == nullptr, {}};
         if (row != nullptr) wanted.dests.push_back(*row);
         keep_alive(wanted);
     }
 }
 
 void World::finish_keepalives() {
-    for (auto& [key, keepalive] : keepalives_) out.keepalives.push_back(std::move(keepalive));
+    for (auto& [key, keepalive] : keepalives_)
+        out.keepalives.push_back(std::move(keepalive));
 }
 
 fl_arp_key arp_key(const Segment& segment, Ipv4 address) {
@@ -131,8 +132,12 @@ fl_fip_key fip_key(const Segment& segment, Ipv4 address) {
     return key;
 }
 
-void copy_bytes(std::uint8_t* to, Ipv4 address) { std::ranges::copy(address.bytes(), to); }
-void copy_bytes(std::uint8_t* to, const Mac& mac) { std::ranges::copy(mac.bytes, to); }
+void copy_bytes(std::uint8_t* to, Ipv4 address) {
+    std::ranges::copy(address.bytes(), to);
+}
+void copy_bytes(std::uint8_t* to, const Mac& mac) {
+    std::ranges::copy(mac.bytes, to);
+}
 
 void compile_l2(World& world) {
     Tables& tables = world.out.tables;

@@ -14,8 +14,8 @@ namespace {
 
 /// Destinations that Linux never forwards, whatever its routes say (ip_route_input_slow): "this" network, loopback,
 /// multicast, limited broadcast.
-constexpr std::array<Prefix, 4> kNeverForwarded{
-    Prefix{{0x00000000}, 8}, Prefix{{0x7f000000}, 8}, Prefix{{0xe0000000}, 4}, Prefix{{0xffffffff}, 32}};
+constexpr std::array<Prefix, 4> kNeverForwarded{Prefix{{0x00000000}, 8}, Prefix{{0x7f000000}, 8},
+                                                Prefix{{0xe0000000}, 4}, Prefix{{0xffffffff}, 32}};
 
 bool never_forwarded(const Prefix& region) {
     return std::ranges::any_of(kNeverForwarded, [&](const Prefix& prefix) { return prefix.contains(region); });
@@ -97,7 +97,8 @@ class RowMaker {
     explicit RowMaker(const Domain& domain) : domain_(domain) {}
 
     void add(const Prefix& prefix, const fl_next* fast) {
-        while (!enclosing_.empty() && !enclosing_.back().prefix.contains(prefix)) enclosing_.pop_back();
+        while (!enclosing_.empty() && !enclosing_.back().prefix.contains(prefix))
+            enclosing_.pop_back();
         const bool covered = !enclosing_.empty() && enclosing_.back().fast;
         if (fast != nullptr && prefix.length == 32) {
             rows.dests.emplace(dest_key(domain_, prefix.address), *fast);
@@ -144,7 +145,8 @@ DestinationTree walk_destinations(World& world, const Domain& domain, std::vecto
     std::string snat_by;
     Regions regions(tree.left_out);
     regions.add({{0}, 0});
-    for (const Prefix& prefix : kNeverForwarded) regions.add(prefix);
+    for (const Prefix& prefix : kNeverForwarded)
+        regions.add(prefix);
     while (const auto region = regions.next()) {
         if (never_forwarded(*region)) {
             tree.destinations[*region] = {};
@@ -153,7 +155,8 @@ DestinationTree walk_destinations(World& world, const Domain& domain, std::vecto
         Journey journey = world.walker.walk(*host.leg, source, *region, false);
         // A region stands for addresses that nobody on the way treats apart: those have regions of their own.
         if (region->length < 32) {
-            for (const NetnsIndex* netns : journey.visited) regions.add_inside(*netns, *region);
+            for (const NetnsIndex* netns : journey.visited)
+                regions.add_inside(*netns, *region);
         }
         add_destination(tree, domain, *region, std::move(journey), snat_by);
     }

@@ -16,7 +16,8 @@ constexpr std::size_t kMaxHairpins = FL_MAX_DESTS / 4;
 /// FNV-1a. An identifier only has to be the same for the same text on every run.
 std::uint32_t hash_of(const std::string& text) {
     std::uint32_t hash = 2166136261U;
-    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
+    for (const char c : text)
+        hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
     return hash;
 }
 
@@ -83,16 +84,16 @@ std::optional<Host> Domains::find_host(const BridgePort& leg, const Neighbour& n
     const auto& dnats = leg.router->netfilter().dnats();
     const auto fip = snats.find(host.address);
     if (fip == snats.end()) {
-        verdict.reason = fmt::format("{}: {} is not translated to an address of its own", leg.router->label(),
-                                     host.address.str());
+        verdict.reason =
+            fmt::format("{}: {} is not translated to an address of its own", leg.router->label(), host.address.str());
         return std::nullopt;
     }
     host.fip = fip->second;
     // Answers must find back without state: see floating_ips.cpp.
     const auto back = dnats.find(host.fip);
     if (back == dnats.end() || back->second != host.address) {
-        verdict.reason = fmt::format("{}: {} is not translated back to {}", leg.router->label(), host.fip.str(),
-                                     host.address.str());
+        verdict.reason =
+            fmt::format("{}: {} is not translated back to {}", leg.router->label(), host.fip.str(), host.address.str());
         return std::nullopt;
     }
     return host;
@@ -111,8 +112,10 @@ void Domains::find_hosts(const BridgePort& leg) {
         }
         // Two hosts with one key take the same way: the rules that select their source are the same in order and
         // effect, and so are the netfilter tests that know it. A map counts as one test: what it gives is their fip.
-        std::string key = leg.router->name() + "/" + leg.leg->name + "/" + leg.router->routing().signature(host->address);
-        for (const std::size_t hit : leg.router->netfilter().source_hits(host->address)) key += fmt::format("/{}", hit);
+        std::string key =
+            leg.router->name() + "/" + leg.leg->name + "/" + leg.router->routing().signature(host->address);
+        for (const std::size_t hit : leg.router->netfilter().source_hits(host->address))
+            key += fmt::format("/{}", hit);
         Domain& domain = domains_[key];
         domain.key = key;
         domain.hosts.push_back(*host);
@@ -127,7 +130,8 @@ void Domains::number() {
     std::set<std::uint32_t> used{0};
     for (auto& [key, domain] : domains_) {
         domain.id = hash_of(key);
-        while (!used.insert(domain.id).second) ++domain.id;
+        while (!used.insert(domain.id).second)
+            ++domain.id;
         std::ranges::sort(domain.hosts, {}, &Host::address);
     }
 }
@@ -169,22 +173,25 @@ void Domains::add_host(const Domain& domain, const Host& host, const Destination
 void Domains::add(const Domain& domain, const DestinationTree& tree) {
     std::string reason = tree.refusal;
     if (reason.empty() && !tree.sample) {
-        reason = world_.walker.walk(*domain.hosts.front().leg, {Source::Kind::kKnown, domain.hosts.front().address},
-                                    {{0}, 0}, false)
-                     .reason;
+        reason =
+            world_.walker
+                .walk(*domain.hosts.front().leg, {Source::Kind::kKnown, domain.hosts.front().address}, {{0}, 0}, false)
+                .reason;
     }
     if (reason.empty() && !write_rows(world_, domain, tree)) {
         reason = "fl_dests or fl_routes has no room for its destinations";
     }
     if (!reason.empty()) {
-        for (const Host& host : domain.hosts) refuse(host, reason);
+        for (const Host& host : domain.hosts)
+            refuse(host, reason);
         return;
     }
-    for (const Host& host : domain.hosts) add_host(domain, host, tree);
+    for (const Host& host : domain.hosts)
+        add_host(domain, host, tree);
 }
 
-/// Floating IPs of other routers, where there are so many that journeys between all of them would fill the tables: those
-/// grow with the square, and few are used.
+/// Floating IPs of other routers, where there are so many that journeys between all of them would fill the tables:
+/// those grow with the square, and few are used.
 std::vector<Ipv4> Domains::left_out(const Domain& domain) const {
     std::vector<Ipv4> addresses;
     if (domains_.size() * world_.out.fips.size() <= kMaxHairpins) return addresses;
@@ -204,7 +211,8 @@ void Domains::run() {
     if (domains_.size() * world_.out.fips.size() > kMaxHairpins) {
         world_.note("packets between floating IPs of different routers of this node are left to Linux: too many pairs");
     }
-    for (const auto& [key, domain] : domains_) add(domain, walk_destinations(world_, domain, left_out(domain)));
+    for (const auto& [key, domain] : domains_)
+        add(domain, walk_destinations(world_, domain, left_out(domain)));
     complete_reports();
 }
 
@@ -223,6 +231,8 @@ void Domains::complete_reports() {
 
 }  // namespace
 
-void compile_domains(World& world) { Domains(world).run(); }
+void compile_domains(World& world) {
+    Domains(world).run();
+}
 
 }  // namespace fiplane

@@ -16,7 +16,8 @@ namespace {
 std::set<const NetnsIndex*> reachable(const World& world) {
     std::set<const NetnsIndex*> seen;
     std::vector<const NetnsIndex*> todo;
-    for (const BridgePort* leg : world.legs) todo.push_back(leg->router);
+    for (const BridgePort* leg : world.legs)
+        todo.push_back(leg->router);
     while (!todo.empty()) {
         const NetnsIndex* netns = todo.back();
         todo.pop_back();
@@ -38,7 +39,8 @@ Owners find_owners(const World& world) {
     Owners owners;
     for (const auto& [name, netns] : world.routers) {
         if (!seen.contains(&netns)) continue;
-        for (const auto& [fip, fixed] : netns.netfilter().dnats()) owners[fip].push_back(&netns);
+        for (const auto& [fip, fixed] : netns.netfilter().dnats())
+            owners[fip].push_back(&netns);
     }
     return owners;
 }
@@ -71,7 +73,8 @@ class FloatingIps {
     void run() {
         for (const BridgePort* leg : world_.legs) {
             const Routing& routing = leg->router->routing();
-            for (const Ipv4 address : routing.host_routes()) try_from(*leg, address);
+            for (const Ipv4 address : routing.host_routes())
+                try_from(*leg, address);
             for (const Ipv4 address : routing.local_addresses()) {
                 const bool twice = std::ranges::binary_search(routing.host_routes(), address);
                 if (!twice) try_from(*leg, address);
@@ -141,6 +144,8 @@ bool FloatingIps::add_row(const BridgePort& leg, Ipv4 fip, const Journey& journe
 
 }  // namespace
 
-void compile_floating_ips(World& world) { FloatingIps(world).run(); }
+void compile_floating_ips(World& world) {
+    FloatingIps(world).run();
+}
 
 }  // namespace fiplane

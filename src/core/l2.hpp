@@ -60,7 +60,7 @@ struct Segment {
 struct UnderlayPath {
     fl_out out{};
     std::string reason;
-    int device = 0;                     ///< underlay device, 0 if there is no route
+    int device = 0;                      ///< underlay device, 0 if there is no route
     std::optional<Keepalive> keepalive;  ///< the next hop, unless it is PERMANENT
 };
 

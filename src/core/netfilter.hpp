@@ -27,16 +27,16 @@ enum class Field {
     kOifname,
     kEtherSaddr,
     kEtherDaddr,
-    kEtherType,     ///< also "meta protocol"; values are numbers in host order
+    kEtherType,  ///< also "meta protocol"; values are numbers in host order
     kIpSaddr,
     kIpDaddr,
     kArpSaddrIp,
     kArpSaddrEther,
-    kIpProtocol,    ///< also "meta l4proto"
-    kCtState,       ///< values: "invalid", "new", "established", "related", "untracked"
-    kCtStatus,      ///< values: "dnat", "snat", ...
+    kIpProtocol,  ///< also "meta l4proto"
+    kCtState,     ///< values: "invalid", "new", "established", "related", "untracked"
+    kCtStatus,    ///< values: "dnat", "snat", ...
     kMark,
-    kOther,         ///< anything else: a match on it is undecidable
+    kOther,  ///< anything else: a match on it is undecidable
 };
 
 /// A literal: text for names, a prefix for addresses, a MAC, a number.
@@ -45,7 +45,7 @@ using Value = std::variant<std::string, Prefix, Mac, std::uint64_t>;
 struct Match {
     Field field = Field::kOther;
     bool negate = false;
-    std::vector<Value> any_of;  ///< a set literal, or one value; names may end in '*' (interface wildcard)
+    std::vector<Value> any_of;            ///< a set literal, or one value; names may end in '*' (interface wildcard)
     std::optional<std::string> set_name;  ///< @name: members are in Ruleset::sets; any_of is then empty
 };
 
@@ -53,8 +53,8 @@ struct Match {
 struct AddressSource {
     std::optional<Ipv4> address;
     std::optional<std::string> map_name;
-    Field map_key = Field::kOther;         ///< kIpSaddr or kIpDaddr
-    std::map<Ipv4, Ipv4> anonymous_map;    ///< `ip daddr map { a : b }`
+    Field map_key = Field::kOther;       ///< kIpSaddr or kIpDaddr
+    std::map<Ipv4, Ipv4> anonymous_map;  ///< `ip daddr map { a : b }`
 };
 
 struct Dnat {

@@ -9,12 +9,18 @@ namespace {
 
 const char* family_name(Family family) {
     switch (family) {
-        case Family::kIp: return "ip";
-        case Family::kInet: return "inet";
-        case Family::kBridge: return "bridge";
-        case Family::kNetdev: return "netdev";
-        case Family::kArp: return "arp";
-        case Family::kIp6: return "ip6";
+        case Family::kIp:
+            return "ip";
+        case Family::kInet:
+            return "inet";
+        case Family::kBridge:
+            return "bridge";
+        case Family::kNetdev:
+            return "netdev";
+        case Family::kArp:
+            return "arp";
+        case Family::kIp6:
+            return "ip6";
     }
     return "?";
 }
@@ -72,9 +78,12 @@ Evaluator::Prepared::Prepared(const Ruleset& source) : ruleset(source) {
     for (const Chain& chain : ruleset.chains) {
         chains_by_name_[Ruleset::scoped_name(chain.family, chain.table, chain.name)] = &chain;
     }
-    for (const Chain& chain : ruleset.chains) add_chain(chain);
-    for (auto& [hook, chains] : ip_hooks) std::stable_sort(chains.begin(), chains.end());
-    for (auto& [device, chains] : ingress_hooks) std::stable_sort(chains.begin(), chains.end());
+    for (const Chain& chain : ruleset.chains)
+        add_chain(chain);
+    for (auto& [hook, chains] : ip_hooks)
+        std::stable_sort(chains.begin(), chains.end());
+    for (auto& [device, chains] : ingress_hooks)
+        std::stable_sort(chains.begin(), chains.end());
     note_tracking();
     drop_shared_snats();
 }
@@ -133,7 +142,8 @@ void Evaluator::Prepared::add_address_source(const Chain& chain, const AddressSo
     maps[&source] = map;
     if (source.map_key == Field::kIpSaddr) note_source_test({nullptr, map});
     if (source.map_key != Field::kIpDaddr) return;
-    for (const auto& [key, value] : *map) destinations.push_back(Prefix::host(key));
+    for (const auto& [key, value] : *map)
+        destinations.push_back(Prefix::host(key));
 }
 
 void Evaluator::Prepared::add_pairs(const Rule& rule, const AddressSource& source, Field key,
@@ -157,7 +167,8 @@ void Evaluator::Prepared::add_pairs(const Rule& rule, const AddressSource& sourc
 /// Where several addresses share one, NAT must change ports: no pair of addresses says what it does.
 void Evaluator::Prepared::drop_shared_snats() {
     std::map<Ipv4, int> owners;
-    for (const auto& [fixed, floating] : snats) ++owners[floating];
+    for (const auto& [fixed, floating] : snats)
+        ++owners[floating];
     std::erase_if(snats, [&](const auto& pair) { return owners.at(pair.second) > 1; });
 }
 
@@ -170,7 +181,8 @@ void Evaluator::Prepared::note_source_test(const SourceTest& test) {
         broad_source_tests.push_back(index);
         return;
     }
-    for (const std::uint32_t host : members->hosts) source_hosts[host].push_back(index);
+    for (const std::uint32_t host : members->hosts)
+        source_hosts[host].push_back(index);
 }
 
 bool Evaluator::Prepared::reads_tracking(const Chain& chain, std::unordered_set<const Chain*>& seen) const {
@@ -201,10 +213,18 @@ Evaluator::Evaluator(const Ruleset& ruleset) : prepared_(std::make_unique<const 
 Evaluator::~Evaluator() = default;
 Evaluator::Evaluator(Evaluator&&) noexcept = default;
 
-const std::vector<SourceTest>& Evaluator::source_tests() const { return prepared_->source_tests; }
-const std::vector<Prefix>& Evaluator::destinations() const { return prepared_->destinations; }
-const std::map<Ipv4, Ipv4>& Evaluator::dnats() const { return prepared_->dnats; }
-const std::map<Ipv4, Ipv4>& Evaluator::snats() const { return prepared_->snats; }
+const std::vector<SourceTest>& Evaluator::source_tests() const {
+    return prepared_->source_tests;
+}
+const std::vector<Prefix>& Evaluator::destinations() const {
+    return prepared_->destinations;
+}
+const std::map<Ipv4, Ipv4>& Evaluator::dnats() const {
+    return prepared_->dnats;
+}
+const std::map<Ipv4, Ipv4>& Evaluator::snats() const {
+    return prepared_->snats;
+}
 
 bool Evaluator::knows_source(const SourceTest& test, Ipv4 source) const {
     if (test.map != nullptr) return test.map->contains(source);
@@ -226,12 +246,14 @@ std::vector<std::size_t> Evaluator::source_hits(Ipv4 source) const {
 std::vector<Prefix> Evaluator::known_sources(const SourceTest& test) const {
     std::vector<Prefix> known;
     if (test.map != nullptr) {
-        for (const auto& [key, value] : *test.map) known.push_back(Prefix::host(key));
+        for (const auto& [key, value] : *test.map)
+            known.push_back(Prefix::host(key));
         return known;
     }
     const ValueSet& members = prepared_->values.at(test.match);
     known = members.prefixes;
-    for (const std::uint32_t host : members.hosts) known.push_back(Prefix::host({host}));
+    for (const std::uint32_t host : members.hosts)
+        known.push_back(Prefix::host({host}));
     std::ranges::sort(known);
     return known;
 }

@@ -39,15 +39,20 @@ NetnsIndex::NetnsIndex(const NetnsView& view) : view_(view), routing_(view), net
         neighbours_[neighbour_key(neighbour.ifindex, neighbour.address)] = &neighbour;
         neighbours_on_[neighbour.ifindex].push_back(&neighbour);
     }
-    for (auto& [ifindex, list] : neighbours_on_) std::ranges::sort(list, {}, &Neighbour::address);
-    for (const auto& [ifindex, link] : view.links) jump_refusals_[ifindex] = find_jump_refusal(link, netfilter_);
+    for (auto& [ifindex, list] : neighbours_on_)
+        std::ranges::sort(list, {}, &Neighbour::address);
+    for (const auto& [ifindex, link] : view.links)
+        jump_refusals_[ifindex] = find_jump_refusal(link, netfilter_);
     collect_mentions();
 }
 
 void NetnsIndex::collect_mentions() {
-    for (const Route& route : view_.routes) mentions_.push_back(route.destination.network());
-    for (const PolicyRule& rule : view_.rules) mentions_.push_back(rule.destination.network());
-    for (const Neighbour& neighbour : view_.neighbours) mentions_.push_back(Prefix::host(neighbour.address));
+    for (const Route& route : view_.routes)
+        mentions_.push_back(route.destination.network());
+    for (const PolicyRule& rule : view_.rules)
+        mentions_.push_back(rule.destination.network());
+    for (const Neighbour& neighbour : view_.neighbours)
+        mentions_.push_back(Prefix::host(neighbour.address));
     const auto& filtered = netfilter_.destinations();
     mentions_.insert(mentions_.end(), filtered.begin(), filtered.end());
     std::ranges::sort(mentions_);
@@ -71,6 +76,8 @@ const Sysctls::Device& NetnsIndex::sysctls(const std::string& device) const {
     return found == view_.sysctls.devices.end() ? kNone : found->second;
 }
 
-const std::string& NetnsIndex::jump_refusal(const Link& link) const { return jump_refusals_.at(link.ifindex); }
+const std::string& NetnsIndex::jump_refusal(const Link& link) const {
+    return jump_refusals_.at(link.ifindex);
+}
 
 }  // namespace fiplane

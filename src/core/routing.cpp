@@ -18,14 +18,22 @@ std::string table_name(std::uint32_t table) {
 
 const char* type_name(RouteType type) {
     switch (type) {
-        case RouteType::kUnicast: return "";
-        case RouteType::kLocal: return "local ";
-        case RouteType::kBroadcast: return "broadcast ";
-        case RouteType::kBlackhole: return "blackhole ";
-        case RouteType::kUnreachable: return "unreachable ";
-        case RouteType::kProhibit: return "prohibit ";
-        case RouteType::kThrow: return "throw ";
-        case RouteType::kOther: return "unsupported type ";
+        case RouteType::kUnicast:
+            return "";
+        case RouteType::kLocal:
+            return "local ";
+        case RouteType::kBroadcast:
+            return "broadcast ";
+        case RouteType::kBlackhole:
+            return "blackhole ";
+        case RouteType::kUnreachable:
+            return "unreachable ";
+        case RouteType::kProhibit:
+            return "prohibit ";
+        case RouteType::kThrow:
+            return "throw ";
+        case RouteType::kOther:
+            return "unsupported type ";
     }
     return "";
 }
@@ -57,7 +65,8 @@ std::string describe(const Route& route, const NetnsView& view) {
 }
 
 Routing::Routing(const NetnsView& view) : view_(view) {
-    for (const PolicyRule& rule : view.rules) rules_.push_back(&rule);
+    for (const PolicyRule& rule : view.rules)
+        rules_.push_back(&rule);
     std::ranges::stable_sort(rules_, {}, &PolicyRule::priority);
     for (std::size_t position = 0; position < rules_.size(); ++position) {
         const Prefix source = rules_[position]->source.network();
@@ -83,7 +92,8 @@ Routing::Routing(const NetnsView& view) : view_(view) {
     }
     for (auto& [id, table] : tables_) {
         for (auto& [length, networks] : table) {
-            for (auto& [network, routes] : networks) std::ranges::stable_sort(routes, {}, &Route::priority);
+            for (auto& [network, routes] : networks)
+                std::ranges::stable_sort(routes, {}, &Route::priority);
         }
     }
     sort_unique(local_addresses_);

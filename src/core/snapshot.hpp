@@ -61,7 +61,7 @@ struct PeerInfo {
 struct Link {
     int ifindex = 0;
     std::string name;
-    std::string kind;  ///< IFLA_INFO_KIND: "bridge", "vxlan", "veth", "tun", "" for physical
+    std::string kind;   ///< IFLA_INFO_KIND: "bridge", "vxlan", "veth", "tun", "" for physical
     std::string alias;  ///< IFLA_IFALIAS
     Mac mac;
     std::uint32_t mtu = 0;
@@ -75,7 +75,7 @@ struct Link {
     std::optional<VxlanInfo> vxlan;
     std::optional<BridgeInfo> bridge;
     std::optional<BridgePortInfo> bridge_port;
-    std::uint32_t xdp_prog_id = 0;        ///< whoever attached it; 0: none
+    std::uint32_t xdp_prog_id = 0;              ///< whoever attached it; 0: none
     std::vector<std::string> foreign_programs;  ///< "tcx ingress cil_from_netdev": programs that are not ours
     bool operator==(const Link&) const = default;
 };
@@ -99,8 +99,8 @@ struct Route {
     std::uint8_t protocol = 0;   ///< RTPROT_*
     std::uint8_t scope = 0;
     std::uint8_t tos = 0;
-    bool multipath = false;      ///< nexthops or a nexthop object: not followed
-    std::uint32_t mtu = 0;       ///< RTAX_MTU, 0 if unset
+    bool multipath = false;  ///< nexthops or a nexthop object: not followed
+    std::uint32_t mtu = 0;   ///< RTAX_MTU, 0 if unset
     bool operator==(const Route&) const = default;
 };
 
@@ -111,7 +111,7 @@ struct PolicyRule {
     std::string iifname;
     std::string oifname;
     std::uint32_t table = 0;
-    bool lookup = true;        ///< FR_ACT_TO_TBL; others (goto, blackhole...) are not followed
+    bool lookup = true;           ///< FR_ACT_TO_TBL; others (goto, blackhole...) are not followed
     bool other_selector = false;  ///< fwmark, tos, ports, uid, l3mdev, invert: undecidable for the walk
     bool operator==(const PolicyRule&) const = default;
 };
@@ -127,8 +127,8 @@ struct Neighbour {
 };
 
 struct FdbEntry {
-    int ifindex = 0;     ///< the port (bridge table) or the vxlan device (its own table)
-    int bridge = 0;      ///< bridge ifindex for entries of a bridge; 0 for a vxlan device's own table
+    int ifindex = 0;  ///< the port (bridge table) or the vxlan device (its own table)
+    int bridge = 0;   ///< bridge ifindex for entries of a bridge; 0 for a vxlan device's own table
     Mac mac;
     std::optional<Ipv4> destination;  ///< vxlan table: remote VTEP
     std::uint16_t vlan = 0;

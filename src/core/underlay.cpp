@@ -14,8 +14,12 @@ constexpr std::uint32_t kVxlanOverhead = 50;  // IPv4 20, UDP 8, VXLAN 8, inner 
 constexpr std::uint64_t kUdp = 17;
 constexpr std::uint16_t kNudFixed = 0xc0;  // PERMANENT or NOARP
 
-void copy_mac(std::uint8_t* to, const Mac& mac) { std::ranges::copy(mac.bytes, to); }
-void copy_ip(std::uint8_t* to, Ipv4 address) { std::ranges::copy(address.bytes(), to); }
+void copy_mac(std::uint8_t* to, const Mac& mac) {
+    std::ranges::copy(mac.bytes, to);
+}
+void copy_ip(std::uint8_t* to, Ipv4 address) {
+    std::ranges::copy(address.bytes(), to);
+}
 
 /// Root's OUTPUT and POSTROUTING, which an encapsulated packet of the kernel's would pass.
 std::string output_refusal(const NetnsIndex& root, const Link& device, Ipv4 local, Ipv4 peer) {
@@ -40,8 +44,8 @@ std::string output_refusal(const NetnsIndex& root, const Link& device, Ipv4 loca
 UnderlayPath L2::find_path(const Link& vxlan, Ipv4 peer) const {
     UnderlayPath path;
     const Ipv4 local = vxlan.vxlan->local;
-    const Lookup lookup = root_.routing().lookup({Source::Kind::kKnown, local}, Prefix::host(peer), "lo",
-                                                 vxlan.vxlan->underlay_ifindex);
+    const Lookup lookup =
+        root_.routing().lookup({Source::Kind::kKnown, local}, Prefix::host(peer), "lo", vxlan.vxlan->underlay_ifindex);
     const auto refuse = [&](std::string why) {
         path.reason = fmt::format("tunnel peer {} of {}: {}", peer.str(), vxlan.name, why);
         return path;

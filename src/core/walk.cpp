@@ -27,10 +27,14 @@ bool passes_reverse_path(const NetnsIndex& netns, int device, int other_device, 
 
 bool holds(const SourceClaim& claim, Ipv4 source) {
     switch (claim.kind) {
-        case SourceClaim::Kind::kNotOwn: return !claim.netns->routing().is_own(source);
-        case SourceClaim::Kind::kNotOnLink: return !claim.netns->routing().on_link(claim.device, source);
-        case SourceClaim::Kind::kNotSelected: return !claim.netns->routing().selected_before(source, claim.count);
-        case SourceClaim::Kind::kNotKnown: return !claim.netns->netfilter().knows_source(claim.test, source);
+        case SourceClaim::Kind::kNotOwn:
+            return !claim.netns->routing().is_own(source);
+        case SourceClaim::Kind::kNotOnLink:
+            return !claim.netns->routing().on_link(claim.device, source);
+        case SourceClaim::Kind::kNotSelected:
+            return !claim.netns->routing().selected_before(source, claim.count);
+        case SourceClaim::Kind::kNotKnown:
+            return !claim.netns->netfilter().knows_source(claim.test, source);
         case SourceClaim::Kind::kReversePath:
             return passes_reverse_path(*claim.netns, claim.device, claim.other_device, source);
     }
@@ -40,11 +44,16 @@ bool holds(const SourceClaim& claim, Ipv4 source) {
 std::string describe(const SourceClaim& claim) {
     const std::string where = claim.netns->label();
     switch (claim.kind) {
-        case SourceClaim::Kind::kNotOwn: return where + ": the source is an address of the namespace itself";
-        case SourceClaim::Kind::kNotOnLink: return where + ": Linux would send ICMP redirects to the source";
-        case SourceClaim::Kind::kNotSelected: return where + ": a policy rule selects the source";
-        case SourceClaim::Kind::kNotKnown: return where + ": a netfilter rule or map knows the source";
-        case SourceClaim::Kind::kReversePath: return where + ": rp_filter may drop the source";
+        case SourceClaim::Kind::kNotOwn:
+            return where + ": the source is an address of the namespace itself";
+        case SourceClaim::Kind::kNotOnLink:
+            return where + ": Linux would send ICMP redirects to the source";
+        case SourceClaim::Kind::kNotSelected:
+            return where + ": a policy rule selects the source";
+        case SourceClaim::Kind::kNotKnown:
+            return where + ": a netfilter rule or map knows the source";
+        case SourceClaim::Kind::kReversePath:
+            return where + ": rp_filter may drop the source";
     }
     return where;
 }
@@ -73,8 +82,7 @@ struct Walker::Traversal {
     }
     void claim(SourceClaim::Kind kind, int device = 0, int other_device = 0, std::size_t count = 0,
                const nf::SourceTest& test = {}) {
-        journey.claims.insert(
-            {kind, state.netns, device, other_device, count, test, state.source_translated});
+        journey.claims.insert({kind, state.netns, device, other_device, count, test, state.source_translated});
     }
 
     bool run() {
@@ -115,7 +123,8 @@ bool Walker::Traversal::hook(nf::Hook where, const char* name, nf::Outcome& outc
     if (!outcome.accepted) return stop(std::string("netfilter drops it in ") + name);
     if (outcome.by_source) {
         if (state.source.kind == Source::Kind::kGeneric) {
-            for (const nf::SourceTest& test : outcome.source_tests) claim(SourceClaim::Kind::kNotKnown, 0, 0, 0, test);
+            for (const nf::SourceTest& test : outcome.source_tests)
+                claim(SourceClaim::Kind::kNotKnown, 0, 0, 0, test);
         } else if (!outcome.by_source_snat_only || !walker.only_forged(*state.netns, *state.iif, outcome)) {
             return stop("depends on the source: " + *outcome.by_source);
         }
@@ -167,8 +176,8 @@ bool Walker::Traversal::check_source() {
     }
     claim(SourceClaim::Kind::kNotOwn);
     if (settings.rp_filter != 0) {
-        const bool passes = known && passes_reverse_path(*state.netns, state.iif->ifindex, oif->ifindex,
-                                                         state.source.address);
+        const bool passes =
+            known && passes_reverse_path(*state.netns, state.iif->ifindex, oif->ifindex, state.source.address);
         if (!passes && state.source.kind != Source::Kind::kGeneric) {
             return stop(fmt::format("rp_filter is {} on {}", settings.rp_filter, state.iif->name));
         }
@@ -236,8 +245,8 @@ bool Walker::Traversal::enter_peer(const PeerInfo& peer) {
     const Link* iif = next == walker.routers_.end() ? nullptr : next->second.link(peer.ifindex);
     if (iif == nullptr) return stop(oif->name + " leads into a namespace that is not known");
     if (iif->mac != neighbour->mac) {
-        return stop(fmt::format("neighbour {} on {} has another MAC than {}", neighbour->address.str(), oif->name,
-                                iif->name));
+        return stop(
+            fmt::format("neighbour {} on {} has another MAC than {}", neighbour->address.str(), oif->name, iif->name));
     }
     journey.next.mtu = std::min(journey.next.mtu, iif->mtu);
     state.netns = &next->second;
@@ -284,8 +293,8 @@ Journey Walker::walk(const BridgePort& leg, const Source& source, const Prefix& 
     }
     const MacTarget* own = leg.segment->find(leg.leg->mac);
     if (own == nullptr || own->port != &leg) {
-        journey.reason = fmt::format("{}: the table of {} sends {} elsewhere", leg.leg->name,
-                                     leg.segment->bridge->name, leg.leg->mac.str());
+        journey.reason = fmt::format("{}: the table of {} sends {} elsewhere", leg.leg->name, leg.segment->bridge->name,
+                                     leg.leg->mac.str());
         return journey;
     }
     journey = run({.netns = leg.router,

@@ -51,18 +51,18 @@ struct NeighbourUse {
 /// What became of a packet.
 struct Journey {
     bool fast = false;
-    std::string reason;              ///< why not fast; names the object
-    fl_next next{};                  ///< if fast; flags hold FL_NEXT_SNAT only
-    std::optional<Ipv4> dnat;        ///< last destination translation ...
+    std::string reason;                      ///< why not fast; names the object
+    fl_next next{};                          ///< if fast; flags hold FL_NEXT_SNAT only
+    std::optional<Ipv4> dnat;                ///< last destination translation ...
     const NetnsIndex* translator = nullptr;  ///< ... and the namespace that does it
     std::optional<Ipv4> snat;
-    std::string snat_by;             ///< see nf::Outcome
-    std::string port;                ///< device by which it leaves: VM port, bridge or tunnel device
+    std::string snat_by;  ///< see nf::Outcome
+    std::string port;     ///< device by which it leaves: VM port, bridge or tunnel device
     std::set<SourceClaim> claims;
     std::vector<const NetnsIndex*> visited;  ///< namespaces that saw the destination untranslated
     std::vector<NeighbourUse> neighbours;
-    std::vector<WalkStep> steps;     ///< if asked for
-    bool endless = false;            ///< ended at the limit of routers
+    std::vector<WalkStep> steps;  ///< if asked for
+    bool endless = false;         ///< ended at the limit of routers
 };
 
 /// Walks. Remembers the tails of journeys, which those of many sources share.
@@ -73,8 +73,7 @@ class Walker {
     Walker& operator=(const Walker&) = delete;
 
     /// A packet enters the namespace behind `leg`, a router's port on a segment, addressed to the leg's MAC.
-    [[nodiscard]] Journey walk(const BridgePort& leg, const Source& source, const Prefix& destination,
-                               bool with_steps);
+    [[nodiscard]] Journey walk(const BridgePort& leg, const Source& source, const Prefix& destination, bool with_steps);
 
   private:
     struct State {

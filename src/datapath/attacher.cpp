@@ -123,24 +123,20 @@ Result<> Attacher::attach(const std::vector<DeviceRole>& devices) {
         note(done);
     }
     for (const auto& wish : wishes) {
-        auto attachment = fulfil(wish);
-        note(attachment);
-        if (attachment) attachments_.push_back(std::move(*attachment));
+        Attachment result{wish.point.ifindex, wish.device->name, wish.point.hook, "none", {}};
+        auto done = fulfil(wish, result);
+        note(done);
+        attachments_.push_back(std::move(result));
     }
     return first_error;
 }
 
-Result<Attachment> Attacher::fulfil(const Wish& wish) {
-    Attachment result{wish.point.ifindex, wish.device->name, wish.point.hook, "none", {}};
+Result<> Attacher::fulfil(const Wish& wish, Attachment& result) {
     if (!wish.device->refused.empty()) {
         result.why = wish.device->refused;
-        if (auto done = detach(wish.point); !done) return pass_on(done);
-        return result;
+        return detach(wish.point);
     }
-    if (wish.point.hook == FL_HOOK_XDP_UNDERLAY) {
-        if (auto done = attach_xdp(wish, result); !done) return pass_on(done);
-        return result;
-    }
+    if (wish.point.hook == FL_HOOK_XDP_UNDERLAY) return attach_xdp(wish, result);
     const bool tcx = tc_ == TcBackend::kTcx;
     auto done = tcx ? attach_tcx(wish.point) : attach_clsact(wish.point);
     if (done) {
@@ -149,7 +145,7 @@ Result<Attachment> Attacher::fulfil(const Wish& wish) {
     } else {
         result.why = done.error().message();
     }
-    return result;
+    return {};
 }
 
 Attacher::Held* Attacher::living(const HookPoint& point) {
@@ -246,55 +242,49 @@ Result<> Attacher::attach_clsact(const HookPoint& point) {
 }
 
 Result<> Attacher::attach_xdp(const Wish& wish, Attachment& result) {
-    using Mode = XdpChoice::Mode;
     const HookPoint& point = wish.point;
     auto device = query_.device(point.ifindex);
     if (!device) {
         result.why = device.error().message();
         return {};
     }
-    XdpChoice choice = choose_xdp(xdp_, *device, wish.device->wire_to_wire);
-    Held* held = living(point);
-    if (held != nullptr && mode_of_program(*device, held->program_id) != choice.mode) {
+    const XdpChoice choice = choose_xdp(xdp_, *device, wish.device->wire_to_wire);
+    if (const Held* held = living(point);
+        held != nullptr && mode_of_program(*device, held->program_id) != choice.mode) {
         if (auto done = detach(point); !done) return done;
-        held = nullptr;
-        // The device's facts no longer hold; what is still attached now is not ours.
-        device = query_.device(point.ifindex);
-        if (!device) {
-            result.why = device.error().message();
-            return {};
-        }
     }
-    const auto refuse = [&](std::string why) -> Result<> {
-        result.why = std::move(why);
-        if (!choice.forced) return {};
-        return fail(ExitCode::kMissingFeature,
-                    fmt::format("no {} on {}: {}", mode_name(choice.mode), wish.device->name, result.why), {},
-                    "use XDP mode auto");
-    };
     result.why = choice.why;
-    if (choice.mode == Mode::kNone) return {};
-    if (held != nullptr) {
-        if (auto done = bring_up_to_date(point, *held); !done) return refuse(done.error().message());
+    if (choice.mode == XdpChoice::Mode::kNone) return {};
+    Held* held = living(point);
+    auto done = held != nullptr ? bring_up_to_date(point, *held) : link_xdp(point, choice.mode);
+    if (done) {
         result.mode = mode_name(choice.mode);
         return {};
     }
-    if (const auto others = foreign_xdp(*device, point.ifindex); !others.empty()) {
-        return refuse(fmt::format("another XDP program is attached already: {}", others.front()));
+    result.why = done.error().message();
+    if (!choice.forced) return {};
+    return fail(ExitCode::kMissingFeature,
+                fmt::format("no {} on {}: {}", mode_name(choice.mode), wish.device->name, result.why), {},
+                "use XDP mode auto");
+}
+
+Result<> Attacher::link_xdp(const HookPoint& point, XdpChoice::Mode mode) {
+    // Asked only now: what was held a moment ago in another mode is no reason to refuse.
+    std::vector<std::string> others;
+    list_foreign_xdp(point.ifindex, others);
+    if (!others.empty()) {
+        return fail(ExitCode::kForeignObject, "another XDP program is attached already: " + others.front());
     }
+    const bool native = mode == XdpChoice::Mode::kNative;
     bpf_link_create_opts options{};
     options.sz = sizeof(options);
     // Without a mode flag the kernel would fall back to generic mode in silence.
-    options.flags = choice.mode == Mode::kNative ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE;
+    options.flags = native ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE;
     UniqueFd link(bpf_link_create(programs_[point.hook].get(), point.ifindex, BPF_XDP, &options));
-    if (!link) {
-        const int error = errno;
-        if (choice.mode == Mode::kNative) return refuse(explain_native_refusal(error, xdp_features(point.ifindex)));
-        return refuse(fmt::format("the kernel refused generic XDP: {}", std::strerror(error)));
-    }
-    if (auto done = hold_link(point, std::move(link)); !done) return refuse(done.error().message());
-    result.mode = mode_name(choice.mode);
-    return {};
+    if (link) return hold_link(point, std::move(link));
+    const int error = errno;
+    if (native) return fail(ExitCode::kFailed, explain_native_refusal(error, xdp_features(point.ifindex)));
+    return fail(ExitCode::kFailed, fmt::format("the kernel refused generic XDP: {}", std::strerror(error)));
 }
 
 Result<> Attacher::detach(const HookPoint& point) {

@@ -60,11 +60,12 @@ class Attacher {
     [[nodiscard]] Result<> take_over();
     [[nodiscard]] Result<> take_over_one(const HookPoint& point);
 
-    [[nodiscard]] Result<Attachment> fulfil(const Wish& wish);
+    /// Attaches what the wish asks for and fills mode and why; a refusal is an error only for a forced XDP mode.
+    [[nodiscard]] Result<> fulfil(const Wish& wish, Attachment& result);
     [[nodiscard]] Result<> attach_tcx(const HookPoint& point);
     [[nodiscard]] Result<> attach_clsact(const HookPoint& point);
-    /// Fills mode and why; an error only for a forced mode that is not to be had.
     [[nodiscard]] Result<> attach_xdp(const Wish& wish, Attachment& result);
+    [[nodiscard]] Result<> link_xdp(const HookPoint& point, XdpChoice::Mode mode);
     [[nodiscard]] Result<> detach(const HookPoint& point);
 
     /// What we hold there, if the kernel still has it there.
@@ -77,7 +78,6 @@ class Attacher {
     void list_foreign_tcx(int ifindex, bool egress, std::vector<std::string>& out) const;
     void list_foreign_filters(int ifindex, bool egress, std::vector<std::string>& out) const;
     void list_foreign_xdp(int ifindex, std::vector<std::string>& out) const;
-    [[nodiscard]] std::vector<std::string> foreign_xdp(const DeviceFacts& device, int ifindex) const;
 
     PinPaths paths_;
     Programs programs_;

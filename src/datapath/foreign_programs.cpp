@@ -73,24 +73,17 @@ void Attacher::list_foreign_filters(int ifindex, bool egress, std::vector<std::s
     }
 }
 
-std::vector<std::string> Attacher::foreign_xdp(const DeviceFacts& device, int ifindex) const {
-    const auto own = held_.find(HookPoint{FL_HOOK_XDP_UNDERLAY, ifindex});
-    const std::uint32_t own_id = own == held_.end() ? 0 : own->second.program_id;
-    std::vector<std::string> out;
-    const auto add = [&](std::string_view mode, std::uint32_t id) {
-        if (id != 0 && id != own_id) out.push_back(phrase(mode, id));
-    };
-    add("xdp native", device.xdp_native);
-    add("xdp generic", device.xdp_generic);
-    add("xdp hardware", device.xdp_hardware);
-    return out;
-}
-
 void Attacher::list_foreign_xdp(int ifindex, std::vector<std::string>& out) const {
     const auto device = query_.device(ifindex);
     if (!device) return;
-    for (auto& text : foreign_xdp(*device, ifindex))
-        out.push_back(std::move(text));
+    const auto own = held_.find(HookPoint{FL_HOOK_XDP_UNDERLAY, ifindex});
+    const std::uint32_t own_id = own == held_.end() ? 0 : own->second.program_id;
+    const auto add = [&](std::string_view mode, std::uint32_t id) {
+        if (id != 0 && id != own_id) out.push_back(phrase(mode, id));
+    };
+    add("xdp native", device->xdp_native);
+    add("xdp generic", device->xdp_generic);
+    add("xdp hardware", device->xdp_hardware);
 }
 
 }  // namespace fiplane

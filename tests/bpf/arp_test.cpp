@@ -74,7 +74,8 @@ TEST_CASE("a VM's request for a remote neighbour is answered at its port") {
 TEST_CASE("skb->csum is right in an answer") {
     World world;
     const bool plain = GENERATE(true, false);
-    const Packet packet = request_for_fip(world).packet().with(Payload(Bytes(18, 0)));
+    // Without padding: trimming makes the packet CHECKSUM_NONE, and the test run would compare a dead skb->csum.
+    const Packet packet = request_for_fip(world).packet();
     world.on_tunnel(kExternal);
     try {
         const RunOptions complete{.checksum_complete = true};

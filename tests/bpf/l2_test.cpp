@@ -130,7 +130,7 @@ TEST_CASE("a VM's DHCP request is flooded although its source is not yet its own
     world.on_port();
     const Packet packet = Eth{.dst = mac("ff:ff:ff:ff:ff:ff"), .src = world.vm_mac} /
                           Ip4{.src = ip("0.0.0.0"), .dst = ip("255.255.255.255")} / Udp{.src = 68, .dst = 67};
-    expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_NOT_OWN_ADDRESS);
+    expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_FLOOD);
 }
 
 TEST_CASE("unknown MACs are Linux's") {

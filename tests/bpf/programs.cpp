@@ -226,9 +226,15 @@ fl_fip_stat Programs::fip_stat(const fl_fip_stat_key& key) const {
     return sum;
 }
 
-bpf_program* Programs::program(fl_hook hook) const {
-    return bpf_object__next_program(impl_->objects[hook][0].get(), nullptr);
+std::uint64_t Programs::packets(fl_hook hook, fl_reason reason) const {
+    const Counters all = impl_->counters();
+    const auto row = all.find(std::uint32_t{hook} * FL_REASON_COUNT + reason);
+    return row == all.end() ? 0 : row->second.packets;
 }
+
+bpf_object* Programs::object(fl_hook hook) const { return impl_->objects[hook][0].get(); }
+
+bpf_program* Programs::program(fl_hook hook) const { return bpf_object__next_program(object(hook), nullptr); }
 
 Programs::Size Programs::size(fl_hook hook) const {
     bpf_prog_info info{};

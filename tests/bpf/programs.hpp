@@ -76,6 +76,8 @@ class Programs {
     void put_fip_stat_row(const fl_fip_stat_key& key);
     [[nodiscard]] fl_fip_stat fip_stat(const fl_fip_stat_key& key) const;  ///< sum over CPUs
 
+    [[nodiscard]] std::uint64_t packets(fl_hook hook, fl_reason reason) const;  ///< of a counter, since the process began
+    [[nodiscard]] bpf_object* object(fl_hook hook) const;
     [[nodiscard]] bpf_program* program(fl_hook hook) const;
     /// Verifier's own count of processed instructions, and length of the program.
     struct Size {

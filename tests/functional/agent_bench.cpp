@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -53,6 +54,26 @@ std::string shell(const std::string& command) {
     return result.out;
 }
 
+std::string difference(const std::string& before, const std::string& after) {
+    const auto lines = [](const std::string& text) {
+        std::multiset<std::string> set;
+        std::istringstream stream(text);
+        for (std::string line; std::getline(stream, line);)
+            set.insert(line);
+        return set;
+    };
+    const auto old_lines = lines(before);
+    const auto new_lines = lines(after);
+    std::string text;
+    for (const auto& line : old_lines) {
+        if (!new_lines.contains(line)) text += "- " + line + "\n";
+    }
+    for (const auto& line : new_lines) {
+        if (!old_lines.contains(line)) text += "+ " + line + "\n";
+    }
+    return text;
+}
+
 std::chrono::milliseconds wait_until(const std::string& what, const std::function<bool()>& condition,
                                      std::chrono::milliseconds patience) {
     const auto start = std::chrono::steady_clock::now();
@@ -69,6 +90,10 @@ NodeBench::NodeBench(bool with_underlay) {
     REQUIRE(mkdir(directory_.c_str(), 0755) == 0);
     file_ = directory_ + "/topology.yaml";
     std::filesystem::copy_file(FIPLANE_SOURCE_DIR "/examples/devstack-dvr-vxlan.yaml", file_);
+    // Duplicate address detection would change what iproute2 shows by itself.
+    for (const char* which : {"all", "default"}) {
+        std::ofstream(fmt::format("/proc/sys/net/ipv6/conf/{}/disable_ipv6", which)) << 1;
+    }
     shell("ip link set lo up");
     if (!with_underlay) return;
     shell("ip link add eth0 type veth peer name wire");
@@ -179,7 +204,8 @@ nlohmann::json NodeBench::status() const {
 }
 
 nlohmann::json NodeBench::floating_ip(const std::string& address) const {
-    for (const auto& row : status().at("floating_ips")) {
+    const auto all = status();
+    for (const auto& row : all.at("floating_ips")) {
         if (row.at("floating_ip") == address) return row;
     }
     return nullptr;

@@ -21,6 +21,8 @@ namespace fiplane::test {
 [[nodiscard]] std::vector<std::string> words(const std::string& command);
 /// Runs a command that must succeed; returns what it printed.
 std::string shell(const std::string& command);
+/// Lines that only one of two texts has, with - and +; empty if they are the same.
+[[nodiscard]] std::string difference(const std::string& before, const std::string& after);
 /// Checks every 10 ms; how long it took, or a failed test after `patience`.
 std::chrono::milliseconds wait_until(const std::string& what, const std::function<bool()>& condition,
                                      std::chrono::milliseconds patience = std::chrono::seconds(5));

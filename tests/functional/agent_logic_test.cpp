@@ -186,7 +186,7 @@ TEST_CASE("The share counts fast, slow and dropped packets only", "[agent-logic]
     CHECK(share_of({}).ratio().is_null());
     const std::vector<CounterValue> counters{
         counter(FL_HOOK_TC_PORT, FL_REASON_FIP_OUT, 90),     counter(FL_HOOK_TC_PORT, FL_REASON_MTU, 6),
-        counter(FL_HOOK_TC_PORT, FL_REASON_DROP_ENCAP, 4),   counter(FL_HOOK_TC_PORT, FL_REASON_FLOOD, 1000),
+        counter(FL_HOOK_TC_PORT, FL_REASON_DROP_REWRITE, 4), counter(FL_HOOK_TC_PORT, FL_REASON_FLOOD, 1000),
         counter(FL_HOOK_TC_UNDERLAY, FL_REASON_FIP_IN, 100), counter(FL_HOOK_TC_UNDERLAY, FL_REASON_NOT_OVERLAY, 5000),
     };
     const Share share = share_of(counters);

@@ -44,15 +44,18 @@ std::size_t pinned_links() {
     return static_cast<std::size_t>(std::distance(begin(links), end(links)));
 }
 
-/// With both VMs of node primary, until the agent has nothing left to do.
-void start_with_vms(NodeBench& bench, const std::string& more = "") {
+std::size_t count_fast(const NodeBench& bench) {
+    const auto status = bench.status();
+    return static_cast<std::size_t>(
+        std::ranges::count_if(status.at("floating_ips"), [](const auto& row) { return row.at("state") == "fast"; }));
+}
+
+/// With both VMs of node primary, until the agent has nothing left to do: new veths get their carrier a little later.
+void start_with_vms(NodeBench& bench, const std::string& more = "", std::size_t fast = 2) {
     bench.add_vm("vm1");
     bench.add_vm("vm2");
     bench.start_agent(more);
-}
-
-void add_floating_ip(const NodeBench& bench, const std::string& address, const std::string& port) {
-    bench.write(bench.text() + fmt::format("  - {{floating_ip_address: {}, port: {}}}\n", address, port));
+    wait_until("the floating IPs are fast", [&] { return count_fast(bench) == fast; });
 }
 
 }  // namespace
@@ -146,7 +149,7 @@ TEST_CASE("Killed and started again, the agent takes over and changes nothing", 
     CHECK(statistics.at("rows_written") == 0);
     CHECK(statistics.at("rows_removed") == 0);
     CHECK(pinned_maps() == maps);
-    CHECK(bench.linux_state() == before);
+    CHECK(difference(before, bench.linux_state()) == "");
 
     CHECK(bench.stop_agent(SIGTERM) == 0);
     CHECK_THAT(bench.log(), ContainsSubstring("the fast path goes on without the agent"));
@@ -170,27 +173,28 @@ TEST_CASE("reload changes what differs and refuses a bad file as a whole", "[age
     CHECK(refused.exit_status == 2);
     CHECK_THAT(refused.err, ContainsSubstring("10.99.0.11"));
     CHECK_THAT(refused.err, ContainsSubstring("nowhere"));
-    CHECK(bench.linux_state() == before);
+    CHECK(difference(before, bench.linux_state()) == "");
     CHECK(bench.floating_ip("172.24.5.11").at("fixed_ip") == "10.1.0.11");
 
     bench.write(good);
     bench.edit("device: eth0, address: 192.0.2.11", "device: eth7, address: 192.0.2.11");
     CHECK(bench.fiplane("reload").exit_status == 6);
-    CHECK(bench.linux_state() == before);
+    CHECK(difference(before, bench.linux_state()) == "");
 
     bench.write(good);
     CHECK_THAT(bench.fiplane("reload").out, ContainsSubstring("nothing to change"));
-    add_floating_ip(bench, "172.24.5.77", "vm1");
+    bench.edit("floating_ip_address: 172.24.5.12", "floating_ip_address: 172.24.5.77");
     const auto added = bench.fiplane("reload");
     INFO(added.err << bench.log());
     CHECK(added.exit_status == 0);
-    CHECK(bench.floating_ip("172.24.5.77").at("fixed_ip") == "10.1.0.11");
+    CHECK(bench.floating_ip("172.24.5.77").at("fixed_ip") == "10.1.0.12");
+    CHECK(bench.floating_ip("172.24.5.12").is_null());
     CHECK_THAT(bench.log(), ContainsSubstring("172.24.5.77: announcing"));
 
     bench.write(good);
     kill(bench.agent_pid(), SIGHUP);
     wait_until("SIGHUP is obeyed", [&] { return bench.floating_ip("172.24.5.77").is_null(); });
-    CHECK(bench.linux_state() == before);
+    CHECK(difference(before, bench.linux_state()) == "");
 }
 
 TEST_CASE("What others remove is mended, and it is logged", "[agent]") {
@@ -266,6 +270,7 @@ TEST_CASE("The fast path can be switched while the agent runs", "[agent]") {
     const auto off = bench.status();
     CHECK(off.at("fast_path") == false);
     CHECK(off.at("devices").empty());
+    CHECK(off.at("floating_ips").size() == 2);
     for (const auto& row : off.at("floating_ips"))
         CHECK(row.at("state") == "slow");
     CHECK(bench.fiplane("fast-path on").exit_status == 0);
@@ -282,22 +287,22 @@ TEST_CASE("The fast path can be switched while the agent runs", "[agent]") {
 TEST_CASE("A full table is reported, and the rest works", "[agent]") {
     REQUIRE_ROOT();
     NodeBench bench;
-    start_with_vms(bench, "--max-floating-ips 1");
-    const auto problems = bench.status().at("problems");
+    start_with_vms(bench, "--max-floating-ips 1", 1);
+    const auto status = bench.status();
+    const auto& problems = status.at("problems");
     INFO(problems.dump(2) << bench.log());
     REQUIRE(problems.size() == 1);
     CHECK(problems[0].at("code") == 10);
     CHECK_THAT(bench.log(), ContainsSubstring("updating the fast path"));
     int left_out = 0;
-    for (const auto& row : bench.status().at("floating_ips"))
+    for (const auto& row : status.at("floating_ips"))
         left_out += row.at("reason_out").get<std::string>().find("did not fit") != std::string::npos ? 1 : 0;
     CHECK(left_out == 1);
 }
 
 TEST_CASE("A forced XDP mode that is not to be had is exit code 5", "[agent]") {
     REQUIRE_ROOT();
-    const NodeBench bench;
-    shell("ip link del eth0");
+    const NodeBench bench(false);
     shell("ip link add eth0 type bridge");  // bridges have no native XDP
     shell("ip address add 192.0.2.11/24 dev eth0");
     shell("ip link set eth0 up");

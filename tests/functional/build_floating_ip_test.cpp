@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
+#include <ctime>
 
 #include "build/names.hpp"
 #include "functional/build_lab.hpp"
@@ -100,7 +100,12 @@ TEST_CASE("D5 D8: a floating IP goes to another node, and its old node gives up 
     lab.apply_all(topology);
     std::erase_if(topology.floating_ips, [](const FloatingIp& fip) { return fip.address == ip("172.24.5.21"); });
     fip_of(topology, "172.24.5.11").port = port_index(topology, "vm3");
+    const std::string router = build::router_netns(topology.routers[0]);
+    REQUIRE(ping_ttl(lab.node(2).netns(), ip("172.24.5.11")) == 62);
+    REQUIRE(ping_ttl(lab.node(2).netns(), ip("172.24.5.12")) == 62);
     const Plan left = lab.node(0).apply(topology);
+    CHECK(conntrack(lab.node(0), router).find("172.24.5.11") == std::string::npos);
+    CHECK(conntrack(lab.node(0), router).find("172.24.5.12") != std::string::npos);
     CHECK(text_of(left.withdrawn()) == std::vector<std::string>{"10.1.0.11", "172.24.5.11"});
     CHECK(lab.node(0).sh("cat " + lab.node(0).state_dir() + "/fip-priorities") == "172.24.5.12,32769\n");
     // Nobody answers for it between the nodes' runs.
@@ -232,10 +237,11 @@ TEST_CASE("ten thousand floating IPs are planned and applied in bounded time", "
             {Ipv4{ip("172.25.0.0").value + static_cast<std::uint32_t>(i)}, 0, topology.ports.size() - 1, 0});
     }
     Lab lab(topology);
+    // Processor time of this process, kernel included: the machine may be busy with other things.
     const auto seconds = [](const auto& task) {
-        const auto start = std::chrono::steady_clock::now();
+        const auto start = std::clock();
         task();
-        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     };
     CHECK(seconds([&] { CHECK(lab.node(0).plan(topology)); }) < 10);
     CHECK(seconds([&] { lab.node(0).apply(topology); }) < 60);

@@ -17,12 +17,13 @@ struct Damage {
     std::string step;  ///< part of the plan's text
 };
 
-/// What a node's own namespace holds that teardown must leave as it was. IPv6 addresses and bridge timers change by
-/// themselves and are left out.
+/// What a node's own namespace holds that teardown must leave as it was. IPv6 addresses, bridge timers and multicast
+/// groups change by themselves and are left out.
 std::string inventory(LabNode& node) {
     std::string out;
-    for (const char* command : {"ip -j link", "ip -j -4 addr", "ip -j -4 route show table all", "ip -j rule",
-                                "bridge -j fdb", "nft -j list tables", "ls /run/netns"}) {
+    for (const char* command :
+         {"ip -j link", "ip -j -4 addr", "ip -j -4 route show table all", "ip -j rule",
+          "bridge fdb | grep -v -e ^33:33 -e ^01:00:5e | sort", "nft -j list tables", "ls /run/netns"}) {
         out += node.sh(command) + "\n";
     }
     return out;

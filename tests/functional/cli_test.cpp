@@ -52,7 +52,8 @@ TEST_CASE("Every verb explains itself with an example", "[cli]") {
         const auto help = fiplane(fmt::format("{} --help", verb));
         INFO(verb);
         CHECK(help.exit_status == 0);
-        CHECK_THAT(help.out, ContainsSubstring(fmt::format("Example:\n  fiplane {}", verb)));
+        CHECK_THAT(help.out, ContainsSubstring("Example:\n  fiplane "));
+        CHECK_THAT(help.out.substr(help.out.find("Example:")), ContainsSubstring(fmt::format("fiplane {}", verb)));
         CHECK_THAT(fiplane("--help").out, ContainsSubstring(verb));
     }
     CHECK_THAT(fiplane("version").out, StartsWith("fiplane "));
@@ -106,7 +107,7 @@ TEST_CASE("Without privileges only reading works: exit code 4", "[cli]") {
     check_refused(unprivileged("teardown"), 4, "root");
     CHECK(unprivileged("validate " + bench.file()).exit_status == 0);
     CHECK(unprivileged("--help").exit_status == 0);
-    CHECK(bench.linux_state() == before);
+    CHECK(difference(before, bench.linux_state()) == "");
 }
 
 TEST_CASE("Without an agent its verbs are exit code 9", "[cli]") {
@@ -129,20 +130,20 @@ TEST_CASE("What cannot be built is refused before anything is touched", "[cli]")
             CHECK(result.exit_status == 2);
             CHECK_THAT(result.err, ContainsSubstring(bench.file() + ":1:"));
         }
-        CHECK(bench.linux_state() == before);
+        CHECK(difference(before, bench.linux_state()) == "");
     }
     SECTION("an unknown node is exit code 2") {
         const NodeBench bench;
         const auto before = bench.linux_state();
         check_refused(bench.failing_agent("--node nowhere"), 2, "primary, subnode1, subnode2");
-        CHECK(bench.linux_state() == before);
+        CHECK(difference(before, bench.linux_state()) == "");
     }
     SECTION("a missing underlay device is exit code 6") {
         const NodeBench bench(false);
         const auto before = bench.linux_state();
         for (const auto& result : {bench.build("plan"), bench.build("apply"), bench.failing_agent()})
             check_refused(result, 6, "eth0");
-        CHECK(bench.linux_state() == before);
+        CHECK(difference(before, bench.linux_state()) == "");
     }
     SECTION("somebody else's br-ex is exit code 7") {
         const NodeBench bench;
@@ -150,9 +151,9 @@ TEST_CASE("What cannot be built is refused before anything is touched", "[cli]")
         const auto before = bench.linux_state();
         for (const auto& result : {bench.build("plan"), bench.build("apply"), bench.failing_agent()})
             check_refused(result, 7, "br-ex");
-        CHECK(bench.linux_state() == before);
+        CHECK(difference(before, bench.linux_state()) == "");
         CHECK(bench.fiplane("teardown").exit_status == 0);
-        CHECK(bench.linux_state() == before);
+        CHECK(difference(before, bench.linux_state()) == "");
     }
     SECTION("no bpffs where programs would be pinned") {
         const NodeBench bench;
@@ -160,7 +161,7 @@ TEST_CASE("What cannot be built is refused before anything is touched", "[cli]")
         const auto result = bench.failing_agent("--pin-dir /run/bench/pins");
         INFO(result.err);
         CHECK(result.exit_status == 5);
-        CHECK(bench.linux_state() == before);
+        CHECK(difference(before, bench.linux_state()) == "");
     }
 }
 
@@ -174,7 +175,7 @@ TEST_CASE("apply builds once, plan then finds nothing, teardown leaves what was 
     CHECK(planned.at("changes").size() > 20);
     CHECK(planned.at("announced") == nlohmann::json::array({"172.24.5.11", "172.24.5.12"}));
     CHECK(planned.at("waiting_for").size() == 1);
-    CHECK(bench.linux_state() == before);
+    CHECK(difference(before, bench.linux_state()) == "");
 
     const auto applied = bench.build("apply");
     INFO(applied.err);
@@ -189,7 +190,7 @@ TEST_CASE("apply builds once, plan then finds nothing, teardown leaves what was 
     const auto dry = bench.fiplane("teardown --dry-run");
     CHECK(dry.exit_status == 0);
     CHECK_THAT(dry.out, ContainsSubstring("br-ex"));
-    CHECK(bench.linux_state() == built);
+    CHECK(difference(built, bench.linux_state()) == "");
     REQUIRE(bench.fiplane("teardown").exit_status == 0);
     CHECK(shell("ip -o link show type vxlan").empty());
     CHECK(shell("ip -o link show type bridge").empty());

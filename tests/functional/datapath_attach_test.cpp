@@ -129,6 +129,8 @@ TEST_CASE("a device without native XDP: none in auto mode, an error if forced", 
     REQUIRE_FALSE(refused);
     CHECK(refused.error().code == ExitCode::kMissingFeature);
     CHECK(refused.error().message().find("br0: the driver has no native XDP") != std::string::npos);
+    CHECK(attachment(forced, FL_HOOK_XDP_UNDERLAY).mode == "none");
+    CHECK(attachment(forced, FL_HOOK_XDP_UNDERLAY).why == "the driver has no native XDP");
     // The rest of the device's programs came nevertheless.
     CHECK(tcx_programs(bridge).size() == 1);
 }

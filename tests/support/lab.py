@@ -31,7 +31,7 @@ from topology import Node, Topology
 T = TypeVar("T")
 Progress = Callable[[str], None]
 
-READY_TIMEOUT = 30.0
+READY_TIMEOUT = 60.0
 
 
 def in_parallel(jobs: Iterable[Callable[[], T]], workers: int = 8) -> list[T]:
@@ -82,9 +82,6 @@ class LabNode:
         ]
         if not bridged:
             lines.append(f"ip route add default via {ROUTED_GATEWAY} dev {device} onlink")
-        if self.lab.xdp == "native":
-            # XDP sees frames of a veth before anybody completes their checksums; wires carry complete ones.
-            lines.append(f"ethtool -K {device} tx off >/dev/null")
         self.run("\n".join(lines))
         peer = [f"ip link set {self.name} mtu {topology.underlay_mtu} up"]
         if bridged:
@@ -93,6 +90,17 @@ class LabNode:
             peer.append(f"ip address add {ROUTED_GATEWAY}/32 dev {self.name}")
             peer.append(f"ip route add {self.node.underlay_address}/32 dev {self.name}")
         wire.run("\n".join(peer))
+
+    def imitate_hardware(self, wire: Namespace) -> None:
+        """Makes the veth behave as a NIC and its cable do, as far as native XDP can tell.
+
+        A wire carries complete checksums, but XDP on a veth sees frames before anybody has computed them: the sender's
+        underlay device must. And what XDP transmits (XDP_TX) waits until the other end is woken by something else,
+        unless that has an XDP program, too (veth_xdp_flush).
+        """
+        self.run(["ethtool", "-K", self.node.underlay_device, "tx", "off"])
+        program = self.lab.tools / "xdp_pass.bpf.o"
+        wire.run(["ip", "link", "set", "dev", self.name, "xdpdrv", "obj", program, "sec", "xdp"])
 
     def fiplane(self, *arguments: str | Path, check: bool = True, timeout: float = 30.0):
         return self.run([self.lab.fiplane, *arguments], check=check, timeout=timeout)
@@ -122,7 +130,7 @@ class LabNode:
         if self.agent is not None and self.agent.poll() is not None:
             log = self.log.read_text(errors="replace").strip().splitlines()
             raise LabError(f"the agent of {self.name} ended with {self.agent.returncode}:\n" + "\n".join(log[-15:]))
-        result = self.fiplane("status", "-o", "json", check=False)
+        result = self.fiplane("status", "-o", "json", check=False, timeout=READY_TIMEOUT)
         return json.loads(result.stdout) if result.returncode == 0 else None
 
     def set_fast_path(self, on: bool) -> None:
@@ -241,16 +249,24 @@ class Lab:
             )
         else:
             self.wire.run("echo 1 > /proc/sys/net/ipv4/ip_forward")
+        # auto: XDP is native where packets go from tunnel to tunnel, as they do on a legacy router's node.
+        centralized = any(not router.distributed for router in self.topology.routers.values())
+        xdp_likely = self.xdp == "native" or (self.xdp == "auto" and centralized)
         for node in self.nodes.values():
             node.connect(self.wire)
+            if xdp_likely:
+                node.imitate_hardware(self.wire)
 
     def _start_sshd(self) -> None:
         in_parallel([lambda vm=vm: vm.start_sshd(self.keys) for vm in self.vms.values()], workers=4)
+        self.write_known_hosts()
+        for vm in self.vms.values():
+            wait_for(f"sshd of {vm.name}", lambda vm=vm: vm.run(["ss", "-Hltn", "sport = :22"]).stdout)
+
+    def write_known_hosts(self) -> None:
         self.keys.write_known_hosts(
             {fip.address: fip.port for fip in self.topology.floating_ips.values() if fip.port in self.vms}
         )
-        for vm in self.vms.values():
-            wait_for(f"sshd of {vm.name}", lambda vm=vm: vm.run(["ss", "-Hltn", "sport = :22"]).stdout)
 
     def wait_until_ready(self) -> None:
         """Every node knows its floating IPs, and the fast path carries those of distributed routers where it is on."""
@@ -275,9 +291,13 @@ class Lab:
         return self.vms[self.topology.floating_ips[floating_ip].port]
 
     def reload(self, change: Callable[[str], str], nodes: Iterable[str] | None = None) -> None:
-        """Rewrites the topology file by `change(text)` and has the agents re-read it."""
-        self.topology_file.write_text(change(self.topology_file.read_text()))
-        self.topology = Topology.load(self.fiplane, self.topology_file)
+        """Rewrites the topology file by `change(text)` and has the agents re-read it. A file that is wrong changes
+        nothing."""
+        new = self.topology_file.with_suffix(".new")
+        new.write_text(change(self.topology_file.read_text()))
+        self.topology = Topology.load(self.fiplane, new)
+        new.rename(self.topology_file)
+        self.write_known_hosts()
         for name in nodes or self.nodes:
             self.nodes[name].fiplane("reload")
 

@@ -30,7 +30,8 @@ class Cell:
 
 
 def sources(lab: Lab) -> list[str]:
-    return [*lab.nodes, *lab.vms]
+    """Who can reach floating IPs: nodes, and VMs that have one themselves (others would need source NAT)."""
+    return [*lab.nodes, *(name for name in lab.vms if lab.topology.fips_of(name))]
 
 
 def run_in(lab: Lab, name: str) -> Callable:

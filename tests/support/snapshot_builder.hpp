@@ -173,7 +173,9 @@ inline nf::AddressSource to_address(std::string_view address) {
     return {.address = ip(address), .map_name = std::nullopt, .map_key = nf::Field::kOther, .anonymous_map = {}};
 }
 
-inline nf::Verdict verdict(nf::VerdictKind kind, const std::string& chain = {}) { return {kind, chain}; }
+inline nf::Verdict verdict(nf::VerdictKind kind, const std::string& chain = {}) {
+    return {kind, chain};
+}
 
 inline nf::Rule rule(const std::string& text, std::vector<nf::Statement> statements) {
     return {std::move(statements), text};

@@ -17,14 +17,18 @@ Dests two_rows() {
 
 /// What sync does with a difference.
 Dests apply(Dests actual, const TableDiff<fl_dest_key, fl_next>& change) {
-    for (const auto& key : change.removals) actual.erase(key);
-    for (const auto& [key, value] : change.upserts) actual[key] = value;
+    for (const auto& key : change.removals)
+        actual.erase(key);
+    for (const auto& [key, value] : change.upserts)
+        actual[key] = value;
     return actual;
 }
 
 }  // namespace
 
-TEST_CASE("nothing to do between equal tables") { CHECK(diff(two_rows(), two_rows()).empty()); }
+TEST_CASE("nothing to do between equal tables") {
+    CHECK(diff(two_rows(), two_rows()).empty());
+}
 
 TEST_CASE("a difference holds what is new, what changed and what went, and nothing else") {
     Dests actual = two_rows();
@@ -52,6 +56,7 @@ TEST_CASE("stamps that the programs write are no difference, in either kind of r
 }
 
 TEST_CASE("keys are compared as the kernel does, byte by byte") {
-    Dests table{{dest_row_key(1, "10.0.0.1"), {}}, {dest_row_key(1, "10.0.0.1"), {}}, {dest_row_key(2, "10.0.0.1"), {}}};
+    Dests table{
+        {dest_row_key(1, "10.0.0.1"), {}}, {dest_row_key(1, "10.0.0.1"), {}}, {dest_row_key(2, "10.0.0.1"), {}}};
     CHECK(table.size() == 2);
 }

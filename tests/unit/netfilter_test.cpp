@@ -25,9 +25,15 @@ nf::Packet packet(const char* source, const char* destination) {
     return out;
 }
 
-nf::Match source_is(const char* prefix) { return match(Field::kIpSaddr, {net(prefix)}); }
-nf::Match destination_is(const char* prefix) { return match(Field::kIpDaddr, {net(prefix)}); }
-nf::Match state_is(const char* state) { return match(Field::kCtState, {std::string(state)}); }
+nf::Match source_is(const char* prefix) {
+    return match(Field::kIpSaddr, {net(prefix)});
+}
+nf::Match destination_is(const char* prefix) {
+    return match(Field::kIpDaddr, {net(prefix)});
+}
+nf::Match state_is(const char* state) {
+    return match(Field::kCtState, {std::string(state)});
+}
 const nf::Match kUndecidable = match(Field::kOther, {});
 const nf::Verdict kAccept = verdict(VerdictKind::kAccept);
 const nf::Verdict kDrop = verdict(VerdictKind::kDrop);
@@ -55,9 +61,11 @@ TEST_CASE("a region lies inside a literal or outside of it") {
 
 TEST_CASE("negation, wildcards and policies") {
     CHECK_FALSE(forward({rule("", {match(Field::kIifname, {std::string("qr-*")}, true), kDrop})},
-                        packet("1.1.1.1", "10.0.0.1/32")).accepted);
+                        packet("1.1.1.1", "10.0.0.1/32"))
+                    .accepted);
     CHECK(forward({rule("", {match(Field::kIifname, {std::string("rfp-*")}, true), kDrop})},
-                  packet("1.1.1.1", "10.0.0.1/32")).accepted);
+                  packet("1.1.1.1", "10.0.0.1/32"))
+              .accepted);
     NetnsView view = forward_chain({rule("", {match(Field::kOifname, {std::string("qr-1")}), kAccept})});
     view.netfilter.chains.front().policy_accept = false;
     CHECK(nf::evaluate(view.netfilter, Hook::kForward, packet("1.1.1.1", "10.0.0.1/32")).accepted);
@@ -100,8 +108,9 @@ TEST_CASE("undecidable matches stop the walk only where their outcomes differ") 
     REQUIRE(outcome.stopped);
     CHECK(*outcome.stopped == "rule `dport 22 drop` in ip filter FORWARD is undecidable");
     // Out of reach, behind a match that fails, it does no harm; nor does a rule that only counts.
-    CHECK_FALSE(forward({rule("", {kUndecidable, destination_is("3.3.3.3/32"), kDrop})},
-                        packet("1.1.1.1", "2.2.2.2/32")).stopped);
+    CHECK_FALSE(
+        forward({rule("", {kUndecidable, destination_is("3.3.3.3/32"), kDrop})}, packet("1.1.1.1", "2.2.2.2/32"))
+            .stopped);
     CHECK_FALSE(forward({rule("", {kUndecidable, nf::Counter{}})}, packet("1.1.1.1", "2.2.2.2/32")).stopped);
 }
 
@@ -115,16 +124,18 @@ TEST_CASE("statements that are not understood stop the walk where they are reach
 
 TEST_CASE("too many undecidable rules are not enumerated for ever") {
     std::vector<nf::Rule> rules;
-    for (int i = 0; i < 40; ++i) rules.push_back(rule("mark", {kUndecidable, nf::SetMark{1}}));
+    for (int i = 0; i < 40; ++i)
+        rules.push_back(rule("mark", {kUndecidable, nf::SetMark{1}}));
     const auto outcome = forward(rules, packet("1.1.1.1", "2.2.2.2/32"));
     CHECK(outcome.stopped);
 }
 
 TEST_CASE("conntrack states: tracked packets are new or established, and invalid ones must fare alike") {
     // The usual stateful accept in front of an accepting policy changes nothing.
-    CHECK_FALSE(forward({rule("", {match(Field::kCtState, {std::string("established"), std::string("related")}),
-                                   kAccept})},
-                        packet("1.1.1.1", "2.2.2.2/32")).stopped);
+    CHECK_FALSE(
+        forward({rule("", {match(Field::kCtState, {std::string("established"), std::string("related")}), kAccept})},
+                packet("1.1.1.1", "2.2.2.2/32"))
+            .stopped);
     // New flows are dropped, established ones are not.
     CHECK(forward({rule("", {state_is("new"), kDrop})}, packet("1.1.1.1", "2.2.2.2/32")).stopped);
     // The fast path would carry what Linux drops here.
@@ -222,8 +233,9 @@ TEST_CASE("an unknown source takes the way of a source that nobody knows, and sa
     REQUIRE(filter.by_source);
     CHECK_FALSE(filter.by_source_snat_only);
     // A negated match: nobody known is "not 6.6.6.6".
-    CHECK_FALSE(forward({rule("", {match(Field::kIpSaddr, {net("6.6.6.6/32")}, true), kDrop})},
-                        packet(nullptr, "1.1.1.1/32")).accepted);
+    CHECK_FALSE(
+        forward({rule("", {match(Field::kIpSaddr, {net("6.6.6.6/32")}, true), kDrop})}, packet(nullptr, "1.1.1.1/32"))
+            .accepted);
 }
 
 TEST_CASE("notrack before conntrack skips translation") {
@@ -287,8 +299,8 @@ TEST_CASE("tables that cannot be read stop every hook") {
 
 TEST_CASE("pairs of addresses are read off maps and literal rules, but not where several share one") {
     NetnsView view = translating(true);
-    view.netfilter.maps["ip t out"] = {{ip("10.0.0.9"), ip("9.9.9.9")}, {ip("10.0.0.7"), ip("9.9.9.7")},
-                                       {ip("10.0.0.8"), ip("9.9.9.7")}};
+    view.netfilter.maps["ip t out"] = {
+        {ip("10.0.0.9"), ip("9.9.9.9")}, {ip("10.0.0.7"), ip("9.9.9.7")}, {ip("10.0.0.8"), ip("9.9.9.7")}};
     add_chain(view, Family::kIp, "t", "literal", Hook::kPostrouting, ChainType::kNat, 110).rules = {
         rule("", {source_is("10.0.0.6/32"), nf::Snat{to_address("9.9.9.6"), false}}),
         rule("", {source_is("10.1.0.0/24"), nf::Snat{to_address("9.9.9.5"), false}})};

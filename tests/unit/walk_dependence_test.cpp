@@ -2,7 +2,6 @@
 // Every row rests on certain Linux objects: each object of the snapshot is taken away in turn. The lists of what must
 // kill a row are written by hand; everything else must leave it as it is.
 #include <catch2/catch_test_macros.hpp>
-
 #include <set>
 
 #include "walk_expect.hpp"
@@ -35,7 +34,8 @@ class Removals {
   public:
     explicit Removals(const Snapshot& whole) : whole_(whole) {
         add_all({});
-        for (const auto& [name, view] : whole.routers) add_all(name);
+        for (const auto& [name, view] : whole.routers)
+            add_all(name);
     }
     std::vector<Removal> all;
 
@@ -64,8 +64,7 @@ class Removals {
         for (const auto& [ifindex, link] : view.links) {
             add(netns, "link " + link.name, [&](NetnsView& edited) { edited.links.erase(ifindex); });
         }
-        each(netns, &NetnsView::addresses,
-             [&](const Address& a) { return "address " + a.address.str(); });
+        each(netns, &NetnsView::addresses, [&](const Address& a) { return "address " + a.address.str(); });
         each(netns, &NetnsView::routes, [&](const Route& r) {
             return fmt::format("route {} dev {} table {}", r.destination.str(), device(view, r.oif), r.table);
         });
@@ -117,22 +116,20 @@ std::string row(const Table<K, V>& table, const K& key) {
 /// Between br-ex and the VM a: both router namespaces and all veth pairs.
 const std::set<std::string> kWayIn{
     "root link br-ex", "root link tap41ab0005-50", "root link brq11111111-11", "root link tap21ab0001-10",
-    "root link tapaaaaaaaa-aa", "root fdb fa:16:3e:00:01:11 dev tapaaaaaaaa-aa",
-    "fip link fg-41ab0005-50", "fip link fpr-7b1f3c52-9", "fip rule 32766", "fip sysctl fg-41ab0005-50",
+    "root link tapaaaaaaaa-aa", "root fdb fa:16:3e:00:01:11 dev tapaaaaaaaa-aa", "fip link fg-41ab0005-50",
+    "fip link fpr-7b1f3c52-9", "fip rule 32766", "fip sysctl fg-41ab0005-50",
     "fip route 172.24.5.11/32 dev fpr-7b1f3c52-9 table 254", "fip neighbour 169.254.88.134 dev fpr-7b1f3c52-9",
-    "qrouter link rfp-7b1f3c52-9", "qrouter link qr-21ab0001-10", "qrouter rule 32766",
-    "qrouter sysctl rfp-7b1f3c52-9", "qrouter route 10.0.0.0/24 dev qr-21ab0001-10 table 254",
-    "qrouter neighbour 10.0.0.11 dev qr-21ab0001-10",
+    "qrouter link rfp-7b1f3c52-9", "qrouter link qr-21ab0001-10", "qrouter rule 32766", "qrouter sysctl rfp-7b1f3c52-9",
+    "qrouter route 10.0.0.0/24 dev qr-21ab0001-10 table 254", "qrouter neighbour 10.0.0.11 dev qr-21ab0001-10",
     // Both directions of the translation, and their twins for invalid packets.
-    "qrouter element 172.24.5.11", "qrouter element 10.0.0.11", "qrouter chain prerouting",
-    "qrouter chain postrouting", "qrouter chain invalid_in"};
+    "qrouter element 172.24.5.11", "qrouter element 10.0.0.11", "qrouter chain prerouting", "qrouter chain postrouting",
+    "qrouter chain invalid_in"};
 
 }  // namespace
 
 TEST_CASE("a floating IP's row rests on exactly the objects of its journey") {
-    const auto found = what_matters(dvr_snapshot(), [](const Tables& tables) {
-        return row(tables.fip_in, fip_row_key(kBrEx, "172.24.5.11"));
-    });
+    const auto found = what_matters(
+        dvr_snapshot(), [](const Tables& tables) { return row(tables.fip_in, fip_row_key(kBrEx, "172.24.5.11")); });
     CHECK(found == kWayIn);
 }
 
@@ -146,14 +143,13 @@ TEST_CASE("a VM's row rests on what the filter, the rules and both translations 
     const std::set<std::string> wanted{
         // From the port to the router ...
         "root link brq11111111-11", "root link tap21ab0001-10", "root link tapaaaaaaaa-aa",
-        "root fdb fa:16:3e:00:01:11 dev tapaaaaaaaa-aa",
-        "qrouter neighbour 10.0.0.11 dev qr-21ab0001-10", "qrouter link qr-21ab0001-10",
-        "qrouter sysctl qr-21ab0001-10",
+        "root fdb fa:16:3e:00:01:11 dev tapaaaaaaaa-aa", "qrouter neighbour 10.0.0.11 dev qr-21ab0001-10",
+        "qrouter link qr-21ab0001-10", "qrouter sysctl qr-21ab0001-10",
         // ... through it (32767 stands before the FIP's rule: it only names the domain) ...
-        "qrouter rule 32767", "qrouter rule 44590", "qrouter route 0.0.0.0/0 dev rfp-7b1f3c52-9 table 16", "qrouter link rfp-7b1f3c52-9",
-        "qrouter neighbour 169.254.88.135 dev rfp-7b1f3c52-9", "qrouter element 172.24.5.11",
-        "qrouter element 10.0.0.11", "qrouter chain prerouting", "qrouter chain postrouting",
-        "qrouter chain invalid_out",
+        "qrouter rule 32767", "qrouter rule 44590", "qrouter route 0.0.0.0/0 dev rfp-7b1f3c52-9 table 16",
+        "qrouter link rfp-7b1f3c52-9", "qrouter neighbour 169.254.88.135 dev rfp-7b1f3c52-9",
+        "qrouter element 172.24.5.11", "qrouter element 10.0.0.11", "qrouter chain prerouting",
+        "qrouter chain postrouting", "qrouter chain invalid_out",
         // ... and by the default route of the fip namespace to the gateway behind the tunnel.
         "fip link fpr-7b1f3c52-9", "fip link fg-41ab0005-50", "fip sysctl fpr-7b1f3c52-9", "fip rule 2852018311",
         "fip route 0.0.0.0/0 dev fg-41ab0005-50 table 2852018311", "fip neighbour 172.24.4.1 dev fg-41ab0005-50",
@@ -177,11 +173,10 @@ TEST_CASE("a hairpin rests on the whole way out and in") {
         wanted.erase(name);
     }
     CHECK(std::ranges::includes(found, wanted));
-    CHECK(std::ranges::includes(found, std::set<std::string>{"fip sysctl fpr-7b1f3c52-9", "qrouter rule 71189",
-                                                            "qrouter route 0.0.0.0/0 dev rfp-7b1f3c52-9 table 16",
-                                                            "qrouter element 10.0.0.12",
-                                                            "qrouter chain invalid_out",
-                                                            "root fdb fa:16:3e:00:01:12 dev tapbbbbbbbb-bb"}));
+    CHECK(std::ranges::includes(
+        found, std::set<std::string>{"fip sysctl fpr-7b1f3c52-9", "qrouter rule 71189",
+                                     "qrouter route 0.0.0.0/0 dev rfp-7b1f3c52-9 table 16", "qrouter element 10.0.0.12",
+                                     "qrouter chain invalid_out", "root fdb fa:16:3e:00:01:12 dev tapbbbbbbbb-bb"}));
     CHECK_FALSE(found.contains("root link vxlan-100"));
     CHECK_FALSE(found.contains("root link tapdddddddd-dd"));
 }
@@ -197,7 +192,9 @@ TEST_CASE("taking something away never makes more of the journeys fast") {
         if (opens) continue;
         INFO(removal.name);
         const Tables after = compile(removal.rest, scope()).tables;
-        for (const auto& [key, value] : after.fip_in) CHECK(before.fip_in.contains(key));
-        for (const auto& [key, value] : after.fip_out) CHECK(before.fip_out.contains(key));
+        for (const auto& [key, value] : after.fip_in)
+            CHECK(before.fip_in.contains(key));
+        for (const auto& [key, value] : after.fip_out)
+            CHECK(before.fip_out.contains(key));
     }
 }

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,12 +15,14 @@
 
 namespace fiplane::test {
 
-inline void put(std::uint8_t* to, std::string_view text) {
-    if (text.find(':') == std::string_view::npos) {
-        std::ranges::copy(ip(text).bytes(), to);
-    } else {
-        std::ranges::copy(mac(text).bytes, to);
-    }
+inline void put(std::uint8_t (&to)[4], std::string_view text) {
+    const auto bytes = ip(text).bytes();
+    std::memcpy(to, bytes.data(), sizeof to);
+}
+
+inline void put(std::uint8_t (&to)[6], std::string_view text) {
+    const auto bytes = mac(text).bytes;
+    std::memcpy(to, bytes.data(), sizeof to);
 }
 
 inline fl_out out_port(int ifindex, std::uint32_t mtu = 1450, std::uint32_t flags = FL_OUT_XDP) {
@@ -140,7 +143,8 @@ template <typename T>
 std::string hex(const T& value) {
     std::string text;
     const auto* bytes = reinterpret_cast<const unsigned char*>(&value);
-    for (std::size_t i = 0; i < sizeof(T); ++i) text += fmt::format("{:02x}", bytes[i]);
+    for (std::size_t i = 0; i < sizeof(T); ++i)
+        text += fmt::format("{:02x}", bytes[i]);
     return text;
 }
 

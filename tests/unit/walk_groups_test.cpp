@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Several sources, routers and floating IPs together: domains, shadowing, conflicts, determinism, size.
-#include <catch2/catch_test_macros.hpp>
-
 #include <algorithm>
+#include <catch2/catch_test_macros.hpp>
 #include <random>
 #include <set>
 
@@ -13,8 +12,12 @@ using namespace fiplane::test;
 
 namespace {
 
-NetnsView& router(Snapshot& snapshot) { return snapshot.routers.at(kQrouter); }
-NetnsView& fip(Snapshot& snapshot) { return snapshot.routers.at(kFipNs); }
+NetnsView& router(Snapshot& snapshot) {
+    return snapshot.routers.at(kQrouter);
+}
+NetnsView& fip(Snapshot& snapshot) {
+    return snapshot.routers.at(kFipNs);
+}
 
 const fl_fip_out* out_of(const Compiled& compiled, int port, const char* fixed) {
     const auto found = compiled.tables.fip_out.find(out_row_key(port, fixed));
@@ -33,7 +36,9 @@ const fl_next* lookup(const Tables& tables, std::uint32_t domain, const char* ad
     return nullptr;
 }
 
-bool is_fast(const fl_next* next) { return next != nullptr && next->out.kind != FL_OUT_NONE; }
+bool is_fast(const fl_next* next) {
+    return next != nullptr && next->out.kind != FL_OUT_NONE;
+}
 
 /// A second subnet 10.0.1.0/24 of the router on a second tenant bridge, with one VM that has a floating IP.
 Snapshot two_subnets() {
@@ -56,7 +61,9 @@ Snapshot two_subnets() {
     return snapshot;
 }
 
-Scope wide_scope() { return {{"br-ex", "brq11111111-11", "brq22222222-22"}}; }
+Scope wide_scope() {
+    return {{"br-ex", "brq11111111-11", "brq22222222-22"}};
+}
 
 /// `count` further floating IPs 172.25.x.y of VMs 10.1.x.y on the same router.
 void add_many(Snapshot& snapshot, int count) {
@@ -83,13 +90,17 @@ std::string report_text(const Compiled& compiled) {
         text += fmt::format("{} {} {} {} {} {} {} {} {}\n", report.fip.str(), report.fixed.str(), report.router,
                             report.segment, report.port, report.fast_in, report.fast_out, report.reason_in,
                             report.reason_out);
-        for (const WalkStep& step : report.steps_in) text += step.netns + ": " + step.text + "\n";
-        for (const WalkStep& step : report.steps_out) text += step.netns + ": " + step.text + "\n";
+        for (const WalkStep& step : report.steps_in)
+            text += step.netns + ": " + step.text + "\n";
+        for (const WalkStep& step : report.steps_out)
+            text += step.netns + ": " + step.text + "\n";
     }
-    for (const std::string& note : compiled.notes) text += note + "\n";
+    for (const std::string& note : compiled.notes)
+        text += note + "\n";
     for (const Keepalive& keepalive : compiled.keepalives) {
         text += fmt::format("{} {} {}\n", keepalive.netns, keepalive.ifindex, keepalive.address.str());
-        for (const fl_dest_key& key : keepalive.dests) text += hex(key) + "\n";
+        for (const fl_dest_key& key : keepalive.dests)
+            text += hex(key) + "\n";
     }
     return text;
 }
@@ -112,7 +123,8 @@ TEST_CASE("the same snapshot gives the same bytes, in whatever order its objects
     for (int i = 0; i < 20; ++i) {
         Snapshot shuffled = whole;
         shuffle(shuffled.root, random);
-        for (auto& [name, view] : shuffled.routers) shuffle(view, random);
+        for (auto& [name, view] : shuffled.routers)
+            shuffle(view, random);
         const Compiled again = compile(shuffled, wide_scope());
         CHECK(differences(first.tables, again.tables) == "");
         CHECK(report_text(first) == report_text(again));
@@ -148,7 +160,8 @@ TEST_CASE("sources of one leg share a domain, legs do not") {
 TEST_CASE("a source that other rules select has a domain of its own") {
     Snapshot snapshot = dvr_snapshot();
     // b leaves by another table, which leads nowhere.
-    for (PolicyRule& rule : router(snapshot).rules) rule.table = rule.priority == 71189 ? 17 : rule.table;
+    for (PolicyRule& rule : router(snapshot).rules)
+        rule.table = rule.priority == 71189 ? 17 : rule.table;
     Compiled compiled = compile(snapshot, scope());
     CHECK(out_of(compiled, kTapA, "10.0.0.11") != nullptr);
     CHECK(out_of(compiled, kTapB, "10.0.0.12") == nullptr);
@@ -211,13 +224,12 @@ TEST_CASE("what a shared journey assumes of its source is checked for each sourc
     const Compiled second = compile(martian, scope());
     CHECK(out_of(second, kTapA, "10.0.0.11") != nullptr);
     CHECK(out_of(second, kTapB, "10.0.0.12") == nullptr);
-    CHECK(report_of(second, "172.24.5.12").reason_out ==
-          kFipNs + ": the source is an address of the namespace itself");
+    CHECK(report_of(second, "172.24.5.12").reason_out == kFipNs + ": the source is an address of the namespace itself");
 
     Snapshot filtered = dvr_snapshot();
-    add_chain(fip(filtered), nf::Family::kIp, "f", "forward", nf::Hook::kForward).rules = {rule(
-        "ip saddr 172.24.5.12 drop",
-        {match(nf::Field::kIpSaddr, {net("172.24.5.12/32")}), verdict(nf::VerdictKind::kDrop)})};
+    add_chain(fip(filtered), nf::Family::kIp, "f", "forward", nf::Hook::kForward).rules = {
+        rule("ip saddr 172.24.5.12 drop",
+             {match(nf::Field::kIpSaddr, {net("172.24.5.12/32")}), verdict(nf::VerdictKind::kDrop)})};
     const Compiled fourth = compile(filtered, scope());
     CHECK(out_of(fourth, kTapA, "10.0.0.11") != nullptr);
     CHECK(out_of(fourth, kTapB, "10.0.0.12") == nullptr);
@@ -277,7 +289,8 @@ TEST_CASE("one router's external leg leads to another's on the same segment") {
     NetnsView& root = snapshot.root;
     add_bridge(root, 60, "brq33333333-33", "fa:16:3e:00:03:00");
     enslave(add_veth(root, 61, "tapqr2", "fe:16:3e:0b:00:01", second, kQr, "qr-2", "fa:16:3e:0b:00:01"), 60);
-    enslave(add_veth(root, 62, "tapqg2", "fe:16:3e:0b:00:02", second, kQg, "qg-31ab0003-30", "fa:16:3e:0b:00:02"), kBrEx);
+    enslave(add_veth(root, 62, "tapqg2", "fe:16:3e:0b:00:02", second, kQg, "qg-31ab0003-30", "fa:16:3e:0b:00:02"),
+            kBrEx);
     enslave(add_link(root, 63, "tapffffffff-ff", "tun", "fe:16:3e:00:03:21"), 60);
     add_static_fdb(root, 61, "fa:16:3e:0b:00:01");
     add_static_fdb(root, 62, "fa:16:3e:0b:00:02");
@@ -292,8 +305,7 @@ TEST_CASE("one router's external leg leads to another's on the same segment") {
     set_sysctls(second, false);
     snapshot.routers.emplace(second.name, second);
     add_neighbour(router(snapshot), kQg, "172.24.5.21", "fa:16:3e:0b:00:02", kNudReachable);
-    const Compiled compiled =
-        compile(snapshot, {{"br-ex", "brq11111111-11", "brq33333333-33"}});
+    const Compiled compiled = compile(snapshot, {{"br-ex", "brq11111111-11", "brq33333333-33"}});
     const fl_fip_out* a = out_of(compiled, kTapA, "10.0.0.11");
     REQUIRE(a != nullptr);
     const fl_next* next = lookup(compiled.tables, a->domain, "172.24.5.21");
@@ -306,9 +318,8 @@ TEST_CASE("the smallest MTU on the way is the journey's") {
     Snapshot snapshot = dvr_snapshot();
     router(snapshot).links.at(kRfp).mtu = 1400;  // on the way in only the receiving end is so small
     add_route(fip(snapshot), "172.24.5.12/32", kFpr, "169.254.88.134").mtu = 1300;
-    std::erase_if(fip(snapshot).routes, [](const Route& r) {
-        return r.destination == net("172.24.5.12/32") && r.mtu == 0;
-    });
+    std::erase_if(fip(snapshot).routes,
+                  [](const Route& r) { return r.destination == net("172.24.5.12/32") && r.mtu == 0; });
     const Compiled compiled = compile(snapshot, scope());
     CHECK(compiled.tables.fip_in.at(fip_row_key(kBrEx, "172.24.5.11")).next.mtu == 1400);
     CHECK(compiled.tables.fip_in.at(fip_row_key(kBrEx, "172.24.5.12")).next.mtu == 1300);
@@ -325,15 +336,15 @@ TEST_CASE("Neutron's own rules: random ports are named as the reason") {
     add_chain(q, nf::Family::kIp, "nat", "POSTROUTING", nf::Hook::kPostrouting, nf::ChainType::kNat, 100).rules = {
         jump("W-POSTROUTING"), jump("W-float-snat")};
     add_chain(q, nf::Family::kIp, "nat", "W-PREROUTING").rules = {
-        rule("-d 172.24.5.11/32 -i rfp -j DNAT", {match(F::kIpDaddr, {net("172.24.5.11/32")}),
-                                                  match(F::kIifname, {std::string("rfp-7b1f3c52-9")}),
-                                                  nf::Dnat{to_address("10.0.0.11")}}),
+        rule("-d 172.24.5.11/32 -i rfp -j DNAT",
+             {match(F::kIpDaddr, {net("172.24.5.11/32")}), match(F::kIifname, {std::string("rfp-7b1f3c52-9")}),
+              nf::Dnat{to_address("10.0.0.11")}}),
         rule("-d 169.254.169.254/32 -i qr-+ -j REDIRECT", {match(F::kIpDaddr, {net("169.254.169.254/32")}),
                                                            match(F::kIifname, {std::string("qr-*")}), nf::Unknown{}})};
     add_chain(q, nf::Family::kIp, "nat", "W-POSTROUTING").rules = {
-        rule("! -o rfp ! DNAT accept", {match(F::kOifname, {std::string("rfp-7b1f3c52-9")}, true),
-                                        match(F::kCtStatus, {std::string("dnat")}, true),
-                                        verdict(nf::VerdictKind::kAccept)})};
+        rule("! -o rfp ! DNAT accept",
+             {match(F::kOifname, {std::string("rfp-7b1f3c52-9")}, true),
+              match(F::kCtStatus, {std::string("dnat")}, true), verdict(nf::VerdictKind::kAccept)})};
     add_chain(q, nf::Family::kIp, "nat", "W-float-snat").rules = {
         rule("-s 10.0.0.11/32 -j SNAT --random-fully",
              {match(F::kIpSaddr, {net("10.0.0.11/32")}), nf::Snat{to_address("172.24.5.11"), true}})};
@@ -353,7 +364,8 @@ TEST_CASE("thousands of floating IPs cost a row or two each") {
     CHECK(compiled.tables.fip_in.size() == kCount + 2);
     CHECK(compiled.tables.fip_out.size() == kCount + 2);
     std::set<std::uint32_t> domains;
-    for (const auto& [key, row] : compiled.tables.fip_out) domains.insert(row.domain);
+    for (const auto& [key, row] : compiled.tables.fip_out)
+        domains.insert(row.domain);
     CHECK(domains.size() == 1);
     // One row for each floating and each fixed address, and the few of the plain snapshot.
     CHECK(compiled.tables.dests.size() == 2 * kCount + 9);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What must stop the walk: one thing changed in a snapshot that is fast otherwise, and the reason that is then given.
 #include <catch2/catch_test_macros.hpp>
-
 #include <functional>
 
 #include "walk_expect.hpp"
@@ -13,19 +12,26 @@ namespace {
 
 using Change = std::function<void(Snapshot&)>;
 
-NetnsView& router(Snapshot& snapshot) { return snapshot.routers.at(kQrouter); }
-NetnsView& fip(Snapshot& snapshot) { return snapshot.routers.at(kFipNs); }
-Link& root_link(Snapshot& snapshot, int ifindex) { return snapshot.root.links.at(ifindex); }
+NetnsView& router(Snapshot& snapshot) {
+    return snapshot.routers.at(kQrouter);
+}
+NetnsView& fip(Snapshot& snapshot) {
+    return snapshot.routers.at(kFipNs);
+}
+Link& root_link(Snapshot& snapshot, int ifindex) {
+    return snapshot.root.links.at(ifindex);
+}
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+}
 
 bool has_note(const Compiled& compiled, const std::string& part) {
     return std::ranges::any_of(compiled.notes, [&](const std::string& note) { return contains(note, part); });
 }
 
 /// The change stops packets for 172.24.5.11 for this reason, and there is no row.
-void check_in(const char* what, const Change& change, const std::string& reason,
-              Snapshot snapshot = dvr_snapshot()) {
+void check_in(const char* what, const Change& change, const std::string& reason, Snapshot snapshot = dvr_snapshot()) {
     INFO(what);
     change(snapshot);
     const Compiled compiled = compile(snapshot, scope());
@@ -37,8 +43,7 @@ void check_in(const char* what, const Change& change, const std::string& reason,
 }
 
 /// The change stops what the VM with 172.24.5.11 sends.
-void check_out(const char* what, const Change& change, const std::string& reason,
-               Snapshot snapshot = dvr_snapshot()) {
+void check_out(const char* what, const Change& change, const std::string& reason, Snapshot snapshot = dvr_snapshot()) {
     INFO(what);
     change(snapshot);
     const Compiled compiled = compile(snapshot, scope());
@@ -57,16 +62,19 @@ void check_segment(const char* what, const Change& change, const std::string& re
     const Compiled compiled = compile(snapshot, scope());
     CHECK(has_note(compiled, reason));
     CHECK_FALSE(compiled.tables.sources.contains(source_row_key(kBrEx)));
-    for (const auto& [key, value] : compiled.tables.fdb) CHECK(key.segment != kBrEx);
+    for (const auto& [key, value] : compiled.tables.fdb)
+        CHECK(key.segment != kBrEx);
     CHECK(compiled.tables.fip_in.empty());
-    for (const auto& [key, value] : compiled.tables.arp) CHECK(key.segment != kBrEx);
+    for (const auto& [key, value] : compiled.tables.arp)
+        CHECK(key.segment != kBrEx);
     for (const DeviceRole& device : compiled.devices) {
         if (device.ifindex == kBrEx || device.ifindex == kVxlanEx) CHECK(contains(device.refused, reason));
     }
 }
 
 void add_forward_rule(NetnsView& view, const std::string& text, std::vector<nf::Statement> statements) {
-    add_chain(view, nf::Family::kIp, "filter", "FORWARD", nf::Hook::kForward).rules = {rule(text, std::move(statements))};
+    add_chain(view, nf::Family::kIp, "filter", "FORWARD", nf::Hook::kForward).rules = {
+        rule(text, std::move(statements))};
 }
 
 }  // namespace
@@ -84,9 +92,7 @@ TEST_CASE("bridges that do more than forward are left alone") {
         "family bridge");
     check_segment(
         "br_netfilter with rules",
-        [](Snapshot& s) {
-            add_forward_rule(s.root, "accept", {verdict(nf::VerdictKind::kAccept)});
-        },
+        [](Snapshot& s) { add_forward_rule(s.root, "accept", {verdict(nf::VerdictKind::kAccept)}); },
         "bridge-nf-call-iptables is on");
     check_segment(
         "br_netfilter with legacy tables",
@@ -152,21 +158,24 @@ TEST_CASE("a port's own queue and programs are passed by redirect, but not by it
 }
 
 TEST_CASE("routing that depends on more than the walk knows") {
-    check_in("forwarding", [](Snapshot& s) { fip(s).sysctls.devices["fg-41ab0005-50"].forwarding = false; },
-             "forwarding is off on fg-41ab0005-50");
-    check_in("rp_filter", [](Snapshot& s) { router(s).sysctls.devices["rfp-7b1f3c52-9"].rp_filter = 1; },
-             "rp_filter is 1 on rfp-7b1f3c52-9");
+    check_in(
+        "forwarding", [](Snapshot& s) { fip(s).sysctls.devices["fg-41ab0005-50"].forwarding = false; },
+        "forwarding is off on fg-41ab0005-50");
+    check_in(
+        "rp_filter", [](Snapshot& s) { router(s).sysctls.devices["rfp-7b1f3c52-9"].rp_filter = 1; },
+        "rp_filter is 1 on rfp-7b1f3c52-9");
     check_in(
         "multipath",
         [](Snapshot& s) {
-            for (Route& route : router(s).routes) route.multipath = route.destination == net("10.0.0.0/24");
+            for (Route& route : router(s).routes)
+                route.multipath = route.destination == net("10.0.0.0/24");
         },
         "route 10.0.0.0/24 dev qr-21ab0001-10 (table main) is not followed");
     check_in(
-        "blackhole",
-        [](Snapshot& s) { add_route(router(s), "10.0.0.11/32", 0).type = RouteType::kBlackhole; },
+        "blackhole", [](Snapshot& s) { add_route(router(s), "10.0.0.11/32", 0).type = RouteType::kBlackhole; },
         "route blackhole 10.0.0.11/32 (table main) is not followed");
-    check_in("TOS", [](Snapshot& s) { add_route(router(s), "10.0.0.11/32", kQr).tos = 16; }, "depends on the packet's TOS");
+    check_in(
+        "TOS", [](Snapshot& s) { add_route(router(s), "10.0.0.11/32", kQr).tos = 16; }, "depends on the packet's TOS");
     check_in(
         "selector",
         [](Snapshot& s) {
@@ -174,8 +183,9 @@ TEST_CASE("routing that depends on more than the walk knows") {
             router(s).rules.back().other_selector = true;
         },
         "rule 100: from all (with further selectors) lookup main is not followed");
-    check_in("source rule", [](Snapshot& s) { add_rule(router(s), 100, "203.0.113.0/24", "", 16); },
-             "depends on the source: rule 100: from 203.0.113.0/24 lookup 16");
+    check_in(
+        "source rule", [](Snapshot& s) { add_rule(router(s), 100, "203.0.113.0/24", "", 16); },
+        "depends on the source: rule 100: from 203.0.113.0/24 lookup 16");
     check_in("local", [](Snapshot& s) { add_address(router(s), kQr, "10.0.0.11/32"); }, "is delivered locally");
 }
 
@@ -191,24 +201,28 @@ TEST_CASE("rules and routes that other packets meet do no harm") {
 
 TEST_CASE("filters in a router's namespace") {
     const nf::Match about_port = match(nf::Field::kOther, {});
-    check_in("dropped", [](Snapshot& s) { add_forward_rule(router(s), "drop", {verdict(nf::VerdictKind::kDrop)}); },
-             "netfilter drops it in forward");
-    check_in("undecidable",
-             [&](Snapshot& s) {
-                 add_forward_rule(router(s), "tcp dport 22 drop", {about_port, verdict(nf::VerdictKind::kDrop)});
-             },
-             kQrouter + ": rule `tcp dport 22 drop` in ip filter FORWARD is undecidable");
-    check_out("not understood",
-              [](Snapshot& s) { add_forward_rule(fip(s), "meter flood", {nf::Unknown{}}); },
-              kFipNs + ": rule `meter flood` in ip filter FORWARD is not understood");
-    check_in("source filter",
-             [](Snapshot& s) {
-                 add_forward_rule(router(s), "ip saddr 203.0.113.7 drop",
-                                  {match(nf::Field::kIpSaddr, {net("203.0.113.7/32")}), verdict(nf::VerdictKind::kDrop)});
-             },
-             "depends on the source: rule `ip saddr 203.0.113.7 drop`");
-    check_in("legacy tables", [](Snapshot& s) { fip(s).netfilter.opaque = {"iptables-legacy table raw"}; },
-             "iptables-legacy table raw cannot be read");
+    check_in(
+        "dropped", [](Snapshot& s) { add_forward_rule(router(s), "drop", {verdict(nf::VerdictKind::kDrop)}); },
+        "netfilter drops it in forward");
+    check_in(
+        "undecidable",
+        [&](Snapshot& s) {
+            add_forward_rule(router(s), "tcp dport 22 drop", {about_port, verdict(nf::VerdictKind::kDrop)});
+        },
+        kQrouter + ": rule `tcp dport 22 drop` in ip filter FORWARD is undecidable");
+    check_out(
+        "not understood", [](Snapshot& s) { add_forward_rule(fip(s), "meter flood", {nf::Unknown{}}); },
+        kFipNs + ": rule `meter flood` in ip filter FORWARD is not understood");
+    check_in(
+        "source filter",
+        [](Snapshot& s) {
+            add_forward_rule(router(s), "ip saddr 203.0.113.7 drop",
+                             {match(nf::Field::kIpSaddr, {net("203.0.113.7/32")}), verdict(nf::VerdictKind::kDrop)});
+        },
+        "depends on the source: rule `ip saddr 203.0.113.7 drop`");
+    check_in(
+        "legacy tables", [](Snapshot& s) { fip(s).netfilter.opaque = {"iptables-legacy table raw"}; },
+        "iptables-legacy table raw cannot be read");
 }
 
 TEST_CASE("translation that a stateless path cannot copy") {
@@ -216,70 +230,87 @@ TEST_CASE("translation that a stateless path cannot copy") {
         return std::get<nf::Snat>(router(s).netfilter.chains[1].rules[1].statements[0]);
     };
     check_out("random ports", [&](Snapshot& s) { snat(s).random = true; }, "chooses ports at random");
-    check_in("invalid packets are not translated in", [](Snapshot& s) { router(s).netfilter.chains[2].rules.clear(); },
-             "invalid");
-    check_out("invalid packets are not translated out", [](Snapshot& s) { router(s).netfilter.chains[3].rules.clear(); },
-              "invalid");
+    check_in(
+        "invalid packets are not translated in", [](Snapshot& s) { router(s).netfilter.chains[2].rules.clear(); },
+        "invalid");
+    check_out(
+        "invalid packets are not translated out", [](Snapshot& s) { router(s).netfilter.chains[3].rules.clear(); },
+        "invalid");
     // Answers would leave with another address, or find nobody.
-    check_in("no way back", [](Snapshot& s) { router(s).netfilter.maps["ip fiplane fip_out"].erase(ip("10.0.0.11")); },
-             "answers of 10.0.0.11 are not translated back to 172.24.5.11 alone");
-    check_in("shared way back",
-             [](Snapshot& s) {
-                 router(s).netfilter.maps["ip fiplane fip_out"][ip("10.0.0.12")] = ip("172.24.5.11");
-             },
-             "are not translated back");
-    check_out("goes back elsewhere",
-              [](Snapshot& s) { router(s).netfilter.maps["ip fiplane fip_in"][ip("172.24.5.11")] = ip("10.0.0.14"); },
-              "10.0.0.14 is not translated to an address of its own");
-    check_in("translated on the way in",
-             [](Snapshot& s) {
-                 router(s).netfilter.chains[1].rules.push_back(rule("snat", {nf::Snat{to_address("10.0.0.1"), false}}));
-             },
-             "treats packets that conntrack calls invalid in another way");
+    check_in(
+        "no way back", [](Snapshot& s) { router(s).netfilter.maps["ip fiplane fip_out"].erase(ip("10.0.0.11")); },
+        "answers of 10.0.0.11 are not translated back to 172.24.5.11 alone");
+    check_in(
+        "shared way back",
+        [](Snapshot& s) { router(s).netfilter.maps["ip fiplane fip_out"][ip("10.0.0.12")] = ip("172.24.5.11"); },
+        "are not translated back");
+    check_out(
+        "goes back elsewhere",
+        [](Snapshot& s) { router(s).netfilter.maps["ip fiplane fip_in"][ip("172.24.5.11")] = ip("10.0.0.14"); },
+        "10.0.0.14 is not translated to an address of its own");
+    check_in(
+        "translated on the way in",
+        [](Snapshot& s) {
+            router(s).netfilter.chains[1].rules.push_back(rule("snat", {nf::Snat{to_address("10.0.0.1"), false}}));
+        },
+        "treats packets that conntrack calls invalid in another way");
 }
 
 TEST_CASE("neighbours and tables that do not lead on") {
-    check_in("unresolved VM",
-             [](Snapshot& s) {
-                 std::erase_if(router(s).neighbours, [](const Neighbour& n) { return n.address == ip("10.0.0.11"); });
-             },
-             kQrouter + ": neighbour 10.0.0.11 on qr-21ab0001-10 is not resolved");
-    check_in("failed VM",
-             [](Snapshot& s) {
-                 for (Neighbour& n : router(s).neighbours) n.state = n.address == ip("10.0.0.11") ? kNudFailed : n.state;
-             },
-             "neighbour 10.0.0.11 on qr-21ab0001-10 is not resolved");
-    check_in("MAC of somebody else", [](Snapshot& s) { fip(s).neighbours[0].mac = mac(kQrMac); },
-             "has another MAC than rfp-7b1f3c52-9");
-    check_in("the router's own MAC",
-             [](Snapshot& s) {
-                 for (Neighbour& n : router(s).neighbours) n.mac = n.address == ip("10.0.0.11") ? mac(kQrMac) : n.mac;
-             },
-             std::string(kQrMac) + " is on the port that it came from");
-    check_in("veth ends that do not belong together",
-             [](Snapshot& s) { router(s).links.at(kQr).peer = PeerInfo{kTapFg, NetnsName{}}; },
-             "qr-21ab0001-10 and tap41ab0005-50 are not the ends of one veth");
-    check_in("learned only",
-             [](Snapshot& s) {
-                 for (FdbEntry& e : s.root.fdb) e.state = e.mac == mac(kMacA) ? kNudReachable : e.state;
-             },
-             std::string(kMacA) + " is not in the static table of brq11111111-11");
-    check_in("the leg's MAC is elsewhere",
-             [](Snapshot& s) {
-                 for (FdbEntry& e : s.root.fdb) e.ifindex = e.mac == mac(kFgMac) ? kVxlanEx : e.ifindex;
-             },
-             "the table of br-ex sends fa:16:3e:0c:00:10 elsewhere");
-    check_in("no route to it",
-             [](Snapshot& s) {
-                 std::erase_if(fip(s).routes, [](const Route& r) { return r.destination == net("172.24.5.11/32"); });
-             },
-             "no router port on a segment in scope has a route to it");
-    check_out("gateway and everybody else unresolved",
-              [](Snapshot& s) {
-                  std::erase_if(fip(s).neighbours, [](const Neighbour& n) { return n.ifindex == kFg; });
-                  std::erase_if(fip(s).routes, [](const Route& r) { return r.destination.length == 32; });
-              },
-              "neighbour 172.24.4.1 on fg-41ab0005-50 is not resolved");
+    check_in(
+        "unresolved VM",
+        [](Snapshot& s) {
+            std::erase_if(router(s).neighbours, [](const Neighbour& n) { return n.address == ip("10.0.0.11"); });
+        },
+        kQrouter + ": neighbour 10.0.0.11 on qr-21ab0001-10 is not resolved");
+    check_in(
+        "failed VM",
+        [](Snapshot& s) {
+            for (Neighbour& n : router(s).neighbours)
+                n.state = n.address == ip("10.0.0.11") ? kNudFailed : n.state;
+        },
+        "neighbour 10.0.0.11 on qr-21ab0001-10 is not resolved");
+    check_in(
+        "MAC of somebody else", [](Snapshot& s) { fip(s).neighbours[0].mac = mac(kQrMac); },
+        "has another MAC than rfp-7b1f3c52-9");
+    check_in(
+        "the router's own MAC",
+        [](Snapshot& s) {
+            for (Neighbour& n : router(s).neighbours)
+                n.mac = n.address == ip("10.0.0.11") ? mac(kQrMac) : n.mac;
+        },
+        std::string(kQrMac) + " is on the port that it came from");
+    check_in(
+        "veth ends that do not belong together",
+        [](Snapshot& s) { router(s).links.at(kQr).peer = PeerInfo{kTapFg, NetnsName{}}; },
+        "qr-21ab0001-10 and tap41ab0005-50 are not the ends of one veth");
+    check_in(
+        "learned only",
+        [](Snapshot& s) {
+            for (FdbEntry& e : s.root.fdb)
+                e.state = e.mac == mac(kMacA) ? kNudReachable : e.state;
+        },
+        std::string(kMacA) + " is not in the static table of brq11111111-11");
+    check_in(
+        "the leg's MAC is elsewhere",
+        [](Snapshot& s) {
+            for (FdbEntry& e : s.root.fdb)
+                e.ifindex = e.mac == mac(kFgMac) ? kVxlanEx : e.ifindex;
+        },
+        "the table of br-ex sends fa:16:3e:0c:00:10 elsewhere");
+    check_in(
+        "no route to it",
+        [](Snapshot& s) {
+            std::erase_if(fip(s).routes, [](const Route& r) { return r.destination == net("172.24.5.11/32"); });
+        },
+        "no router port on a segment in scope has a route to it");
+    check_out(
+        "gateway and everybody else unresolved",
+        [](Snapshot& s) {
+            std::erase_if(fip(s).neighbours, [](const Neighbour& n) { return n.ifindex == kFg; });
+            std::erase_if(fip(s).routes, [](const Route& r) { return r.destination.length == 32; });
+        },
+        "neighbour 172.24.4.1 on fg-41ab0005-50 is not resolved");
 }
 
 TEST_CASE("tunnels whose headers would differ, or that lead nowhere") {
@@ -306,8 +337,8 @@ TEST_CASE("tunnels whose headers would differ, or that lead nowhere") {
            "neighbour 198.51.100.3 on eth0 is not resolved");
     tunnel(
         [](Snapshot& s) {
-            add_chain(s.root, nf::Family::kInet, "f", "out", nf::Hook::kOutput).rules = {
-                rule("drop udp", {match(nf::Field::kIpProtocol, {std::uint64_t{17}}), verdict(nf::VerdictKind::kDrop)})};
+            add_chain(s.root, nf::Family::kInet, "f", "out", nf::Hook::kOutput).rules = {rule(
+                "drop udp", {match(nf::Field::kIpProtocol, {std::uint64_t{17}}), verdict(nf::VerdictKind::kDrop)})};
         },
         "root namespace drops tunnel packets to 198.51.100.3");
 }
@@ -365,10 +396,12 @@ TEST_CASE("a VM port with a filter is a source only while the filter is known to
     refused([](Snapshot& s) { add_neighbour(router(s), kQr, "10.0.0.99", kMacA); }, "do not know exactly one address");
     refused([](Snapshot& s) { s.root.netfilter.chains[0].rules.push_back(rule("limit", {nf::Unknown{}})); },
             "rule `limit` in netdev fiplane tapaaaaaaaa-aa is not understood");
-    refused([](Snapshot& s) {
-        s.root.netfilter.chains[0].rules.push_back(
-            rule("no v6", {match(nf::Field::kEtherType, {std::uint64_t{0x86dd}}), verdict(nf::VerdictKind::kDrop)}));
-    }, "its ingress chain drops frames of type 0x86dd");
+    refused(
+        [](Snapshot& s) {
+            s.root.netfilter.chains[0].rules.push_back(rule(
+                "no v6", {match(nf::Field::kEtherType, {std::uint64_t{0x86dd}}), verdict(nf::VerdictKind::kDrop)}));
+        },
+        "its ingress chain drops frames of type 0x86dd");
 
     Snapshot open = dvr_snapshot();
     open.root.netfilter.chains.erase(open.root.netfilter.chains.begin());
@@ -390,6 +423,8 @@ TEST_CASE("ARP is answered only where the answer does not depend on who asks") {
     CHECK(answered([&](Snapshot& s) { fg(s).proxy_arp = false; }, kBrEx, "172.24.5.2"));
     CHECK_FALSE(answered([&](Snapshot& s) { fg(s).forwarding = false; }, kBrEx, "172.24.5.11"));
     CHECK_FALSE(answered([&](Snapshot& s) { fg(s).rp_filter = 2; }, kBrEx, "172.24.5.2"));
+    // A host on fg's own link answers for itself.
+    CHECK_FALSE(answered([](Snapshot& s) { add_route(fip(s), "172.24.5.40/32", kFg); }, kBrEx, "172.24.5.40"));
     // With arp_ignore 1 only the device's own addresses count, with 0 all of the namespace; 2 depends on the asker.
     CHECK_FALSE(answered([](Snapshot&) {}, kBrEx, "169.254.88.135"));
     CHECK(answered([&](Snapshot& s) { fg(s).arp_ignore = 0; }, kBrEx, "169.254.88.135"));
@@ -397,11 +432,10 @@ TEST_CASE("ARP is answered only where the answer does not depend on who asks") {
     CHECK_FALSE(answered([&](Snapshot& s) { fg(s).arp_ignore = 8; }, kBrEx, "172.24.5.2"));
     // Somebody else on this node answers too.
     CHECK_FALSE(answered([](Snapshot& s) { add_address(s.root, kEth0, "172.24.5.11/32"); }, kBrEx, "172.24.5.11"));
-    CHECK_FALSE(answered([](Snapshot& s) { add_neighbour(s.root, kVxlanTenant, "10.0.0.1", kMacC); }, kBrq, "10.0.0.1"));
+    CHECK_FALSE(
+        answered([](Snapshot& s) { add_neighbour(s.root, kVxlanTenant, "10.0.0.1", kMacC); }, kBrq, "10.0.0.1"));
     CHECK_FALSE(answered(
-        [](Snapshot& s) {
-            add_chain(fip(s), nf::Family::kArp, "a", "in", nf::Hook::kInput).policy_accept = false;
-        },
+        [](Snapshot& s) { add_chain(fip(s), nf::Family::kArp, "a", "in", nf::Hook::kInput).policy_accept = false; },
         kBrEx, "172.24.5.11"));
 }
 
@@ -419,8 +453,22 @@ TEST_CASE("a legacy hairpin needs redirects off and its invalid packets translat
     CHECK_FALSE(hairpin([](Snapshot& s) { router(s).netfilter.chains[3].rules.pop_back(); }));
 }
 
+TEST_CASE("stateless rules for the external device alone are enough for the ways in and out, not for a hairpin") {
+    Snapshot snapshot = legacy_snapshot();
+    auto& chains = router(snapshot).netfilter.chains;
+    auto& in = chains[2].rules.front().statements;
+    in.insert(in.begin(), match(nf::Field::kIifname, {std::string("qg-31ab0003-30")}));
+    chains[3].rules.pop_back();
+    const Compiled compiled = compile(snapshot, scope());
+    CHECK(report_of(compiled, "172.24.5.11").fast_in);
+    CHECK(report_of(compiled, "172.24.5.11").fast_out);
+    for (const auto& [key, next] : compiled.tables.dests)
+        CHECK((next.flags & FL_NEXT_HAIRPIN) == 0);
+}
+
 TEST_CASE("packets that a legacy router gets from its tenants are no packets from outside") {
     // On qr- the translated sources are at home: there an unknown source may be one of them.
     const Compiled compiled = compile(legacy_snapshot(), scope());
-    for (const auto& [key, row] : compiled.tables.fip_in) CHECK(key.segment == kBrEx);
+    for (const auto& [key, row] : compiled.tables.fip_in)
+        CHECK(key.segment == kBrEx);
 }

@@ -49,7 +49,9 @@ inline constexpr const char* kMacB = "fa:16:3e:00:01:12";
 inline constexpr const char* kMacC = "fa:16:3e:00:01:13";  // remote, on node 3
 inline constexpr const char* kMacD = "fa:16:3e:00:01:14";  // no floating IP
 
-inline Scope scope() { return {{"br-ex", "brq11111111-11"}}; }
+inline Scope scope() {
+    return {{"br-ex", "brq11111111-11"}};
+}
 
 inline void set_sysctls(NetnsView& view, bool redirects) {
     view.sysctls.ip_forward = true;
@@ -72,7 +74,8 @@ inline void add_vxlan(NetnsView& root, int ifindex, std::uint32_t vni, int bridg
     link.vxlan->proxy = proxy;
     enslave(link, bridge);
     link.bridge_port->learning = false;
-    for (const char* peer : {"198.51.100.1", "198.51.100.3"}) add_vxlan_fdb(root, ifindex, "00:00:00:00:00:00", peer);
+    for (const char* peer : {"198.51.100.1", "198.51.100.3"})
+        add_vxlan_fdb(root, ifindex, "00:00:00:00:00:00", peer);
 }
 
 /// A VM's tap with the chain of `netdev fiplane` that own mode gives it.
@@ -114,7 +117,8 @@ inline NetnsView make_root() {
     add_vm(root, kTapD, "tapdddddddd-dd", kMacD, "10.0.0.14");
     nf::Chain& input = add_chain(root, nf::Family::kInet, "fiplane", "input", nf::Hook::kInput);
     input.rules = {rule("udp dport 4789 drop", {match(nf::Field::kOther, {}), verdict(nf::VerdictKind::kDrop)})};
-    for (const char* name : {"br-ex", "brq11111111-11", "eth0"}) root.sysctls.devices[name] = {};
+    for (const char* name : {"br-ex", "brq11111111-11", "eth0"})
+        root.sysctls.devices[name] = {};
     root.sysctls.bridge_nf_call_iptables = true;
     return root;
 }
@@ -160,7 +164,8 @@ inline void add_nat(NetnsView& qrouter, const std::string& external, bool distri
 }
 
 inline void add_internal_leg(NetnsView& root, NetnsView& qrouter) {
-    enslave(add_veth(root, kTapQr, "tap21ab0001-10", "fe:16:3e:0a:00:01", qrouter, kQr, "qr-21ab0001-10", kQrMac), kBrq);
+    enslave(add_veth(root, kTapQr, "tap21ab0001-10", "fe:16:3e:0a:00:01", qrouter, kQr, "qr-21ab0001-10", kQrMac),
+            kBrq);
     add_static_fdb(root, kTapQr, kQrMac);
     add_address(qrouter, kQr, "10.0.0.1/24");
     add_neighbour(qrouter, kQr, "10.0.0.11", kMacA);
@@ -214,11 +219,13 @@ inline Snapshot legacy_snapshot() {
     snapshot.root = make_root();
     NetnsView qrouter = make_netns(kQrouter);
     add_internal_leg(snapshot.root, qrouter);
-    enslave(add_veth(snapshot.root, kTapQg, "tap31ab0003-30", "fe:16:3e:0d:00:10", qrouter, kQg, "qg-31ab0003-30", kQgMac),
-            kBrEx);
+    enslave(
+        add_veth(snapshot.root, kTapQg, "tap31ab0003-30", "fe:16:3e:0d:00:10", qrouter, kQg, "qg-31ab0003-30", kQgMac),
+        kBrEx);
     add_static_fdb(snapshot.root, kTapQg, kQgMac);
     add_address(qrouter, kQg, "172.24.5.3/23");
-    for (const char* fip : {"172.24.5.11/32", "172.24.5.12/32", "172.24.5.13/32"}) add_address(qrouter, kQg, fip);
+    for (const char* fip : {"172.24.5.11/32", "172.24.5.12/32", "172.24.5.13/32"})
+        add_address(qrouter, kQg, fip);
     add_route(qrouter, "0.0.0.0/0", kQg, "172.24.4.1");
     add_neighbour(qrouter, kQg, "172.24.4.1", kGatewayMac, kNudReachable);
     add_nat(qrouter, "qg-31ab0003-30", false);

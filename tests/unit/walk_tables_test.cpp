@@ -158,14 +158,11 @@ TEST_CASE("a legacy router flattens into whole tables") {
 TEST_CASE("devices, keepalives and reports of a distributed router") {
     const Compiled compiled = compile(dvr_snapshot(), scope());
     using Kind = DeviceRole::Kind;
-    const std::vector<DeviceRole> devices{{kEth0, "eth0", Kind::kUnderlay, false, ""},
-                                          {kBrEx, "br-ex", Kind::kHost, false, ""},
-                                          {kVxlanEx, "vxlan-100", Kind::kTunnel, false, ""},
-                                          {kBrq, "brq11111111-11", Kind::kHost, false, ""},
-                                          {kVxlanTenant, "vxlan-200", Kind::kTunnel, false, ""},
-                                          {kTapA, "tapaaaaaaaa-aa", Kind::kPort, false, ""},
-                                          {kTapB, "tapbbbbbbbb-bb", Kind::kPort, false, ""},
-                                          {kTapD, "tapdddddddd-dd", Kind::kPort, false, ""}};
+    const std::vector<DeviceRole> devices{
+        {kEth0, "eth0", Kind::kUnderlay, false, ""},           {kBrEx, "br-ex", Kind::kHost, false, ""},
+        {kVxlanEx, "vxlan-100", Kind::kTunnel, false, ""},     {kBrq, "brq11111111-11", Kind::kHost, false, ""},
+        {kVxlanTenant, "vxlan-200", Kind::kTunnel, false, ""}, {kTapA, "tapaaaaaaaa-aa", Kind::kPort, false, ""},
+        {kTapB, "tapbbbbbbbb-bb", Kind::kPort, false, ""},     {kTapD, "tapdddddddd-dd", Kind::kPort, false, ""}};
     CHECK(compiled.devices == devices);
 
     // The peers always; on the external leg what is not PERMANENT: the gateway always, as a default route rests on it.

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+// What test runs cannot show: where frames really come out, and the metadata between XDP and tc. The programs sit on
+// veth devices in namespaces of their own; one frame goes in, the same frame must come out at the right place.
+#include <bpf/bpf.h>
+#include <fmt/format.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <chrono>
+#include <cstring>
+
+#include "bpf/world.hpp"
+#include "linux/unique_fd.hpp"
+#include "support/frame_diff.hpp"
+#include "support/run_process.hpp"
+#include "support/scratch_netns.hpp"
+
+using namespace fiplane;
+using namespace fiplane::test;
+
+namespace {
+
+/// A packet socket on one device; it stays in the namespace that it was made in.
+class Tap {
+  public:
+    Tap(const Netns& netns, const char* device) {
+        const auto inside = NetnsGuard::enter(netns);
+        REQUIRE(inside);
+        fd_.reset(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL)));
+        REQUIRE(fd_.get() >= 0);
+        sockaddr_ll address{};
+        address.sll_family = AF_PACKET;
+        address.sll_protocol = htons(ETH_P_ALL);
+        address.sll_ifindex = static_cast<int>(if_nametoindex(device));
+        REQUIRE(bind(fd_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
+    }
+
+    void send(const Bytes& frame) const {
+        REQUIRE(::send(fd_.get(), frame.data(), frame.size(), 0) == static_cast<ssize_t>(frame.size()));
+    }
+
+    struct Received {
+        Bytes frame;
+        unsigned char packet_type = 0;
+    };
+
+    /// The first frame that is like `expected`, or none within a second. Namespaces chatter (IPv6), so others pass by.
+    [[nodiscard]] std::optional<Received> receive(const Bytes& expected) const {
+        const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+        while (std::chrono::steady_clock::now() < end) {
+            pollfd waiting{.fd = fd_.get(), .events = POLLIN, .revents = 0};
+            if (poll(&waiting, 1, 50) <= 0) continue;
+            Received got{.frame = Bytes(4096)};
+            sockaddr_ll from{};
+            socklen_t length = sizeof(from);
+            const ssize_t size = recvfrom(fd_.get(), got.frame.data(), got.frame.size(), 0,
+                                          reinterpret_cast<sockaddr*>(&from), &length);
+            if (size < 0 || from.sll_pkttype == PACKET_OUTGOING) continue;
+            got.frame.resize(static_cast<std::size_t>(size));
+            got.packet_type = from.sll_pkttype;
+            if (!frame_difference(expected, got.frame, Freedom::kOuterPortAndId)) return got;
+        }
+        return std::nullopt;
+    }
+
+  private:
+    UniqueFd fd_;
+};
+
+/// nic -- wire: the underlay. port -- eth0 in the VM's namespace. br: a bridge.
+struct Node {
+    ScratchNetns node{"node"};
+    ScratchNetns vm{"vm"};
+    World world;
+    std::uint32_t nic = 0, port = 0, br = 0;
+    std::vector<bpf_link*> links;
+
+    Node() {
+        ip_command({"link", "add", "nic", "type", "veth", "peer", "name", "wire"});
+        ip_command({"link", "add", "port", "type", "veth", "peer", "name", "eth0", "netns", vm.name()});
+        ip_command({"link", "add", "br", "type", "bridge"});
+        for (const char* device : {"nic", "wire", "port", "br"}) ip_command({"link", "set", device, "up"});
+        const auto up = run_process_in(vm.netns(), {"ip", "link", "set", "eth0", "up", "address", world.vm_mac.str()});
+        REQUIRE(up.exit_status == 0);
+        const auto inside = NetnsGuard::enter(node.netns());
+        nic = if_nametoindex("nic");
+        port = if_nametoindex("port");
+        br = if_nametoindex("br");
+    }
+    ~Node() {
+        for (bpf_link* link : links) bpf_link__destroy(link);
+    }
+    Node(const Node&) = delete;
+    Node& operator=(const Node&) = delete;
+
+    void ip_command(std::vector<std::string> arguments) const {
+        arguments.insert(arguments.begin(), "ip");
+        const auto done = run_process_in(node.netns(), arguments);
+        INFO(done.err);
+        REQUIRE(done.exit_status == 0);
+    }
+
+    void attach_xdp() {
+        const auto inside = NetnsGuard::enter(node.netns());
+        links.push_back(bpf_program__attach_xdp(world.programs.program(FL_HOOK_XDP_UNDERLAY), static_cast<int>(nic)));
+        REQUIRE(links.back() != nullptr);
+    }
+
+    /// clsact, which every supported kernel has; the programs do not see the difference from tcx.
+    void attach_tc(fl_hook hook, std::uint32_t ifindex) const {
+        const auto inside = NetnsGuard::enter(node.netns());
+        LIBBPF_OPTS(bpf_tc_hook, where);
+        where.ifindex = static_cast<int>(ifindex);
+        where.attach_point = hook == FL_HOOK_TC_HOST ? BPF_TC_EGRESS : BPF_TC_INGRESS;
+        (void)bpf_tc_hook_create(&where);
+        LIBBPF_OPTS(bpf_tc_opts, what);
+        what.prog_fd = bpf_program__fd(world.programs.program(hook));
+        REQUIRE(bpf_tc_attach(&where, &what) == 0);
+    }
+
+    [[nodiscard]] std::uint64_t packets(fl_hook hook, fl_reason reason) const {
+        return world.programs.packets(hook, reason);
+    }
+};
+
+Packet body() { return Udp{} / Payload{"live"}; }
+
+#define NEEDS_NAMESPACES() \
+    if (!may_make_namespaces()) SKIP("needs root for network namespaces")
+
+}  // namespace
+
+TEST_CASE("what XDP has finished, tc delivers by the metadata") {
+    NEEDS_NAMESPACES();
+    Node node;
+    node.attach_xdp();
+    node.attach_tc(FL_HOOK_TC_UNDERLAY, node.nic);
+    fl_next next = node.world.next_to_vm();
+    const bool host = GENERATE(false, true);
+    const std::uint32_t flags = host ? 0 : GENERATE(0U, std::uint32_t{FL_OUT_PEER});
+    next.out = node.world.port_out(host ? node.br : node.port, flags);
+    if (host) next.out.kind = FL_OUT_HOST;
+    node.world.set_fip_in(next);
+
+    const Tap wire(node.node.netns(), "wire");
+    const Tap target(host ? node.node.netns() : node.vm.netns(), host ? "br" : "eth0");
+    const auto xdp_before = node.packets(FL_HOOK_XDP_UNDERLAY, FL_REASON_FIP_IN);
+    const auto tc_before = node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_XDP_DONE);
+    wire.send(node.world.from_peer(kExternalVni, node.world.to_fip() / body()).bytes());
+    CHECK(target.receive((node.world.to_vm() / body()).bytes()));
+    CHECK(node.packets(FL_HOOK_XDP_UNDERLAY, FL_REASON_FIP_IN) == xdp_before + 1);
+    CHECK(node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_XDP_DONE) == tc_before + 1);
+}
+
+TEST_CASE("tc delivers to the port, directly or through its peer, as a packet for the receiving host") {
+    NEEDS_NAMESPACES();
+    Node node;
+    const std::uint32_t flags = GENERATE(0U, std::uint32_t{FL_OUT_PEER});
+    fl_next next = node.world.next_to_vm();
+    next.out = node.world.port_out(node.port, flags);
+    node.world.set_fip_in(next);
+    const Tap wire(node.node.netns(), "wire");
+    const Tap vm(node.vm.netns(), "eth0");
+
+    SECTION("from the underlay") {
+        node.attach_tc(FL_HOOK_TC_UNDERLAY, node.nic);
+        wire.send(node.world.from_peer(kExternalVni, node.world.to_fip() / body()).bytes());
+    }
+    SECTION("from the tunnel device, where the frame's MAC is not the device's own") {
+        node.attach_tc(FL_HOOK_TC_TUNNEL, node.nic);
+        node.world.programs.put("fl_sources", fl_source_key{.ifindex = node.nic, .vlan = 0, .pad = {}},
+                                fl_source{.role = FL_ROLE_TUNNEL, .segment = kExternal, .mac = {}, .pad = {},
+                                          .ip = {}, .flags = 0});
+        wire.send((node.world.to_fip() / body()).bytes());
+    }
+    const auto got = vm.receive((node.world.to_vm() / body()).bytes());
+    REQUIRE(got);
+    CHECK(got->packet_type == PACKET_HOST);
+}
+
+TEST_CASE("a VM's frame comes out of the underlay device in a tunnel packet") {
+    NEEDS_NAMESPACES();
+    Node node;
+    node.attach_tc(FL_HOOK_TC_PORT, node.port);
+    fl_source source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = 0};
+    node.world.programs.put("fl_sources", fl_source_key{.ifindex = node.port, .vlan = 0, .pad = {}}, source);
+    fl_out out = node.world.tunnel_out(kTenantVni);
+    out.ifindex = node.nic;
+    node.world.set_fdb(kTenant, node.world.remote_mac, out);
+
+    const Tap wire(node.node.netns(), "wire");
+    const Tap vm(node.vm.netns(), "eth0");
+    const Packet frame = node.world.vm_to_remote() / body();
+    vm.send(frame.bytes());
+    CHECK(wire.receive(node.world.to_peer(kTenantVni, frame).bytes()));
+}
+
+TEST_CASE("what the host sends into a segment is answered and forwarded at its bridge") {
+    NEEDS_NAMESPACES();
+    Node node;
+    node.attach_tc(FL_HOOK_TC_HOST, node.br);
+    node.world.programs.put("fl_sources", fl_source_key{.ifindex = node.br, .vlan = 0, .pad = {}},
+                            fl_source{.role = FL_ROLE_HOST, .segment = kExternal, .mac = {}, .pad = {}, .ip = {},
+                                      .flags = 0});
+    const Tap bridge(node.node.netns(), "br");
+    SECTION("an ARP request is answered as if the segment had") {
+        const World& world = node.world;
+        bridge.send((Eth{.dst = mac("ff:ff:ff:ff:ff:ff"), .src = world.client_mac} /
+                     Arp{.sender_mac = world.client_mac, .sender_ip = world.client, .target_ip = world.fip})
+                        .bytes());
+        CHECK(bridge.receive((Eth{.dst = world.client_mac, .src = world.fg_mac} /
+                              Arp{.operation = 2, .sender_mac = world.fg_mac, .sender_ip = world.fip,
+                                  .target_mac = world.client_mac, .target_ip = world.client})
+                                 .bytes()));
+    }
+    SECTION("a packet for a floating IP goes to the VM") {
+        fl_next next = node.world.next_to_vm();
+        next.out = node.world.port_out(node.port, FL_OUT_PEER);
+        node.world.set_fip_in(next);
+        const Tap vm(node.vm.netns(), "eth0");
+        bridge.send((node.world.to_fip() / body()).bytes());
+        CHECK(vm.receive((node.world.to_vm() / body()).bytes()));
+    }
+}
+
+TEST_CASE("an ARP request from the wire is answered on the wire, in XDP and in tc") {
+    NEEDS_NAMESPACES();
+    Node node;
+    if (GENERATE(true, false)) node.attach_xdp();
+    node.attach_tc(FL_HOOK_TC_UNDERLAY, node.nic);
+    const Tap wire(node.node.netns(), "wire");
+    const World& world = node.world;
+    const Packet request = Eth{.dst = mac("ff:ff:ff:ff:ff:ff"), .src = world.client_mac} /
+                           Arp{.sender_mac = world.client_mac, .sender_ip = world.client, .target_ip = world.fip};
+    const Packet reply = Eth{.dst = world.client_mac, .src = world.fg_mac} /
+                         Arp{.operation = 2, .sender_mac = world.fg_mac, .sender_ip = world.fip,
+                             .target_mac = world.client_mac, .target_ip = world.client};
+    wire.send(world.from_peer(kExternalVni, request).bytes());
+    CHECK(wire.receive(world.to_peer(kExternalVni, reply).bytes()));
+}
