@@ -12,6 +12,9 @@ namespace fiplane {
 namespace {
 
 constexpr std::size_t kMaxHairpins = FL_MAX_DESTS / 4;
+/// Destinations walked, weighted with the rules that each passes. Own mode stays far below it; a router with a rule
+/// for each source (iptables) makes a domain of each, and compile must not take minutes for rows that find no room.
+constexpr std::size_t kMaxWork = std::size_t{FL_MAX_DESTS} * 2;
 
 /// FNV-1a. An identifier only has to be the same for the same text on every run.
 std::uint32_t hash_of(const std::string& text) {
@@ -211,8 +214,17 @@ void Domains::run() {
     if (domains_.size() * world_.out.fips.size() > kMaxHairpins) {
         world_.note("packets between floating IPs of different routers of this node are left to Linux: too many pairs");
     }
-    for (const auto& [key, domain] : domains_)
-        add(domain, walk_destinations(world_, domain, left_out(domain)));
+    std::size_t work = 0;
+    for (const auto& [key, domain] : domains_) {
+        if (work > kMaxWork) {
+            add(domain, {.refusal = "the sources of its router need too many tables of destinations"});
+            continue;
+        }
+        const DestinationTree tree = walk_destinations(world_, domain, left_out(domain));
+        const std::size_t rules = domain.hosts.front().leg->router->view().netfilter.rule_count();
+        work += tree.destinations.size() * (1 + rules / 64);
+        add(domain, tree);
+    }
     complete_reports();
 }
 

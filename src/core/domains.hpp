@@ -38,11 +38,11 @@ struct Destination {
 
 /// Destinations of a domain, in the order of their prefixes: each before those that it contains.
 struct DestinationTree {
-    std::map<Prefix, Destination> destinations;
-    std::vector<Ipv4> left_out;  ///< addresses that stay slow without a walk, ascending
-    std::set<SourceClaim> claims;
-    std::optional<Prefix> sample;  ///< a fast destination with source translation; the widest, for explain
-    std::string refusal;           ///< why no host of the domain may use it
+    std::map<Prefix, Destination> destinations{};
+    std::vector<Ipv4> left_out{};  ///< addresses that stay slow without a walk, ascending
+    std::set<SourceClaim> claims{};
+    std::optional<Prefix> sample{};  ///< a fast destination with source translation; the widest, for explain
+    std::string refusal{};           ///< why no host of the domain may use it
 };
 
 /// Walks from the domain's first host, which stands for all of them: they have the same signature, and what else a

@@ -110,6 +110,7 @@ struct Ruleset {
     /// Tables that nft cannot show (iptables-legacy), one phrase each; any of them stops a walk through the namespace.
     std::vector<std::string> opaque;
 
+    [[nodiscard]] std::size_t rule_count() const;
     static std::string scoped_name(Family family, const std::string& table, const std::string& name);
 };
 

@@ -39,6 +39,13 @@ std::string Ruleset::scoped_name(Family family, const std::string& table, const 
     return std::string(family_name(family)) + " " + table + " " + name;
 }
 
+std::size_t Ruleset::rule_count() const {
+    std::size_t count = 0;
+    for (const Chain& chain : chains)
+        count += chain.rules.size();
+    return count;
+}
+
 void ValueSet::add(const Value& value) {
     if (const auto* prefix = std::get_if<Prefix>(&value)) {
         if (prefix->length == 32) {

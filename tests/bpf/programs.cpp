@@ -119,7 +119,7 @@ struct Programs::Impl {
         opts.ctx_size_in = xdp ? sizeof(md_in) : sizeof(skb);
         opts.ctx_out = xdp ? static_cast<void*>(&md_out) : &skb;
         opts.ctx_size_out = opts.ctx_size_in;
-        opts.repeat = 1;
+        opts.repeat = options.repeat;
         if (options.checksum_complete) opts.flags = BPF_F_TEST_SKB_CHECKSUM_COMPLETE;
         const int error = bpf_prog_test_run_opts(bpf_program__fd(program), &opts);
         if (error != 0) {
@@ -202,8 +202,8 @@ RunResult Programs::run(fl_hook hook, const Bytes& frame, const RunOptions& opti
     return shipped;
 }
 
-std::uint32_t Programs::run_for_time(fl_hook hook, const Bytes& frame) {
-    return impl_->run_once(hook, 0, frame, {}).duration_ns;
+std::uint32_t Programs::run_for_time(fl_hook hook, const Bytes& frame, int repeat) {
+    return impl_->run_once(hook, 0, frame, {.repeat = repeat}).duration_ns;
 }
 
 void Programs::put_fip_stat_row(const fl_fip_stat_key& key) {

@@ -32,6 +32,7 @@ inline constexpr int kXdpRedirect = 4;
 struct RunOptions {
     std::uint32_t gso_size = 0;
     std::uint32_t ifindex = 0;       ///< tc only; 0: loopback
+    int repeat = 1;
     bool checksum_complete = false;  ///< tc only: skb->csum is set, and checked after the run (BPF_F_TEST_SKB_CHECKSUM_COMPLETE)
 };
 
@@ -54,8 +55,8 @@ class Programs {
     /// Runs both variants. Fails the test unless each counts the packet exactly once, with its length, and both give
     /// the same action, reason and bytes (but for the outer port and ID, which are drawn anew each time).
     RunResult run(fl_hook hook, const Bytes& frame, const RunOptions& options = {});
-    /// Runs the shipped program alone and looks at nothing but its duration.
-    std::uint32_t run_for_time(fl_hook hook, const Bytes& frame);
+    /// Runs the shipped program alone, `repeat` times on the same packet: nanoseconds per run.
+    std::uint32_t run_for_time(fl_hook hook, const Bytes& frame, int repeat);
 
     /// Empties all tables and the configuration; counters stay.
     void clear();

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <cerrno>
+#include <iterator>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -60,9 +61,10 @@ class DatapathBench {
     }
     [[nodiscard]] Datapath open(XdpMode xdp = XdpMode::kAuto) const { return need(Datapath::open(options(xdp))); }
 
-    static void ip(std::vector<std::string> arguments) {
-        arguments.insert(arguments.begin(), "ip");
-        const auto done = run_process(arguments);
+    static void ip(const std::vector<std::string>& arguments) {
+        std::vector<std::string> command{"ip"};
+        std::copy(arguments.begin(), arguments.end(), std::back_inserter(command));
+        const auto done = run_process(command);
         INFO(done.err);
         REQUIRE(done.exit_status == 0);
     }

@@ -41,7 +41,7 @@ def run_in(lab: Lab, name: str) -> Callable:
 def ping(lab: Lab, source: str, floating_ip: str, count: int = PINGS) -> float | None:
     """Median round trip in milliseconds, or None if any reply is missing."""
     result = run_in(lab, source)(
-        ["ping", "-n", "-c", count, "-i", PING_INTERVAL, "-W", 2, floating_ip], check=False, timeout=20
+        ["ping", "-n", "-c", count, "-i", PING_INTERVAL, "-W", 5, floating_ip], check=False, timeout=20
     )
     times = [float(time) for time in re.findall(r"time=([0-9.]+) ms", result.stdout)]
     return statistics.median(times) if len(times) == count else None

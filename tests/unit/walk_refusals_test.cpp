@@ -193,7 +193,15 @@ TEST_CASE("rules and routes that other packets meet do no harm") {
     Snapshot snapshot = dvr_snapshot();
     add_rule(router(snapshot), 100, "", "tun7", 99);
     add_rule(router(snapshot), 40000, "203.0.113.0/24", "", 99);
-    add_route(router(snapshot), "10.0.0.0/24", kQr, "10.0.0.99").priority = 100;
+    add_rule(router(snapshot), 101, "", "", 99);  // for sockets that are bound to a device
+    router(snapshot).rules.back().oifname = "rfp-7b1f3c52-9";
+    add_route(router(snapshot), "0.0.0.0/0", 0, {}, 99).type = RouteType::kBlackhole;
+    Route worse;
+    worse.destination = net("10.0.0.0/24");
+    worse.oif = kQr;
+    worse.gateway = ip("10.0.0.99");
+    worse.priority = 100;
+    router(snapshot).routes.insert(router(snapshot).routes.begin(), worse);
     Route& thrown = add_route(router(snapshot), "0.0.0.0/0", 0, {}, 253);
     thrown.type = RouteType::kThrow;
     CHECK(differences(compile(dvr_snapshot(), scope()).tables, compile(snapshot, scope()).tables) == "");
@@ -366,6 +374,44 @@ TEST_CASE("peers behind an underlay router, with a smaller MTU on the way") {
     fl_out wanted = out_tunnel(200, "203.0.113.3", kPeer1Mac);
     wanted.mtu = 1350;
     CHECK(hex(compiled.tables.fdb.at(fdb_row_key(kBrq, kMacC))) == hex(wanted));
+}
+
+TEST_CASE("which entries of the tables say where a MAC leads") {
+    Snapshot snapshot = dvr_snapshot();
+    NetnsView& root = snapshot.root;
+    const auto entry = [&](int ifindex, const char* address, std::uint16_t state, std::uint16_t vlan = 0) {
+        add_static_fdb(root, ifindex, address);
+        root.fdb.back().state = state;
+        root.fdb.back().vlan = vlan;
+    };
+    entry(kTapA, "fe:16:3e:00:01:11", kNudPermanent);         // the tap's own MAC: the host drops what it gets for it
+    entry(kTapA, "fa:16:3e:00:09:01", kNudNoarp, 7);          // VLAN 7 is not looked up where VLANs are not filtered
+    entry(kTapA, "fa:16:3e:00:09:02", kNudReachable);         // learned
+    entry(kTapQr, "fa:16:3e:00:09:03", kNudReachable);        // learned from the router: not its own
+    entry(kTapA, "01:00:5e:00:00:01", kNudNoarp);             // a group
+    add_static_fdb(root, kVxlanTenant, "fa:16:3e:00:09:04");  // no peer
+    add_remote_mac(root, kVxlanTenant, "fa:16:3e:00:09:05", "198.51.100.1");
+    add_vxlan_fdb(root, kVxlanTenant, "fa:16:3e:00:09:05", "198.51.100.3");  // two peers
+    const Compiled compiled = compile(snapshot, scope());
+    CHECK(differences(compile(dvr_snapshot(), scope()).tables, compiled.tables) == "");
+    CHECK(has_note(compiled, "brq11111111-11: 1 learned addresses"));
+
+    entry(kTapA, "fa:16:3e:00:09:06", kNudReachable);
+    root.fdb.back().flags = 0x10;  // NTF_EXT_LEARNED: whoever put it there keeps it
+    CHECK(compile(snapshot, scope()).tables.fdb.contains(fdb_row_key(kBrq, "fa:16:3e:00:09:06")));
+}
+
+TEST_CASE("a tunnel's MTU is the smaller one of the device and the underlay") {
+    Snapshot snapshot = dvr_snapshot();
+    root_link(snapshot, kVxlanTenant).mtu = 1200;
+    CHECK(compile(snapshot, scope()).tables.fdb.at(fdb_row_key(kBrq, kMacC)).mtu == 1200);
+}
+
+TEST_CASE("two tunnel devices in one bridge make a relay") {
+    Snapshot snapshot = dvr_snapshot();
+    CHECK_FALSE(compile(snapshot, scope()).devices.front().wire_to_wire);
+    add_vxlan(snapshot.root, 30, 300, kBrEx, false);
+    CHECK(compile(snapshot, scope()).devices.front().wire_to_wire);
 }
 
 TEST_CASE("tunnels that disagree about the own address: the minority stays slow") {
