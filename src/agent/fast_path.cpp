@@ -2,9 +2,12 @@
 #include "agent/fast_path.hpp"
 
 #include <fmt/format.h>
+#include <net/if.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <filesystem>
 #include <utility>
 
 namespace fiplane {
@@ -35,6 +38,19 @@ Result<> FastPath::turn_on() {
     }
     on_ = true;
     return {};
+}
+
+Result<> FastPath::try_forced_xdp(const std::string& underlay_device) {
+    if (options_.xdp != XdpMode::kNative && options_.xdp != XdpMode::kGeneric) return {};
+    std::error_code status;
+    const std::string links = options_.pin_dir + "/links";
+    if (!std::filesystem::is_empty(links, status) && !status) return {};
+    const int ifindex = static_cast<int>(if_nametoindex(underlay_device.c_str()));
+    if (ifindex == 0) return fail_errno(errno, "cannot find the underlay device", underlay_device);
+    auto attached = datapath_->attach({{ifindex, underlay_device, DeviceRole::Kind::kUnderlay, false, {}}});
+    if (attached) return {};
+    if (auto removed = Datapath::remove_pins(options_.pin_dir); !removed) spdlog::warn("{}", removed.error().message());
+    return attached;
 }
 
 Result<> FastPath::turn_off() {

@@ -26,6 +26,10 @@ class FastPath {
 
     /// Loads programs and takes over what an earlier process pinned. Nothing is attached before the next update().
     [[nodiscard]] Result<> turn_on();
+    /// Finds out whether a forced XDP mode is to be had, before anything else is changed: attaches to the underlay
+    /// device alone, where a program with empty tables passes everything. kMissingFeature, and nothing is left, if it
+    /// is not. Where an earlier process left links nothing is tried: they carry traffic.
+    [[nodiscard]] Result<> try_forced_xdp(const std::string& underlay_device);
     /// Detaches everything. Also removes what a dead agent left, without loading anything.
     [[nodiscard]] Result<> turn_off();
     [[nodiscard]] bool is_on() const { return on_; }

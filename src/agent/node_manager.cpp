@@ -33,9 +33,8 @@ Result<std::unique_ptr<NodeManager>> NodeManager::create(const AgentOptions& opt
     auto reconciler = Reconciler::open(std::move(topology), options.node, options.build);
     if (!reconciler) return pass_on(reconciler);
     std::unique_ptr<NodeManager> manager(new NodeManager(options, std::move(*reconciler), loop));
-    auto opened = options.fast_path ? manager->fast_path_.turn_on() : manager->fast_path_.turn_off();
-    if (!opened) return pass_on(opened);
-    if (opened = manager->open_observer(); !opened) return pass_on(opened);
+    if (auto opened = manager->open_datapath(options.fast_path); !opened) return pass_on(opened);
+    if (auto opened = manager->open_observer(); !opened) return pass_on(opened);
     return manager;
 }
 
@@ -49,6 +48,12 @@ NodeManager::NodeManager(const AgentOptions& options, Reconciler reconciler, Eve
       building_{.name = "building the overlay", .backoff = {1s, 60s}},
       accelerating_{.name = "updating the fast path", .backoff = {1s, 60s}},
       mends_(kMendBurst, kMendRefill) {}
+
+Result<> NodeManager::open_datapath(bool on) {
+    if (!on) return fast_path_.turn_off();
+    if (auto opened = fast_path_.turn_on(); !opened) return opened;
+    return fast_path_.try_forced_xdp(reconciler_.underlay_device());
+}
 
 Result<> NodeManager::open_observer() {
     ObserverOptions options;

@@ -61,6 +61,7 @@ class NodeManager {
     };
 
     NodeManager(const AgentOptions& options, Reconciler reconciler, EventLoop& loop);
+    [[nodiscard]] Result<> open_datapath(bool on);
     [[nodiscard]] Result<> open_observer();
 
     void on_observer();

@@ -41,6 +41,7 @@ class Reconciler {
 
     [[nodiscard]] const Topology& topology() const { return *topology_; }
     [[nodiscard]] const std::string& node() const { return topology_->nodes[node_].name; }
+    [[nodiscard]] const std::string& underlay_device() const { return topology_->nodes[node_].underlay_device; }
     [[nodiscard]] Scope scope() const;
     /// VM devices that do not exist yet, as of the last plan.
     [[nodiscard]] const std::vector<std::string>& waiting_for() const { return waiting_for_; }

@@ -46,6 +46,19 @@ bool same_configuration(const std::map<int, Link>& before, const std::map<int, L
     });
 }
 
+/// Asking costs several system calls for each device: what is known of one that looks as it did is kept.
+void fill_foreign_programs(std::map<int, Link>& links, const std::map<int, Link>& before,
+                           const ForeignPrograms& foreign_programs) {
+    for (auto& [ifindex, link] : links) {
+        const auto old = before.find(ifindex);
+        if (old != before.end()) {
+            link.foreign_programs = old->second.foreign_programs;
+            if (link == old->second) continue;
+        }
+        link.foreign_programs = foreign_programs(link);
+    }
+}
+
 /// Keeps the first failure.
 void note(Result<>& outcome, Result<> step) {
     if (outcome && !step) outcome = std::move(step);
@@ -94,9 +107,11 @@ EventBatch NetnsWatch::receive() {
 }
 
 Result<> NetnsWatch::refresh(NetnsView& view, const std::vector<const Netns*>& others,
-                             const std::function<std::vector<std::string>(const Link&)>& foreign_programs,
-                             Changes& changes) {
-    if (dirty_.all()) changes.any = changes.configuration = true;
+                             const ForeignPrograms& foreign_programs, Changes& changes) {
+    if (dirty_.all()) {
+        changes.any = changes.configuration = true;
+        ask_for_programs_ = true;
+    }
     Result<> outcome;
     run_part(dirty_.links, outcome, [&] { return refresh_links(view, others, foreign_programs, changes); });
     run_part(dirty_.addresses, outcome, [&] { return refresh_list(view.addresses, rtnl_.addresses(), changes); });
@@ -108,8 +123,7 @@ Result<> NetnsWatch::refresh(NetnsView& view, const std::vector<const Netns*>& o
 }
 
 Result<> NetnsWatch::refresh_links(NetnsView& view, const std::vector<const Netns*>& others,
-                                   const std::function<std::vector<std::string>(const Link&)>& foreign_programs,
-                                   Changes& changes) {
+                                   const ForeignPrograms& foreign_programs, Changes& changes) {
     auto links = dump_links(others);
     if (!links) return pass_on(links);
     auto sysctls = dump_sysctls(*links);
@@ -121,8 +135,8 @@ Result<> NetnsWatch::refresh_links(NetnsView& view, const std::vector<const Netn
         if (!sysctls) return pass_on(sysctls);
     }
     if (foreign_programs) {
-        for (auto& [ifindex, link] : *links)
-            link.foreign_programs = foreign_programs(link);
+        fill_foreign_programs(*links, ask_for_programs_ ? std::map<int, Link>{} : view.links, foreign_programs);
+        ask_for_programs_ = false;
     }
     if (!same_configuration(view.links, *links)) changes.configuration = true;
     if (replace(view.links, std::move(*links))) changes.any = true;

@@ -2,7 +2,6 @@
 // One watched namespace: its notifications, what they made dirty, and the dumps that make it clean again.
 #pragma once
 
-#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -47,8 +46,7 @@ class NetnsWatch {
     /// Dumps the dirty parts into `view`. `others` are the namespaces in which the other ends of veths may be;
     /// `foreign_programs` may be empty. What fails stays dirty; the rest is done and the first failure returned.
     [[nodiscard]] Result<> refresh(NetnsView& view, const std::vector<const Netns*>& others,
-                                   const std::function<std::vector<std::string>(const Link&)>& foreign_programs,
-                                   Changes& changes);
+                                   const ForeignPrograms& foreign_programs, Changes& changes);
 
     /// A namespace came to be watched: veths whose other end could not be named may lead there.
     void other_appeared();
@@ -66,8 +64,7 @@ class NetnsWatch {
     [[nodiscard]] bool learn_nsids(const std::vector<const Netns*>& others);
 
     [[nodiscard]] Result<> refresh_links(NetnsView& view, const std::vector<const Netns*>& others,
-                                         const std::function<std::vector<std::string>(const Link&)>& foreign_programs,
-                                         Changes& changes);
+                                         const ForeignPrograms& foreign_programs, Changes& changes);
     [[nodiscard]] Result<> refresh_neighbours(NetnsView& view, Changes& changes);
     [[nodiscard]] Result<> refresh_netfilter(NetnsView& view, Changes& changes);
 
@@ -77,6 +74,7 @@ class NetnsWatch {
     Parts dirty_ = Parts::everything();
     std::map<int, NetnsName> nsid_names_;
     bool unnamed_peers_ = false;
+    bool ask_for_programs_ = true;  ///< of every device, as a full dump does
 };
 
 }  // namespace fiplane

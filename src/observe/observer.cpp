@@ -211,7 +211,7 @@ struct Observer::Impl {
         NetnsView& view = name.empty() ? snapshot.root : snapshot.routers[name];
         view.name = name;
         // Programs are attached to devices of the node's own namespace only.
-        const auto none = std::function<std::vector<std::string>(const Link&)>{};
+        const auto none = ForeignPrograms{};
         auto done = watched.refresh(view, others, name.empty() ? options.foreign_programs : none, changes);
         if (name.empty()) {
             root_was_read |= done.has_value();

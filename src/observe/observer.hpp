@@ -17,11 +17,13 @@
 
 namespace fiplane {
 
+/// Programs of others on a device of the node's namespace (Link::foreign_programs): rtnetlink does not tell them.
+using ForeignPrograms = std::function<std::vector<std::string>(const Link&)>;
+
 struct ObserverOptions {
     std::chrono::seconds full_dump_interval{60};
-    /// Programs of others on a device of the node's namespace (Link::foreign_programs): rtnetlink does not tell them.
-    /// Asked whenever links are dumped; may be empty.
-    std::function<std::vector<std::string>(const Link&)> foreign_programs;
+    /// Asked for devices that are new or look different, and for all at every full dump. May be empty.
+    ForeignPrograms foreign_programs;
 };
 
 /// What refreshes found to be different.

@@ -80,6 +80,19 @@ TEST_CASE("The agent builds, attaches and says so", "[agent]") {
     CHECK(hooks.at("br-ex tc_host") != "none");
     CHECK(hooks.contains("eth0 tc_underlay"));
 
+    // Keys are an interface: each one is documented.
+    std::ifstream manual_file(FIPLANE_SOURCE_DIR "/docs/fiplane.8.md");
+    const std::string manual(std::istreambuf_iterator<char>(manual_file), {});
+    const auto flat = status.flatten();
+    for (const auto& [path, value] : flat.items()) {
+        const std::string key = path.substr(path.find_last_not_of("/0123456789") == std::string::npos
+                                                ? 0
+                                                : path.rfind('/', path.find_last_not_of("/0123456789")) + 1);
+        const std::string name = key.substr(0, key.find('/'));
+        INFO(path << " is " << name);
+        CHECK_THAT(manual, ContainsSubstring("`" + name + "`"));
+    }
+
     const auto text = bench.fiplane("status");
     CHECK(text.exit_status == 0);
     CHECK_THAT(text.out, ContainsSubstring("172.24.5.11"));
@@ -306,10 +319,12 @@ TEST_CASE("A forced XDP mode that is not to be had is exit code 5", "[agent]") {
     shell("ip link add eth0 type bridge");  // bridges have no native XDP
     shell("ip address add 192.0.2.11/24 dev eth0");
     shell("ip link set eth0 up");
+    const auto before = bench.linux_state();
     const auto result = bench.failing_agent("--xdp native");
     INFO(result.err);
     CHECK(result.exit_status == 5);
     CHECK_THAT(result.err, ContainsSubstring("eth0"));
+    CHECK(difference(before, bench.linux_state()) == "");
 }
 
 }  // namespace fiplane::test

@@ -6,10 +6,9 @@
 struct xdp_md;
 
 SEC("xdp")
-int xdp_pass(struct xdp_md *ctx)
-{
-	(void)ctx;
-	return 2; /* XDP_PASS */
+int xdp_pass(struct xdp_md* ctx) {
+    (void)ctx;
+    return 2; /* XDP_PASS */
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";
