@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -100,6 +101,9 @@ NodeBench::NodeBench(bool with_underlay) {
     shell("ip address add 192.0.2.11/24 dev eth0");
     shell("ip link set wire up");
     shell("ip link set eth0 up");
+    // The kernel announces carriers up to a second later (net/core/link_watch.c): tests compare what `ip` shows.
+    for (int i = 0; i < 100 && shell("ip link show dev eth0").find("state UP") == std::string::npos; ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
 }
 
 NodeBench::~NodeBench() {
