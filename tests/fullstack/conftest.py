@@ -89,6 +89,6 @@ def warm(lab):
         cells = run_matrix(lab, pings=2, with_ssh=False)
         lost = [f"{cell.source} -> {cell.floating_ip}" for cell in cells if cell.ping_ms is None]
         if not lost:
-            return
+            break
     assert not lost, f"warm-up pings lost: {lost}"
     return lab
