@@ -2,6 +2,7 @@
 // What test runs cannot show: where frames really come out, and the metadata between XDP and tc. The programs sit on
 // veth devices in namespaces of their own; one frame goes in, the same frame must come out at the right place.
 #include <arpa/inet.h>
+#include <unistd.h>
 #include <bpf/bpf.h>
 #include <fmt/format.h>
 #include <linux/if_ether.h>
@@ -88,6 +89,14 @@ struct Node {
         for (const char* device : {"nic", "wire", "port", "br0"}) ip_command({"link", "set", device, "up"});
         const auto up = run_process_in(vm.netns(), {"ip", "link", "set", "eth0", "up", "address", world.vm_mac.str()});
         REQUIRE(up.exit_status == 0);
+        // A device without an announced carrier loses what it is given, and link_watch may take a second.
+        for (const char* device : {"nic", "wire", "port"}) {
+            for (int i = 0; i < 100; ++i) {
+                const auto shown = run_process_in(node.netns(), {"ip", "link", "show", "dev", device});
+                if (shown.out.find("state UP") != std::string::npos) break;
+                usleep(50'000);
+            }
+        }
         const auto inside = NetnsGuard::enter(node.netns());
         nic = if_nametoindex("nic");
         port = if_nametoindex("port");
