@@ -80,13 +80,12 @@ fl_inline bool fl_arp_outer(const struct fl_ctx *ctx, const struct fl_frame *fra
  * @port: row of the VM port that the frame came from, NULL at other hooks. FL_CONTINUE: a unicast ARP packet that is
  * not answered here and may be forwarded like any frame.
  */
-fl_inline struct fl_verdict fl_arp_stage(struct fl_ctx *ctx, const struct fl_frame *frame,
-					 const struct fl_inner *inner, const struct fl_source *port)
+fl_inline struct fl_verdict fl_arp_stage(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_inner *inner,
+					 const struct fl_source *port)
 {
 	const struct fl_arp_body *arp = ctx_at(ctx, frame->base + FL_ETH_LEN, sizeof(*arp));
-	const struct fl_verdict not_answered = fl_is_multicast_mac(&inner->eth.dmac) ?
-						       fl_to_linux(FL_REASON_ARP_OTHER) :
-						       fl_go_on();
+	const struct fl_verdict not_answered =
+		fl_is_multicast_mac(&inner->eth.dmac) ? fl_to_linux(FL_REASON_ARP_OTHER) : fl_go_on();
 	struct fl_arp_key key = {.segment = frame->segment};
 	struct fl_arp_reply reply;
 	struct fl_outer outer;

@@ -44,8 +44,7 @@ fl_inline __u8 fl_inner_tos(const struct fl_ctx *ctx, const struct fl_frame *fra
 	return inner->eth.proto == bpf_htons(ETH_P_IPV6) ? ip[0] << 4 | ip[1] >> 4 : 0;
 }
 
-fl_inline struct fl_verdict fl_l2_stage(struct fl_ctx *ctx, const struct fl_frame *frame,
-					const struct fl_inner *inner)
+fl_inline struct fl_verdict fl_l2_stage(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_inner *inner)
 {
 	struct fl_fdb_key key = {.segment = frame->segment};
 	struct fl_verdict verdict;

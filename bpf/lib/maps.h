@@ -114,7 +114,7 @@ struct {
 /* Hook and reason -> packets and bytes, per CPU. Every verdict of every program adds to one row. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, FL_HOOK_COUNT * FL_REASON_COUNT);
+	__uint(max_entries, (FL_HOOK_COUNT * FL_REASON_COUNT));
 	__type(key, __u32);
 	__type(value, struct fl_counter);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);

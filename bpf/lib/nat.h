@@ -94,8 +94,8 @@ fl_inline struct fl_verdict fl_plan_quote_l4(struct fl_ctx *ctx, __u32 at, __u8 
 	return fl_go_on();
 }
 
-fl_inline struct fl_verdict fl_plan_icmp_error(struct fl_ctx *ctx, const struct fl_frame *frame,
-					       const struct iphdr *ip, struct fl_nat *nat)
+fl_inline struct fl_verdict fl_plan_icmp_error(struct fl_ctx *ctx, const struct fl_frame *frame, const struct iphdr *ip,
+					       struct fl_nat *nat)
 {
 	const __u32 at = frame->base + FL_INNER_LEN;
 	const struct fl_icmp *icmp = ctx_at(ctx, at, sizeof(*icmp) + FL_IP_LEN);

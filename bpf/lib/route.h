@@ -115,8 +115,7 @@ fl_inline struct fl_next *fl_find_next(__u32 domain, __be32 daddr)
 }
 
 /* A frame from a VM port. FL_CONTINUE if it does not go from a floating IP's owner to its router. */
-fl_inline struct fl_verdict fl_fip_out_stage(struct fl_ctx *ctx, const struct fl_frame *frame,
-					     struct fl_inner *inner)
+fl_inline struct fl_verdict fl_fip_out_stage(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner)
 {
 	struct fl_fip_out_key key = {.ifindex = ctx_ifindex(ctx)};
 	const struct fl_fip_out *row;

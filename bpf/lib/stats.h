@@ -48,10 +48,14 @@ fl_inline void fl_count_fip_out(__be32 fip, __u32 bytes)
 	}
 }
 
-/* Userspace keeps alive in Linux what the fast path uses; a stamp per second is enough and spares the cache line. */
+/*
+ * Userspace keeps alive in Linux what the fast path uses; a stamp per second is enough and spares the cache line. The
+ * coarse clock is CLOCK_MONOTONIC of the last tick: much cheaper than the precise clocks where the hypervisor
+ * intercepts the TSC.
+ */
 fl_inline void fl_stamp(struct fl_next *next)
 {
-	const __u32 now = bpf_ktime_get_boot_ns() / 1000000000;
+	const __u32 now = bpf_ktime_get_coarse_ns() / 1000000000;
 
 	if (next->last_use != now)
 		next->last_use = now;

@@ -68,8 +68,8 @@ fl_inline struct fl_verdict fl_parse_outer(struct fl_ctx *ctx, struct fl_frame *
 	    ip->daddr != fl_ip(config->vtep) || fl_is_multicast_mac(&eth->dmac))
 		return fl_to_linux(FL_REASON_NOT_OVERLAY);
 	/* With options the port is elsewhere, in a later fragment it is missing. */
-	if (*(const __u8 *)ip == 0x45 && (ip->frag_off & bpf_htons(FL_IP_FRAGMENT_OFFSET) ||
-					  udp->dest != bpf_htons(config->vxlan_port)))
+	if (*(const __u8 *)ip == 0x45 &&
+	    (ip->frag_off & bpf_htons(FL_IP_FRAGMENT_OFFSET) || udp->dest != bpf_htons(config->vxlan_port)))
 		return fl_to_linux(FL_REASON_NOT_OVERLAY);
 	/* A GSO packet's lengths are not those of its segments; the tunnel device takes it whole. */
 	if (ctx_gso_size(ctx))
@@ -106,8 +106,8 @@ fl_inline __be16 fl_source_port(__u32 hash)
  * Ethernet header. A GSO packet's lengths are wrong here if they exceed 16 bits; segmentation sets them for each
  * segment.
  */
-fl_inline void fl_build_outer(struct fl_outer *outer, const struct fl_out *out, __be16 source_port,
-			      __be16 vxlan_port, __u32 inner_len, __u8 inner_tos)
+fl_inline void fl_build_outer(struct fl_outer *outer, const struct fl_out *out, __be16 source_port, __be16 vxlan_port,
+			      __u32 inner_len, __u8 inner_tos)
 {
 	const __u32 udp_len = inner_len + sizeof(struct udphdr) + sizeof(struct fl_vxlan);
 

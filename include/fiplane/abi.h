@@ -103,12 +103,14 @@ enum fl_class {
 	X(DECAP_REFUSED, SLOW, "the kernel does not remove the outer header here: Linux decapsulates") \
 	X(DROP_REWRITE, DROP, "rewriting failed half-way")
 
+/* clang-format off */
 enum fl_reason {
 #define FL_X(id, class, text) FL_REASON_##id,
 	FL_REASONS(FL_X)
 #undef FL_X
 	FL_REASON_COUNT,
 };
+/* clang-format on */
 
 /* fl_config: one entry, key 0. Written by the agent, read by every program. */
 struct fl_config {
@@ -133,7 +135,8 @@ struct fl_source_key {
 	__u8 pad[2];
 };
 
-#define FL_SRC_CHECK 1 /* a frame must come from .mac, and IPv4 and ARP from .ip; others are left to Linux, which filters */
+/* A frame must come from .mac, IPv4 and ARP from .ip; others are left to Linux, which filters. */
+#define FL_SRC_CHECK 1
 
 struct fl_source {
 	enum fl_role role;
@@ -208,7 +211,7 @@ struct fl_next {
 	__u32 hops; /* routers on the slow path; packets with TTL <= hops go to Linux */
 	__u32 mtu; /* smallest MTU on the slow path, bytes of L3 packet */
 	__u32 flags; /* FL_NEXT_* */
-	__u32 last_use; /* seconds since boot of the last packet; written by the programs only */
+	__u32 last_use; /* seconds of CLOCK_MONOTONIC at the last packet; written by the programs only */
 	struct fl_out out;
 };
 

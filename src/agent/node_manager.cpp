@@ -19,10 +19,10 @@ constexpr auto kGather = 5ms;
 constexpr int kMendBurst = 20;
 constexpr auto kMendRefill = 1s;
 
-/// On the clock that the programs stamp rows with.
-std::uint32_t seconds_since_boot() {
+/// On the clock that the programs stamp rows with (fl_next.last_use).
+std::uint32_t fast_path_seconds() {
     timespec now{};
-    clock_gettime(CLOCK_BOOTTIME, &now);
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
     return static_cast<std::uint32_t>(now.tv_sec);
 }
 
@@ -191,7 +191,7 @@ void NodeManager::on_second() {
     loop_.after(1s, [this] { on_second(); });
     if (!fast_path_.is_on()) return;
     keepalives_.tick(
-        fast_path_.compiled().keepalives, seconds_since_boot(),
+        fast_path_.compiled().keepalives, fast_path_seconds(),
         [this](const fl_dest_key& key) { return fast_path_.last_use(key); },
         [this](const NetnsName& netns, int ifindex, Ipv4 address) {
             return observer_->use_neighbour(netns, ifindex, address);

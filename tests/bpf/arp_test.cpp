@@ -112,18 +112,42 @@ TEST_CASE("a unicast request is answered for the MAC that it was sent to") {
 TEST_CASE("requests that are not answered") {
     World world;
     Request request = request_for_fip(world);
-    SECTION("an address that nobody here owns") { request.arp.target_ip = world.neighbour_fip; }
-    SECTION("a probe") { request.arp.sender_ip = {}; }
-    SECTION("gratuitous") { request.arp.sender_ip = world.fip; }
-    SECTION("a reply") { request.arp.operation = 2; }
-    SECTION("RARP") { request.arp.operation = 3; }
-    SECTION("not Ethernet") { request.arp.hardware = 6; }
-    SECTION("not IPv4") { request.arp.protocol = 0x86dd; }
-    SECTION("hardware address length") { request.arp.hardware_length = 8; }
-    SECTION("protocol address length") { request.arp.protocol_length = 16; }
-    SECTION("a sender that is not the frame's") { request.arp.sender_mac = world.vm_mac; }
-    SECTION("a multicast sender") { request.arp.sender_ip = ip("224.0.0.1"); }
-    SECTION("to a multicast MAC") { request.eth.dst = mac("01:00:5e:00:00:01"); }
+    SECTION("an address that nobody here owns") {
+        request.arp.target_ip = world.neighbour_fip;
+    }
+    SECTION("a probe") {
+        request.arp.sender_ip = {};
+    }
+    SECTION("gratuitous") {
+        request.arp.sender_ip = world.fip;
+    }
+    SECTION("a reply") {
+        request.arp.operation = 2;
+    }
+    SECTION("RARP") {
+        request.arp.operation = 3;
+    }
+    SECTION("not Ethernet") {
+        request.arp.hardware = 6;
+    }
+    SECTION("not IPv4") {
+        request.arp.protocol = 0x86dd;
+    }
+    SECTION("hardware address length") {
+        request.arp.hardware_length = 8;
+    }
+    SECTION("protocol address length") {
+        request.arp.protocol_length = 16;
+    }
+    SECTION("a sender that is not the frame's") {
+        request.arp.sender_mac = world.vm_mac;
+    }
+    SECTION("a multicast sender") {
+        request.arp.sender_ip = ip("224.0.0.1");
+    }
+    SECTION("to a multicast MAC") {
+        request.eth.dst = mac("01:00:5e:00:00:01");
+    }
     for (const fl_hook hook : {FL_HOOK_XDP_UNDERLAY, FL_HOOK_TC_UNDERLAY})
         expect_left(world, hook, world.from_peer(kExternalVni, request.packet()), FL_REASON_ARP_OTHER);
     world.on_tunnel(kExternal);
@@ -141,18 +165,22 @@ TEST_CASE("ARP that ends too early") {
 TEST_CASE("unicast ARP for a router is Linux's") {
     World world;
     world.on_tunnel(kExternal);
-    const Packet packet = Eth{.dst = world.fg_mac, .src = world.client_mac} /
-                          Arp{.operation = 2, .sender_mac = world.client_mac, .sender_ip = world.client,
-                              .target_mac = world.fg_mac, .target_ip = world.fip};
+    const Packet packet = Eth{.dst = world.fg_mac, .src = world.client_mac} / Arp{.operation = 2,
+                                                                                  .sender_mac = world.client_mac,
+                                                                                  .sender_ip = world.client,
+                                                                                  .target_mac = world.fg_mac,
+                                                                                  .target_ip = world.fip};
     expect_left(world, FL_HOOK_TC_TUNNEL, packet, FL_REASON_ARP_OTHER);
 }
 
 TEST_CASE("a unicast reply is forwarded by its MAC") {
     World world;
     world.on_tunnel(kTenant);
-    const Packet packet = Eth{.dst = world.vm_mac, .src = world.remote_mac} /
-                          Arp{.operation = 2, .sender_mac = world.remote_mac, .sender_ip = world.remote,
-                              .target_mac = world.vm_mac, .target_ip = world.fixed};
+    const Packet packet = Eth{.dst = world.vm_mac, .src = world.remote_mac} / Arp{.operation = 2,
+                                                                                  .sender_mac = world.remote_mac,
+                                                                                  .sender_ip = world.remote,
+                                                                                  .target_mac = world.vm_mac,
+                                                                                  .target_ip = world.fixed};
     check_sent(world.programs.run(FL_HOOK_TC_TUNNEL, packet.bytes()), kTcRedirect, FL_REASON_L2_FORWARD, packet);
     for (const fl_hook hook : {FL_HOOK_XDP_UNDERLAY, FL_HOOK_TC_UNDERLAY})
         expect_left(world, hook, world.from_peer(kTenantVni, packet), FL_REASON_TO_TUNNEL_DEV);

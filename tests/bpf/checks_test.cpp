@@ -10,7 +10,9 @@ using namespace fiplane::test;
 
 namespace {
 
-Packet body() { return Udp{} / Payload{"almost"}; }
+Packet body() {
+    return Udp{} / Payload{"almost"};
+}
 
 /// The packet to the floating IP at each hook where it may come in.
 void left_everywhere(World& world, const Packet& packet, fl_reason reason) {
@@ -30,7 +32,9 @@ Packet from(const World& world, Ipv4 source) {
 
 TEST_CASE("malformed IPv4 headers") {
     World world;
-    SECTION("version") { left_everywhere(world, world.to_fip({.version = 5}) / body(), FL_REASON_BAD_IP_HEADER); }
+    SECTION("version") {
+        left_everywhere(world, world.to_fip({.version = 5}) / body(), FL_REASON_BAD_IP_HEADER);
+    }
     SECTION("header length below 5") {
         left_everywhere(world, world.to_fip({.header_words = 4}) / body(), FL_REASON_BAD_IP_HEADER);
     }
@@ -73,8 +77,9 @@ TEST_CASE("source addresses that are never routed") {
 TEST_CASE("source MACs that no station has") {
     World world;
     const auto* source = GENERATE("00:00:00:00:00:00", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff");
-    left_everywhere(world, Eth{.dst = world.fg_mac, .src = mac(source)} / Ip4{.src = world.client, .dst = world.fip} /
-                               body(), FL_REASON_HOST_SOURCE);
+    left_everywhere(world,
+                    Eth{.dst = world.fg_mac, .src = mac(source)} / Ip4{.src = world.client, .dst = world.fip} / body(),
+                    FL_REASON_HOST_SOURCE);
 }
 
 TEST_CASE("TTL: as many hops as the slow path has must remain") {
@@ -147,8 +152,10 @@ TEST_CASE("frames that end inside a header") {
 TEST_CASE("tagged frames inside a segment") {
     World world;
     const auto tag = GENERATE(std::uint16_t{0x8100}, std::uint16_t{0x88a8});
-    left_everywhere(world, Eth{.dst = world.fg_mac, .src = world.client_mac, .type = tag} / Vlan{.id = 7} /
-                               Ip4{.src = world.client, .dst = world.fip} / body(), FL_REASON_VLAN_TAG);
+    left_everywhere(world,
+                    Eth{.dst = world.fg_mac, .src = world.client_mac, .type = tag} / Vlan{.id = 7} /
+                        Ip4{.src = world.client, .dst = world.fip} / body(),
+                    FL_REASON_VLAN_TAG);
 }
 
 TEST_CASE("a device that is no source, or another kind of one") {
@@ -156,7 +163,8 @@ TEST_CASE("a device that is no source, or another kind of one") {
     const auto check_no_source = [&](fl_hook hook) {
         expect_left(world, hook, world.to_fip() / body(), FL_REASON_NO_SOURCE);
     };
-    for (const fl_hook hook : {FL_HOOK_TC_TUNNEL, FL_HOOK_TC_PORT, FL_HOOK_TC_HOST}) check_no_source(hook);
+    for (const fl_hook hook : {FL_HOOK_TC_TUNNEL, FL_HOOK_TC_PORT, FL_HOOK_TC_HOST})
+        check_no_source(hook);
     world.on_tunnel(kExternal);
     check_no_source(FL_HOOK_TC_PORT);
     check_no_source(FL_HOOK_TC_HOST);

@@ -18,7 +18,8 @@ Covered read_covered(const std::string& path) {
     std::ifstream file(path);
     int hook = 0;
     int reason = 0;
-    while (file >> hook >> reason) out.emplace(static_cast<fl_hook>(hook), static_cast<fl_reason>(reason));
+    while (file >> hook >> reason)
+        out.emplace(static_cast<fl_hook>(hook), static_cast<fl_reason>(reason));
     return out;
 }
 

@@ -28,27 +28,29 @@ const std::map<fl_reason, std::string> kUnreachable = {
 Covered reachable() {
     Covered out;
     const auto add = [&out](fl_hook hook, std::initializer_list<fl_reason> reasons) {
-        for (const fl_reason reason : reasons) out.emplace(hook, reason);
+        for (const fl_reason reason : reasons)
+            out.emplace(hook, reason);
     };
     // What a later program sees again is only handed over at the underlay.
     add(FL_HOOK_XDP_UNDERLAY, {FL_REASON_FIP_IN, FL_REASON_L2_FORWARD, FL_REASON_L2_TO_HOST, FL_REASON_ARP_REPLY,
                                FL_REASON_NOT_OVERLAY, FL_REASON_TO_TC});
-    add(FL_HOOK_TC_UNDERLAY, {FL_REASON_FIP_IN, FL_REASON_L2_FORWARD, FL_REASON_ARP_REPLY, FL_REASON_NOT_OVERLAY,
-                              FL_REASON_TO_TUNNEL_DEV, FL_REASON_UNKNOWN_PEER, FL_REASON_TUNNEL_HEADER,
-                              FL_REASON_OUTER_CHECKSUM, FL_REASON_OUTER_CE});
+    add(FL_HOOK_TC_UNDERLAY,
+        {FL_REASON_FIP_IN, FL_REASON_L2_FORWARD, FL_REASON_ARP_REPLY, FL_REASON_NOT_OVERLAY, FL_REASON_TO_TUNNEL_DEV,
+         FL_REASON_UNKNOWN_PEER, FL_REASON_TUNNEL_HEADER, FL_REASON_OUTER_CHECKSUM, FL_REASON_OUTER_CE});
     for (const fl_hook hook : {FL_HOOK_TC_TUNNEL, FL_HOOK_TC_PORT, FL_HOOK_TC_HOST}) {
         add(hook, {FL_REASON_FIP_IN, FL_REASON_L2_FORWARD, FL_REASON_ARP_REPLY, FL_REASON_NO_SOURCE,
                    FL_REASON_SAME_PORT, FL_REASON_MTU});
     }
     for (const fl_hook hook : {FL_HOOK_TC_TUNNEL, FL_HOOK_TC_HOST}) {
-        add(hook, {FL_REASON_FLOOD, FL_REASON_VLAN_TAG, FL_REASON_HOST_SOURCE,
-                   FL_REASON_BAD_IP_HEADER, FL_REASON_IP_OPTIONS, FL_REASON_TTL, FL_REASON_NO_DEST});
+        add(hook, {FL_REASON_FLOOD, FL_REASON_VLAN_TAG, FL_REASON_HOST_SOURCE, FL_REASON_BAD_IP_HEADER,
+                   FL_REASON_IP_OPTIONS, FL_REASON_TTL, FL_REASON_NO_DEST});
     }
-    add(FL_HOOK_TC_TUNNEL, {FL_REASON_SHORT_FRAME, FL_REASON_ARP_OTHER, FL_REASON_UNKNOWN_MAC, FL_REASON_TO_ROUTER, FL_REASON_ICMP_INNER});
-    add(FL_HOOK_TC_PORT, {FL_REASON_FLOOD, FL_REASON_FIP_OUT, FL_REASON_FIP_HAIRPIN, FL_REASON_ROUTED, FL_REASON_L2_TO_HOST,
-                          FL_REASON_ARP_OTHER, FL_REASON_NOT_OWN_ADDRESS, FL_REASON_UNKNOWN_MAC,
-                          FL_REASON_TO_ROUTER, FL_REASON_NO_DEST, FL_REASON_NOT_IPV4, FL_REASON_L4_SHORT,
-                          FL_REASON_ENCAP_REFUSED});
+    add(FL_HOOK_TC_TUNNEL,
+        {FL_REASON_SHORT_FRAME, FL_REASON_ARP_OTHER, FL_REASON_UNKNOWN_MAC, FL_REASON_TO_ROUTER, FL_REASON_ICMP_INNER});
+    add(FL_HOOK_TC_PORT,
+        {FL_REASON_FLOOD, FL_REASON_FIP_OUT, FL_REASON_FIP_HAIRPIN, FL_REASON_ROUTED, FL_REASON_L2_TO_HOST,
+         FL_REASON_ARP_OTHER, FL_REASON_NOT_OWN_ADDRESS, FL_REASON_UNKNOWN_MAC, FL_REASON_TO_ROUTER, FL_REASON_NO_DEST,
+         FL_REASON_NOT_IPV4, FL_REASON_L4_SHORT, FL_REASON_ENCAP_REFUSED});
     return out;
 }
 
@@ -56,7 +58,8 @@ Covered reachable() {
 
 TEST_CASE("every reason is listed as reachable, or why it is not", "[coverage]") {
     std::set<fl_reason> listed;
-    for (const auto& [hook, reason] : reachable()) listed.insert(reason);
+    for (const auto& [hook, reason] : reachable())
+        listed.insert(reason);
     for (int i = 0; i < FL_REASON_COUNT; ++i) {
         const auto reason = static_cast<fl_reason>(i);
         INFO(reason_text_of(reason));
@@ -65,7 +68,8 @@ TEST_CASE("every reason is listed as reachable, or why it is not", "[coverage]")
 }
 
 TEST_CASE("the suite produces every reachable verdict", "[coverage]") {
-    const std::string path = std::filesystem::temp_directory_path() / ("fiplane-bpf-coverage-" + std::to_string(getpid()));
+    const std::string path =
+        std::filesystem::temp_directory_path() / ("fiplane-bpf-coverage-" + std::to_string(getpid()));
     setenv(kCoverageVariable, path.c_str(), 1);
     const ProcessResult suite = run_process({"/proc/self/exe", "~[coverage]"});
     unsetenv(kCoverageVariable);

@@ -11,7 +11,9 @@ using namespace fiplane::test;
 
 namespace {
 
-Packet tcp_body() { return Tcp{.dst = 443, .flags = 0x10} / Payload{"GET /"}; }
+Packet tcp_body() {
+    return Tcp{.dst = 443, .flags = 0x10} / Payload{"GET /"};
+}
 
 fl_route_key route_key(std::uint32_t length, std::array<std::uint8_t, 4> address) {
     return {.prefixlen = 32 + length, .domain = kDomain, .ip = {address[0], address[1], address[2], address[3]}};
@@ -44,7 +46,8 @@ TEST_CASE("flows get different outer source ports, one flow always the same") {
         return result.frame.at(34) << 8 | result.frame.at(35);
     };
     std::set<int> ports;
-    for (std::uint16_t sport = 1000; sport < 1032; ++sport) ports.insert(source_port(sport));
+    for (std::uint16_t sport = 1000; sport < 1032; ++sport)
+        ports.insert(source_port(sport));
     CHECK(ports.size() > 16);
     CHECK(source_port(1000) == source_port(1000));
 }
@@ -80,8 +83,10 @@ TEST_CASE("from one floating IP to another on the same node both addresses chang
     next.flags = FL_NEXT_SNAT | FL_NEXT_HAIRPIN;
     next.hops = 3;
     next.out = world.port_out(kNeighbourPort);
-    for (std::size_t i = 0; i < 4; ++i) next.dnat[i] = world.neighbour.bytes()[i];
-    for (std::size_t i = 0; i < 6; ++i) next.dmac[i] = world.neighbour_mac.bytes[i];
+    for (std::size_t i = 0; i < 4; ++i)
+        next.dnat[i] = world.neighbour.bytes()[i];
+    for (std::size_t i = 0; i < 6; ++i)
+        next.dmac[i] = world.neighbour_mac.bytes[i];
     world.set_dest(world.neighbour_fip, next);
 
     const Packet packet = Eth{.dst = world.qr_mac, .src = world.vm_mac} /
@@ -128,8 +133,8 @@ TEST_CASE("prefixes are asked after addresses, the longest first") {
 TEST_CASE("without a proven next hop Linux routes") {
     World world;
     world.on_port();
-    const Packet packet = Eth{.dst = world.qr_mac, .src = world.vm_mac} /
-                          Ip4{.src = world.fixed, .dst = ip("198.51.100.9")} / tcp_body();
+    const Packet packet =
+        Eth{.dst = world.qr_mac, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = ip("198.51.100.9")} / tcp_body();
     expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_NO_DEST);
 }
 
@@ -138,8 +143,8 @@ TEST_CASE("a VM without a floating IP, or another router's MAC, is the router's 
     world.on_port();
     SECTION("another router") {
         world.set_fdb(kTenant, world.fg_mac, world.router_out());
-        const Packet packet = Eth{.dst = world.fg_mac, .src = world.vm_mac} /
-                              Ip4{.src = world.fixed, .dst = world.client} / tcp_body();
+        const Packet packet =
+            Eth{.dst = world.fg_mac, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = world.client} / tcp_body();
         expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_TO_ROUTER);
     }
     SECTION("no floating IP") {

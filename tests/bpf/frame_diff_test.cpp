@@ -19,7 +19,9 @@ Bytes tunnel_frame(std::uint16_t port, std::uint16_t id, std::uint8_t inner_ttl 
 
 }  // namespace
 
-TEST_CASE("equal frames do not differ") { CHECK_FALSE(frame_difference(tunnel_frame(40000, 1), tunnel_frame(40000, 1))); }
+TEST_CASE("equal frames do not differ") {
+    CHECK_FALSE(frame_difference(tunnel_frame(40000, 1), tunnel_frame(40000, 1)));
+}
 
 TEST_CASE("every single bit counts") {
     const Bytes frame = tunnel_frame(40000, 1);
@@ -32,8 +34,7 @@ TEST_CASE("every single bit counts") {
 
 TEST_CASE("every byte belongs to exactly one field") {
     const Bytes arp = (Eth{} / Arp{} / Payload::counting(18)).bytes();
-    const Bytes error =
-        (Eth{} / Ip4{} / Icmp{.type = 3} / quote(Ip4{} / Tcp{} / Payload{"quoted"}, 60)).bytes();
+    const Bytes error = (Eth{} / Ip4{} / Icmp{.type = 3} / quote(Ip4{} / Tcp{} / Payload{"quoted"}, 60)).bytes();
     for (const Bytes& frame : {tunnel_frame(40000, 1), arp, error, Bytes{}, Bytes(9, 1)}) {
         std::size_t next = 0;
         for (const Field& field : dissect(frame)) {
@@ -85,8 +86,8 @@ TEST_CASE("the packet builder's checksums agree with RFC 1071's example and know
                          Ip4{.src = ip("10.0.0.1"), .dst = ip("10.0.0.2"), .id = 0, .dont_fragment = true} /
                          Udp{.src = 1, .dst = 2} / Payload{"a"})
                             .bytes();
-    const Bytes known = {0x02, 0, 0, 0, 0, 2,    0x02, 0,    0,    0, 0,    1, 0x08, 0, 0x45, 0,    0, 29,   0, 0, 0x40,
-                         0,    64, 17, 0x26, 0xce, 10,   0, 0, 1,    10, 0, 0,    2,    0, 1,    0, 2, 0,    9,
-                         0x8a, 0xd6, 'a'};
+    const Bytes known = {0x02, 0, 0,  0, 0, 2,    0x02, 0,  0,  0,    0,    1,    0x08, 0, 0x45,
+                         0,    0, 29, 0, 0, 0x40, 0,    64, 17, 0x26, 0xce, 10,   0,    0, 1,
+                         10,   0, 0,  2, 0, 1,    0,    2,  0,  9,    0x8a, 0xd6, 'a'};
     CHECK_FALSE(frame_difference(known, frame));
 }

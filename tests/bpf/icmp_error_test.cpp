@@ -19,11 +19,8 @@ Packet complained(const World& world, Ipv4 source, const Packet& body) {
 }
 
 std::vector<Packet> quoted_bodies() {
-    return {Udp{.src = 33434} / Payload{"quoted"},
-            Udp{.checksum = 0} / Payload{"quoted"},
-            Tcp{.dst = 25} / Payload{"quoted"},
-            Packet(Icmp{} / Payload{"quoted"}),
-            Packet(Payload::counting(12))};
+    return {Udp{.src = 33434} / Payload{"quoted"}, Udp{.checksum = 0} / Payload{"quoted"},
+            Tcp{.dst = 25} / Payload{"quoted"}, Packet(Icmp{} / Payload{"quoted"}), Packet(Payload::counting(12))};
 }
 
 }  // namespace
@@ -67,7 +64,8 @@ TEST_CASE("an error between two floating IPs of the node changes all four addres
     world.on_port();
     fl_next next = world.next_to_vm();
     next.flags = FL_NEXT_SNAT | FL_NEXT_HAIRPIN;
-    for (std::size_t i = 0; i < 4; ++i) next.dnat[i] = world.neighbour.bytes()[i];
+    for (std::size_t i = 0; i < 4; ++i)
+        next.dnat[i] = world.neighbour.bytes()[i];
     world.set_dest(world.neighbour_fip, next);
     const Icmp icmp{.type = kUnreachable, .code = 3, .rest = 0};
     const Packet body = Udp{} / Payload{"hairpin"};
@@ -101,7 +99,9 @@ TEST_CASE("an error that does not fit its translation is left to Linux") {
     world.on_tunnel(kExternal);
     const Icmp icmp{.type = kUnreachable, .code = 1, .rest = 0};
     const Packet body = Udp{} / Payload{"quoted"};
-    const auto left = [&](const Packet& packet) { expect_left(world, FL_HOOK_TC_TUNNEL, packet, FL_REASON_ICMP_INNER); };
+    const auto left = [&](const Packet& packet) {
+        expect_left(world, FL_HOOK_TC_TUNNEL, packet, FL_REASON_ICMP_INNER);
+    };
 
     SECTION("it quotes another source") {
         left(world.to_fip() / icmp / quote(complained(world, world.neighbour_fip, body), 40));
@@ -119,7 +119,8 @@ TEST_CASE("an error that does not fit its translation is left to Linux") {
     SECTION("it quotes a later fragment") {
         left(world.to_fip() / icmp /
              quote(Ip4{.src = world.fip, .dst = world.client, .fragment_offset = 1, .protocol = 17} /
-                       Payload::counting(20), 40));
+                       Payload::counting(20),
+                   40));
     }
     SECTION("it quotes an ICMP error") {
         left(world.to_fip() / icmp / quote(complained(world, world.fip, Icmp{.type = kUnreachable}), 28));

@@ -15,7 +15,8 @@ struct NodeB : World {
         fl_config config{};
         config.layout = FL_ABI_LAYOUT;
         config.vxlan_port = 4789;
-        for (std::size_t i = 0; i < 4; ++i) config.vtep[i] = peer_vtep.bytes()[i];
+        for (std::size_t i = 0; i < 4; ++i)
+            config.vtep[i] = peer_vtep.bytes()[i];
         programs.put("fl_config", std::uint32_t{0}, config);
         for (const auto& [vni, segment] : {std::pair{kExternalVni, kExternal}, {kTenantVni, kTenant}}) {
             programs.put("fl_tunnels", fl_tunnel_key{.vni = vni, .peer = {10, 0, 0, 1}},
@@ -48,16 +49,15 @@ TEST_CASE("a VM's packet reaches the client on the other node, and the answer co
         const auto got = node_b.programs.run(FL_HOOK_TC_UNDERLAY, wire);
         check_sent(got, kTcRedirect, FL_REASON_L2_FORWARD, node_b.from_fip() / question);
 
-        node_b.programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
-                            fl_source{.role = FL_ROLE_PORT, .segment = kExternal, .mac = {}, .pad = {}, .ip = {},
-                                      .flags = 0});
+        node_b.programs.put(
+            "fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
+            fl_source{.role = FL_ROLE_PORT, .segment = kExternal, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
         const auto back = node_b.programs.run(FL_HOOK_TC_PORT, (node_b.to_fip() / answer).bytes());
         REQUIRE(back.reason == FL_REASON_L2_FORWARD);
         wire = back.frame;
     }
     World node_a;
-    check_sent(node_a.programs.run(FL_HOOK_TC_UNDERLAY, wire), kTcRedirect, FL_REASON_FIP_IN,
-               node_a.to_vm() / answer);
+    check_sent(node_a.programs.run(FL_HOOK_TC_UNDERLAY, wire), kTcRedirect, FL_REASON_FIP_IN, node_a.to_vm() / answer);
     check_sent(node_a.programs.run(FL_HOOK_XDP_UNDERLAY, wire), kXdpPass, FL_REASON_FIP_IN, node_a.to_vm() / answer);
 }
 

@@ -10,7 +10,9 @@ using namespace fiplane::test;
 
 namespace {
 
-Packet body() { return Udp{} / Payload{"same segment"}; }
+Packet body() {
+    return Udp{} / Payload{"same segment"};
+}
 
 }  // namespace
 
@@ -136,8 +138,8 @@ TEST_CASE("a VM's DHCP request is flooded although its source is not yet its own
 TEST_CASE("unknown MACs are Linux's") {
     World world;
     world.on_port();
-    const Packet packet = Eth{.dst = world.neighbour_mac, .src = world.vm_mac} /
-                          Ip4{.src = world.fixed, .dst = world.neighbour} / body();
+    const Packet packet =
+        Eth{.dst = world.neighbour_mac, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = world.neighbour} / body();
     expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_UNKNOWN_MAC);
     world.set_fdb(kTenant, world.neighbour_mac, fl_out{});
     expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_UNKNOWN_MAC);
@@ -177,9 +179,9 @@ TEST_CASE("a port sends only from its own addresses") {
         expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_NOT_OWN_ADDRESS);
     }
     SECTION("a port without the check may") {
-        world.programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
-                           fl_source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {},
-                                     .flags = 0});
+        world.programs.put(
+            "fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
+            fl_source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
         const Packet packet = Eth{.dst = world.remote_mac, .src = world.neighbour_mac} /
                               Ip4{.src = world.neighbour, .dst = world.remote} / body();
         check_sent(world.programs.run(FL_HOOK_TC_PORT, packet.bytes()), kTcRedirect, FL_REASON_L2_FORWARD,

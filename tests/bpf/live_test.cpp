@@ -2,7 +2,6 @@
 // What test runs cannot show: where frames really come out, and the metadata between XDP and tc. The programs sit on
 // veth devices in namespaces of their own; one frame goes in, the same frame must come out at the right place.
 #include <arpa/inet.h>
-#include <unistd.h>
 #include <bpf/bpf.h>
 #include <fmt/format.h>
 #include <linux/if_ether.h>
@@ -10,6 +9,7 @@
 #include <net/if.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
@@ -60,8 +60,8 @@ class Tap {
             Received got{.frame = Bytes(4096)};
             sockaddr_ll from{};
             socklen_t length = sizeof(from);
-            const ssize_t size = recvfrom(fd_.get(), got.frame.data(), got.frame.size(), 0,
-                                          reinterpret_cast<sockaddr*>(&from), &length);
+            const ssize_t size =
+                recvfrom(fd_.get(), got.frame.data(), got.frame.size(), 0, reinterpret_cast<sockaddr*>(&from), &length);
             if (size < 0 || from.sll_pkttype == PACKET_OUTGOING) continue;
             got.frame.resize(static_cast<std::size_t>(size));
             got.packet_type = from.sll_pkttype;
@@ -86,7 +86,8 @@ struct Node {
         ip_command({"link", "add", "nic", "type", "veth", "peer", "name", "wire"});
         ip_command({"link", "add", "port", "type", "veth", "peer", "name", "eth0", "netns", vm.name()});
         ip_command({"link", "add", "br0", "type", "bridge"});
-        for (const char* device : {"nic", "wire", "port", "br0"}) ip_command({"link", "set", device, "up"});
+        for (const char* device : {"nic", "wire", "port", "br0"})
+            ip_command({"link", "set", device, "up"});
         const auto up = run_process_in(vm.netns(), {"ip", "link", "set", "eth0", "up", "address", world.vm_mac.str()});
         REQUIRE(up.exit_status == 0);
         // A device without an announced carrier loses what it is given, and link_watch may take a second.
@@ -103,7 +104,8 @@ struct Node {
         br = if_nametoindex("br0");
     }
     ~Node() {
-        for (bpf_link* link : links) bpf_link__destroy(link);
+        for (bpf_link* link : links)
+            bpf_link__destroy(link);
     }
     Node(const Node&) = delete;
     Node& operator=(const Node&) = delete;
@@ -115,7 +117,8 @@ struct Node {
         REQUIRE(done.exit_status == 0);
     }
 
-    /// On both ends: XDP_TX on a veth loses every frame whose receiving end has no NAPI, which GRO or XDP there give it.
+    /// On both ends: XDP_TX on a veth loses every frame whose receiving end has no NAPI, which GRO or XDP there give
+    /// it.
     void attach_xdp() {
         const auto inside = NetnsGuard::enter(node.netns());
         for (const char* device : {"nic", "wire"}) {
@@ -142,7 +145,9 @@ struct Node {
     }
 };
 
-Packet body() { return Udp{} / Payload{"live"}; }
+Packet body() {
+    return Udp{} / Payload{"live"};
+}
 
 #define NEEDS_NAMESPACES() \
     if (!may_make_namespaces()) SKIP("needs root for network namespaces")
@@ -187,9 +192,9 @@ TEST_CASE("tc delivers to the port, directly or through its peer, as a packet fo
     }
     SECTION("from the tunnel device, where the frame's MAC is not the device's own") {
         node.attach_tc(FL_HOOK_TC_TUNNEL, node.nic);
-        node.world.programs.put("fl_sources", fl_source_key{.ifindex = node.nic, .vlan = 0, .pad = {}},
-                                fl_source{.role = FL_ROLE_TUNNEL, .segment = kExternal, .mac = {}, .pad = {},
-                                          .ip = {}, .flags = 0});
+        node.world.programs.put(
+            "fl_sources", fl_source_key{.ifindex = node.nic, .vlan = 0, .pad = {}},
+            fl_source{.role = FL_ROLE_TUNNEL, .segment = kExternal, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
         wire.send((node.world.to_fip() / body()).bytes());
     }
     const auto got = vm.receive((node.world.to_vm() / body()).bytes());
@@ -218,18 +223,20 @@ TEST_CASE("what the host sends into a segment is answered and forwarded at its b
     NEEDS_NAMESPACES();
     Node node;
     node.attach_tc(FL_HOOK_TC_HOST, node.br);
-    node.world.programs.put("fl_sources", fl_source_key{.ifindex = node.br, .vlan = 0, .pad = {}},
-                            fl_source{.role = FL_ROLE_HOST, .segment = kExternal, .mac = {}, .pad = {}, .ip = {},
-                                      .flags = 0});
+    node.world.programs.put(
+        "fl_sources", fl_source_key{.ifindex = node.br, .vlan = 0, .pad = {}},
+        fl_source{.role = FL_ROLE_HOST, .segment = kExternal, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
     const Tap bridge(node.node.netns(), "br0");
     SECTION("an ARP request is answered as if the segment had") {
         const World& world = node.world;
         bridge.send((Eth{.dst = mac("ff:ff:ff:ff:ff:ff"), .src = world.client_mac} /
                      Arp{.sender_mac = world.client_mac, .sender_ip = world.client, .target_ip = world.fip})
                         .bytes());
-        CHECK(bridge.receive((Eth{.dst = world.client_mac, .src = world.fg_mac} /
-                              Arp{.operation = 2, .sender_mac = world.fg_mac, .sender_ip = world.fip,
-                                  .target_mac = world.client_mac, .target_ip = world.client})
+        CHECK(bridge.receive((Eth{.dst = world.client_mac, .src = world.fg_mac} / Arp{.operation = 2,
+                                                                                      .sender_mac = world.fg_mac,
+                                                                                      .sender_ip = world.fip,
+                                                                                      .target_mac = world.client_mac,
+                                                                                      .target_ip = world.client})
                                  .bytes()));
     }
     SECTION("a packet for a floating IP goes to the VM") {
@@ -251,9 +258,11 @@ TEST_CASE("an ARP request from the wire is answered on the wire, in XDP and in t
     const World& world = node.world;
     const Packet request = Eth{.dst = mac("ff:ff:ff:ff:ff:ff"), .src = world.client_mac} /
                            Arp{.sender_mac = world.client_mac, .sender_ip = world.client, .target_ip = world.fip};
-    const Packet reply = Eth{.dst = world.client_mac, .src = world.fg_mac} /
-                         Arp{.operation = 2, .sender_mac = world.fg_mac, .sender_ip = world.fip,
-                             .target_mac = world.client_mac, .target_ip = world.client};
+    const Packet reply = Eth{.dst = world.client_mac, .src = world.fg_mac} / Arp{.operation = 2,
+                                                                                 .sender_mac = world.fg_mac,
+                                                                                 .sender_ip = world.fip,
+                                                                                 .target_mac = world.client_mac,
+                                                                                 .target_ip = world.client};
     wire.send(world.from_peer(kExternalVni, request).bytes());
     CHECK(wire.receive(world.to_peer(kExternalVni, reply).bytes()));
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every program loads on the running kernel, within a budget.
-#include <catch2/catch_test_macros.hpp>
-
 #include <algorithm>
+#include <catch2/catch_test_macros.hpp>
 #include <iostream>
 
 #include "bpf/world.hpp"
@@ -46,7 +45,8 @@ TEST_CASE("nanoseconds per packet of the main paths, cold", "[.bench]") {
     const auto measure = [&](const char* what, fl_hook hook, const Packet& packet) {
         const Bytes frame = packet.bytes();
         std::vector<std::uint32_t> samples;
-        for (int i = 0; i < 4000; ++i) samples.push_back(world.programs.run_for_time(hook, frame, 1));
+        for (int i = 0; i < 4000; ++i)
+            samples.push_back(world.programs.run_for_time(hook, frame, 1));
         std::ranges::sort(samples);
         std::cout << what << ": median " << samples[samples.size() / 2] << " ns, timer included\n";
     };
@@ -70,18 +70,22 @@ TEST_CASE("nanoseconds per packet of the main paths, hot", "[.bench]") {
     World world;
     fl_next next = world.next_to_vm();
     next.hops = 0;
-    for (std::size_t i = 0; i < 6; ++i) next.dmac[i] = world.fg_mac.bytes[i];
+    for (std::size_t i = 0; i < 6; ++i)
+        next.dmac[i] = world.fg_mac.bytes[i];
     const auto set_pair = [&] {
         world.set_fip_in(next);
         fl_fip_in back{.router_mac = {}, .pad = {}, .next = next};
-        for (std::size_t i = 0; i < 6; ++i) back.router_mac[i] = world.fg_mac.bytes[i];
-        for (std::size_t i = 0; i < 4; ++i) back.next.dnat[i] = world.fip.bytes()[i];
+        for (std::size_t i = 0; i < 6; ++i)
+            back.router_mac[i] = world.fg_mac.bytes[i];
+        for (std::size_t i = 0; i < 4; ++i)
+            back.next.dnat[i] = world.fip.bytes()[i];
         world.programs.put("fl_fip_in", fl_fip_key{.segment = kExternal, .fip = {10, 1, 0, 5}}, back);
     };
     const auto measure = [&](const char* what, fl_hook hook, const Packet& packet) {
         const Bytes frame = packet.bytes();
         std::uint32_t best = ~0U;
-        for (int i = 0; i < 20; ++i) best = std::min(best, world.programs.run_for_time(hook, frame, 100'000));
+        for (int i = 0; i < 20; ++i)
+            best = std::min(best, world.programs.run_for_time(hook, frame, 100'000));
         std::cout << what << ": " << best << " ns\n";
     };
     const Packet body = Udp{} / Payload::counting(18);

@@ -4,8 +4,8 @@
 #include <bpf/bpf.h>
 #include <fmt/format.h>
 
-#include <cerrno>
 #include <catch2/catch_test_macros.hpp>
+#include <cerrno>
 #include <cstring>
 #include <map>
 #include <stdexcept>
@@ -101,8 +101,8 @@ struct Programs::Impl {
 
     [[nodiscard]] RunResult run_once(fl_hook hook, int variant, const Bytes& frame, const RunOptions& options) const {
         const bool xdp = hook == FL_HOOK_XDP_UNDERLAY;
-        const bpf_program* program = bpf_object__next_program(objects[hook][static_cast<std::size_t>(variant)].get(),
-                                                              nullptr);
+        const bpf_program* program =
+            bpf_object__next_program(objects[hook][static_cast<std::size_t>(variant)].get(), nullptr);
         Bytes out(frame.size() + 256);
         __sk_buff skb{};
         skb.gso_size = options.gso_size;
@@ -181,7 +181,8 @@ void Programs::clear() {
     for (const auto& [name, map] : impl_->maps) {
         if (name == "fl_config" || name == "fl_counters") continue;
         Bytes key(bpf_map__key_size(map));
-        while (bpf_map__get_next_key(map, nullptr, key.data(), key.size()) == 0) remove(name, key.data());
+        while (bpf_map__get_next_key(map, nullptr, key.data(), key.size()) == 0)
+            remove(name, key.data());
     }
 }
 
@@ -232,9 +233,13 @@ std::uint64_t Programs::packets(fl_hook hook, fl_reason reason) const {
     return row == all.end() ? 0 : row->second.packets;
 }
 
-bpf_object* Programs::object(fl_hook hook) const { return impl_->objects[hook][0].get(); }
+bpf_object* Programs::object(fl_hook hook) const {
+    return impl_->objects[hook][0].get();
+}
 
-bpf_program* Programs::program(fl_hook hook) const { return bpf_object__next_program(object(hook), nullptr); }
+bpf_program* Programs::program(fl_hook hook) const {
+    return bpf_object__next_program(object(hook), nullptr);
+}
 
 Programs::Size Programs::size(fl_hook hook) const {
     bpf_prog_info info{};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The real programs with real maps, unpinned, run on frames by BPF_PROG_TEST_RUN. One instance holds all five programs
-// twice: as they are shipped, and with poisoned headroom; both share the maps. The verifier takes its time, so a process
-// loads them once. Not thread-safe. Needs root.
+// twice: as they are shipped, and with poisoned headroom; both share the maps. The verifier takes its time, so a
+// process loads them once. Not thread-safe. Needs root.
 #pragma once
 
 #include <bpf/libbpf.h>
@@ -31,9 +31,10 @@ inline constexpr int kXdpRedirect = 4;
 
 struct RunOptions {
     std::uint32_t gso_size = 0;
-    std::uint32_t ifindex = 0;       ///< tc only; 0: loopback
+    std::uint32_t ifindex = 0;  ///< tc only; 0: loopback
     int repeat = 1;
-    bool checksum_complete = false;  ///< tc only: skb->csum is set, and checked after the run (BPF_F_TEST_SKB_CHECKSUM_COMPLETE)
+    /// tc only: skb->csum is set, and checked after the run (BPF_F_TEST_SKB_CHECKSUM_COMPLETE).
+    bool checksum_complete = false;
 };
 
 struct RunResult {
@@ -77,7 +78,8 @@ class Programs {
     void put_fip_stat_row(const fl_fip_stat_key& key);
     [[nodiscard]] fl_fip_stat fip_stat(const fl_fip_stat_key& key) const;  ///< sum over CPUs
 
-    [[nodiscard]] std::uint64_t packets(fl_hook hook, fl_reason reason) const;  ///< of a counter, since the process began
+    /// Of a counter, since the process began.
+    [[nodiscard]] std::uint64_t packets(fl_hook hook, fl_reason reason) const;
     [[nodiscard]] bpf_object* object(fl_hook hook) const;
     [[nodiscard]] bpf_program* program(fl_hook hook) const;
     /// Verifier's own count of processed instructions, and length of the program.

@@ -48,12 +48,24 @@ TEST_CASE("the same packet with nothing wrong is taken") {
 TEST_CASE("underlay traffic is none of the programs' business") {
     World world;
     Outer outer = outer_of(world);
-    SECTION("another port") { outer.udp.dst = 4790; }
-    SECTION("another address") { outer.ip4.dst = ip("10.0.0.9"); }
-    SECTION("another protocol") { outer.ip4.protocol = 6; }
-    SECTION("another ethertype") { outer.eth.type = 0x86dd; }
-    SECTION("a multicast frame") { outer.eth.dst = mac("01:00:5e:00:00:01"); }
-    SECTION("a later fragment, which has no ports") { outer.ip4.fragment_offset = 185; }
+    SECTION("another port") {
+        outer.udp.dst = 4790;
+    }
+    SECTION("another address") {
+        outer.ip4.dst = ip("10.0.0.9");
+    }
+    SECTION("another protocol") {
+        outer.ip4.protocol = 6;
+    }
+    SECTION("another ethertype") {
+        outer.eth.type = 0x86dd;
+    }
+    SECTION("a multicast frame") {
+        outer.eth.dst = mac("01:00:5e:00:00:01");
+    }
+    SECTION("a later fragment, which has no ports") {
+        outer.ip4.fragment_offset = 185;
+    }
     left_at_both(world, packet_of(world, outer), FL_REASON_NOT_OVERLAY);
 }
 
@@ -88,24 +100,48 @@ TEST_CASE("a node without a tunnel address has no tunnels") {
 TEST_CASE("only known peers with their own VNIs are accepted") {
     World world;
     Outer outer = outer_of(world);
-    SECTION("an unknown source") { outer.ip4.src = ip("10.0.0.66"); }
-    SECTION("an unknown VNI") { outer.vxlan.vni = 4242; }
+    SECTION("an unknown source") {
+        outer.ip4.src = ip("10.0.0.66");
+    }
+    SECTION("an unknown VNI") {
+        outer.vxlan.vni = 4242;
+    }
     left_at_both(world, packet_of(world, outer), FL_REASON_UNKNOWN_PEER);
 }
 
 TEST_CASE("outer headers that only Linux judges") {
     World world;
     Outer outer = outer_of(world);
-    SECTION("options") { outer.ip4.options = Bytes(4, 1); }
-    SECTION("a first fragment") { outer.ip4.more_fragments = true; }
-    SECTION("a wrong header checksum") { outer.ip4.checksum = 0x1234; }
-    SECTION("an IPv4 length shorter than the frame") { outer.ip4.total_length = 60; }
-    SECTION("an IPv4 length longer than the frame") { outer.ip4.total_length = 600; }
-    SECTION("a UDP length that differs") { outer.udp.length = 40; }
-    SECTION("no valid VNI") { outer.vxlan.flags = 0; }
-    SECTION("a group policy") { outer.vxlan.flags = 0x88000000; }
-    SECTION("a reserved byte") { outer.vxlan.reserved = 1; }
-    SECTION("ECT(1), which Linux may copy to the inner header") { outer.ip4.tos = 1; }
+    SECTION("options") {
+        outer.ip4.options = Bytes(4, 1);
+    }
+    SECTION("a first fragment") {
+        outer.ip4.more_fragments = true;
+    }
+    SECTION("a wrong header checksum") {
+        outer.ip4.checksum = 0x1234;
+    }
+    SECTION("an IPv4 length shorter than the frame") {
+        outer.ip4.total_length = 60;
+    }
+    SECTION("an IPv4 length longer than the frame") {
+        outer.ip4.total_length = 600;
+    }
+    SECTION("a UDP length that differs") {
+        outer.udp.length = 40;
+    }
+    SECTION("no valid VNI") {
+        outer.vxlan.flags = 0;
+    }
+    SECTION("a group policy") {
+        outer.vxlan.flags = 0x88000000;
+    }
+    SECTION("a reserved byte") {
+        outer.vxlan.reserved = 1;
+    }
+    SECTION("ECT(1), which Linux may copy to the inner header") {
+        outer.ip4.tos = 1;
+    }
     left_at_both(world, packet_of(world, outer), FL_REASON_TUNNEL_HEADER);
 }
 

@@ -10,7 +10,9 @@
 namespace fiplane::test {
 namespace {
 
-void copy(const Mac& from, __u8 (&to)[6]) { std::copy(from.bytes.begin(), from.bytes.end(), to); }
+void copy(const Mac& from, __u8 (&to)[6]) {
+    std::copy(from.bytes.begin(), from.bytes.end(), to);
+}
 
 void copy(Ipv4 from, __u8 (&to)[4]) {
     const auto bytes = from.bytes();

@@ -15,11 +15,11 @@
 
 namespace fiplane::test {
 
-inline constexpr std::uint32_t kExternal = 10;   ///< segment: ifindex of br-ex
-inline constexpr std::uint32_t kTenant = 20;     ///< segment: ifindex of the tenant bridge
-inline constexpr std::uint32_t kVmPort = 101;    ///< the VM's port as a target
+inline constexpr std::uint32_t kExternal = 10;  ///< segment: ifindex of br-ex
+inline constexpr std::uint32_t kTenant = 20;    ///< segment: ifindex of the tenant bridge
+inline constexpr std::uint32_t kVmPort = 101;   ///< the VM's port as a target
 inline constexpr std::uint32_t kNeighbourPort = 102;
-inline constexpr std::uint32_t kUnderlay = 2;    ///< as a target; as a source it is kThisDevice
+inline constexpr std::uint32_t kUnderlay = 2;  ///< as a target; as a source it is kThisDevice
 inline constexpr std::uint32_t kDomain = 7;
 inline constexpr std::uint32_t kExternalVni = 1001;
 inline constexpr std::uint32_t kTenantVni = 2001;
@@ -48,12 +48,13 @@ struct World {
 
     Programs& programs = Programs::loaded();
 
-    /// Empties the tables and fills them. Test runs happen on kThisDevice, which is no source yet: see on_port() and its like.
+    /// Empties the tables and fills them. Test runs happen on kThisDevice, which is no source yet: see on_port() and
+    /// its like.
     World();
 
-    void on_port();                        ///< kThisDevice is the VM's port, with the source check
-    void on_tunnel(std::uint32_t segment); ///< kThisDevice is the kernel's tunnel device of the segment
-    void on_host(std::uint32_t segment);   ///< kThisDevice is the segment's bridge
+    void on_port();                         ///< kThisDevice is the VM's port, with the source check
+    void on_tunnel(std::uint32_t segment);  ///< kThisDevice is the kernel's tunnel device of the segment
+    void on_host(std::uint32_t segment);    ///< kThisDevice is the segment's bridge
 
     [[nodiscard]] fl_out port_out(std::uint32_t ifindex, std::uint32_t flags = 0) const;
     [[nodiscard]] fl_out host_out() const;
