@@ -35,9 +35,7 @@ Response refuse(Error error) {
 
 }  // namespace
 
-Result<std::unique_ptr<Agent>> Agent::create(AgentOptions options) {
-    auto loaded = load_topology(options.topology_file);
-    if (!loaded.topology) return std::unexpected(to_error(loaded.mistakes, options.topology_file));
+Result<std::unique_ptr<Agent>> Agent::create(AgentOptions options, Topology topology) {
     if (auto privileged = require_privileges("run the agent"); !privileged) return pass_on(privileged);
     auto instance = SingleInstance::acquire();
     if (!instance) return pass_on(instance);
@@ -49,7 +47,7 @@ Result<std::unique_ptr<Agent>> Agent::create(AgentOptions options) {
     if (!control) return pass_on(control);
     std::unique_ptr<Agent> agent(new Agent(std::move(options), std::move(*loop), std::move(*instance),
                                            std::move(*control), std::move(*signals)));
-    auto manager = NodeManager::create(agent->options_, std::move(*loaded.topology), agent->loop_);
+    auto manager = NodeManager::create(agent->options_, std::move(topology), agent->loop_);
     if (!manager) return pass_on(manager);
     agent->manager_ = std::move(*manager);
     if (auto dropped = drop_other_privileges(); !dropped) return pass_on(dropped);

@@ -21,9 +21,9 @@ namespace fiplane {
 
 class Agent {
   public:
-    /// Checks everything that can be checked before something is changed: privileges, the file, another agent,
-    /// devices, names that others use, kernel features.
-    [[nodiscard]] static Result<std::unique_ptr<Agent>> create(AgentOptions options);
+    /// Checks everything that can be checked before something is changed: privileges, another agent, devices, names
+    /// that others use, kernel features. `topology` is what options.topology_file holds now.
+    [[nodiscard]] static Result<std::unique_ptr<Agent>> create(AgentOptions options, Topology topology);
     Agent(const Agent&) = delete;
     Agent& operator=(const Agent&) = delete;
 

@@ -6,6 +6,8 @@
 //   {"ok": false, "error": {"code": 2, "what": "...", "where": "...", "hint": "...", "mistakes": [...]}}
 #pragma once
 
+#include <cstddef>
+#include <expected>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>

@@ -10,7 +10,6 @@
 #include <map>
 #include <memory>
 
-#include "agent/privileges.hpp"
 #include "cli/common.hpp"
 #include "cli/terminal.hpp"
 #include "cli/verbs.hpp"
@@ -49,8 +48,9 @@ ExitCode run(Options options) {
     const auto absolute = std::filesystem::absolute(options.agent.topology_file, status);
     if (!status) options.agent.topology_file = absolute.string();
 
-    if (load_or_print(options.agent.topology_file) == std::nullopt) return ExitCode::kBadTopology;
-    auto agent = Agent::create(std::move(options.agent));
+    auto topology = load_or_print(options.agent.topology_file);
+    if (!topology) return ExitCode::kBadTopology;
+    auto agent = Agent::create(std::move(options.agent), std::move(*topology));
     if (!agent) return print_error(agent.error());
     if (const auto ended = (*agent)->run(); !ended) return print_error(ended.error());
     return ExitCode::kOk;

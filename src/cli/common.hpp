@@ -4,7 +4,9 @@
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "agent/control_protocol.hpp"
 #include "build/builder.hpp"

@@ -29,9 +29,9 @@ struct WalkStep {
 struct FipReport {
     Ipv4 fip;
     Ipv4 fixed;
-    NetnsName router;       ///< namespace that translates it
-    std::string segment;    ///< external bridge
-    std::string port;       ///< VM port device, if the walk reached one on this node
+    NetnsName router;     ///< namespace that translates it
+    std::string segment;  ///< external bridge
+    std::string port;     ///< VM port device, if the walk reached one on this node
     bool fast_in = false;
     bool fast_out = false;
     std::string reason_in;  ///< why not, where it is not fast; names the object
@@ -55,8 +55,8 @@ struct Keepalive {
     NetnsName netns;
     int ifindex = 0;
     Ipv4 address;
-    std::uint16_t state = 0;    ///< NUD_*, 0: not in the table yet, wanted
-    bool always = false;        ///< underlay next hops: kept alive whether used or not
+    std::uint16_t state = 0;         ///< NUD_*, 0: not in the table yet, wanted
+    bool always = false;             ///< underlay next hops: kept alive whether used or not
     std::vector<fl_dest_key> dests;  ///< rows whose last_use tells whether it is used
 };
 

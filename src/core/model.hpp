@@ -50,17 +50,17 @@ struct Network {
     bool external = false;
     std::string bridge;             ///< "br-ex" or "brq" + 11 characters of the id
     std::uint32_t segmentation_id;  ///< VNI
-    std::uint32_t mtu;              ///< L3 bytes; the underlay's MTU less 50 for VXLAN over IPv4 unless the file says less
+    std::uint32_t mtu;  ///< L3 bytes; the underlay's MTU less 50 for VXLAN over IPv4 unless the file says less
     std::vector<std::size_t> subnets;
 };
 
 /// Neutron's device_owner, as far as fiplane builds it.
 enum class PortOwner {
-    kCompute,                   ///< compute:nova: a VM
-    kFloatingIpAgentGateway,    ///< network:floatingip_agent_gateway: fg- of one node and external network
-    kRouterInterface,           ///< network:router_interface(_distributed): qr-
-    kRouterGateway,             ///< network:router_gateway: qg- of a legacy router
-    kRouterCentralizedSnat,     ///< network:router_centralized_snat: the SNAT port of a subnet (address only)
+    kCompute,                 ///< compute:nova: a VM
+    kFloatingIpAgentGateway,  ///< network:floatingip_agent_gateway: fg- of one node and external network
+    kRouterInterface,         ///< network:router_interface(_distributed): qr-
+    kRouterGateway,           ///< network:router_gateway: qg- of a legacy router
+    kRouterCentralizedSnat,   ///< network:router_centralized_snat: the SNAT port of a subnet (address only)
 };
 
 struct Port {

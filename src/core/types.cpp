@@ -55,7 +55,9 @@ std::optional<Ipv4> Ipv4::parse(std::string_view text) {
     return Ipv4{value};
 }
 
-std::string Prefix::str() const { return fmt::format("{}/{}", address.str(), length); }
+std::string Prefix::str() const {
+    return fmt::format("{}/{}", address.str(), length);
+}
 
 std::optional<Prefix> Prefix::parse(std::string_view text) {
     const auto slash = text.find('/');

@@ -37,9 +37,7 @@ struct Prefix {
     [[nodiscard]] std::uint32_t mask() const { return length == 0 ? 0 : ~std::uint32_t{0} << (32 - length); }
     [[nodiscard]] Prefix network() const { return {{address.value & mask()}, length}; }
     [[nodiscard]] bool contains(Ipv4 other) const { return (other.value & mask()) == (address.value & mask()); }
-    [[nodiscard]] bool contains(const Prefix& other) const {
-        return other.length >= length && contains(other.address);
-    }
+    [[nodiscard]] bool contains(const Prefix& other) const { return other.length >= length && contains(other.address); }
     [[nodiscard]] bool overlaps(const Prefix& other) const { return contains(other) || other.contains(*this); }
     [[nodiscard]] Ipv4 broadcast() const { return {address.value | ~mask()}; }
     [[nodiscard]] std::string str() const;

@@ -31,9 +31,10 @@ std::vector<T> configured(const std::vector<T>& entries) {
     return kept;
 }
 
-/// A link without what changes as packets flow or programs come and go.
+/// A link without what changes by itself (carrier, with which the qdisc comes) or as programs come and go.
 Link configured_link(Link link) {
     link.running = false;
+    link.qdisc.clear();
     link.xdp_prog_id = 0;
     link.foreign_programs.clear();
     if (link.bridge_port) link.bridge_port->state = 0;

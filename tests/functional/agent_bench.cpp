@@ -36,6 +36,13 @@ void enter_fresh_namespaces() {
     REQUIRE(mount("fiplane-test", "/sys/fs/bpf", "bpf", 0, nullptr) == 0);
 }
 
+/// The kernel notes a new carrier up to a second later (net/core/link_watch.c), as a change that nobody made.
+void wait_for_carrier(const std::string& device) {
+    wait_until(device + " is up", [&] {
+        return run_process({"ip", "-o", "link", "show", device}).out.find("state UP") != std::string::npos;
+    });
+}
+
 std::string read_file(const std::string& path) {
     std::ifstream file(path);
     return {std::istreambuf_iterator<char>(file), {}};
@@ -142,6 +149,8 @@ void NodeBench::add_vm(const std::string& port_name) const {
     shell(fmt::format("ip link add {} type veth peer name {}", device_of(port_name), port_name));
     shell(fmt::format("ip link set {} up", port_name));
     shell(fmt::format("ip link set {} up", device_of(port_name)));
+    wait_for_carrier(port_name);
+    wait_for_carrier(device_of(port_name));
 }
 
 ProcessResult NodeBench::fiplane(const std::string& arguments) const {

@@ -6,6 +6,7 @@
 #include <sys/mount.h>
 
 #include <algorithm>
+#include <array>
 #include <catch2/catch_test_macros.hpp>
 #include <chrono>
 #include <fstream>
@@ -302,6 +303,12 @@ TEST_CASE("Only what somebody configured counts as a configuration change", "[ob
             return link != nullptr && link->running;
         };
         return runs("p0") && runs("p1") && runs("br0");
+    });
+    // The kernel notes a carrier up to a second after it came.
+    watched.until([](const Snapshot& s) {
+        return std::ranges::all_of(std::array{"p0", "p1", "br0"}, [&](const char* device) {
+            return link_of(&s.root, device) != nullptr && link_of(&s.root, device)->running;
+        });
     });
     watched.settle();
     (void)watched->take_changes();

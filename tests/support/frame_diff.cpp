@@ -13,7 +13,9 @@ constexpr std::size_t kEthLength = 14;
 constexpr std::size_t kOuterLength = 50;
 constexpr std::uint16_t kVxlanPort = 4789;
 
-std::string hex(const Bytes& bytes) { return fmt::format("{:02x}", fmt::join(bytes, "")); }
+std::string hex(const Bytes& bytes) {
+    return fmt::format("{:02x}", fmt::join(bytes, ""));
+}
 
 std::uint16_t read16(const Bytes& frame, std::size_t at) {
     return static_cast<std::uint16_t>(frame[at] << 8 | frame[at + 1]);
@@ -42,7 +44,8 @@ class Dissector {
             if (length == 6) value = fmt::format("{:02x}", fmt::join(raw, ":"));
         } else if (length <= 2) {
             std::uint32_t number = 0;
-            for (const auto byte : raw) number = number << 8 | byte;
+            for (const auto byte : raw)
+                number = number << 8 | byte;
             value = fmt::format("{} (0x{:0{}x})", number, number, 2 * length);
         }
         fields_.push_back({at_, length, prefix_ + name, std::move(value)});
@@ -55,9 +58,12 @@ class Dissector {
         take("eth.src", 6);
         take("eth.type", 2);
         switch (read16(frame_, at_ - 2)) {
-            case 0x0800: return ipv4();
-            case 0x0806: return arp();
-            default: return;
+            case 0x0800:
+                return ipv4();
+            case 0x0806:
+                return arp();
+            default:
+                return;
         }
     }
 
@@ -91,10 +97,14 @@ class Dissector {
         if (header > 20 && has(header - 20)) take("ip.options", header - 20);
         if ((read16(frame_, start + 6) & 0x1fff) != 0) return;
         switch (frame_[start + 9]) {
-            case 1: return icmp();
-            case 6: return tcp();
-            case 17: return udp();
-            default: return;
+            case 1:
+                return icmp();
+            case 6:
+                return tcp();
+            case 17:
+                return udp();
+            default:
+                return;
         }
     }
 
@@ -166,7 +176,8 @@ std::string listing(const char* title, const Bytes& frame, const Bytes& other) {
     for (const Field& field : dissect(frame)) {
         const auto end = std::min({field.offset + field.length, frame.size(), other.size()});
         bool same = field.offset + field.length <= other.size();
-        for (std::size_t i = field.offset; same && i < end; ++i) same = frame[i] == other[i];
+        for (std::size_t i = field.offset; same && i < end; ++i)
+            same = frame[i] == other[i];
         out += fmt::format("  {} {:4} {:34} {}\n", same ? ' ' : '*', field.offset, field.name, field.value);
     }
     return out + fmt::format("  hex {}\n  scapy Ether(bytes.fromhex('{}')).show()\n", hex(frame), hex(frame));
@@ -181,7 +192,9 @@ std::string name_at(const Bytes& frame, std::size_t offset) {
 
 }  // namespace
 
-std::vector<Field> dissect(const Bytes& frame) { return Dissector(frame).run(); }
+std::vector<Field> dissect(const Bytes& frame) {
+    return Dissector(frame).run();
+}
 
 std::optional<std::string> frame_difference(const Bytes& expected, const Bytes& actual, Freedom freedom) {
     if (expected == actual) return std::nullopt;

@@ -18,7 +18,9 @@ T parsed(std::optional<T> value, std::string_view text) {
     return *value;
 }
 
-void put8(Bytes& out, std::uint8_t value) { out.push_back(value); }
+void put8(Bytes& out, std::uint8_t value) {
+    out.push_back(value);
+}
 
 void put16(Bytes& out, std::uint16_t value) {
     put8(out, static_cast<std::uint8_t>(value >> 8));
@@ -30,16 +32,22 @@ void put32(Bytes& out, std::uint32_t value) {
     put16(out, static_cast<std::uint16_t>(value));
 }
 
-void put(Bytes& out, const Mac& address) { out.insert(out.end(), address.bytes.begin(), address.bytes.end()); }
+void put(Bytes& out, const Mac& address) {
+    out.insert(out.end(), address.bytes.begin(), address.bytes.end());
+}
 
-void put(Bytes& out, const Bytes& bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
+void put(Bytes& out, const Bytes& bytes) {
+    out.insert(out.end(), bytes.begin(), bytes.end());
+}
 
 void set16(Bytes& out, std::size_t at, std::uint16_t value) {
     out[at] = static_cast<std::uint8_t>(value >> 8);
     out[at + 1] = static_cast<std::uint8_t>(value);
 }
 
-std::uint16_t length16(std::size_t length) { return static_cast<std::uint16_t>(length); }
+std::uint16_t length16(std::size_t length) {
+    return static_cast<std::uint16_t>(length);
+}
 
 std::uint16_t ether_type_of(const Layer* next) {
     if (next == nullptr) return 0x88b5;  // IEEE 802 local experimental
@@ -193,20 +201,27 @@ struct Writer {
 
 }  // namespace
 
-Ipv4 ip(std::string_view text) { return parsed(Ipv4::parse(text), text); }
+Ipv4 ip(std::string_view text) {
+    return parsed(Ipv4::parse(text), text);
+}
 
-Mac mac(std::string_view text) { return parsed(Mac::parse(text), text); }
+Mac mac(std::string_view text) {
+    return parsed(Mac::parse(text), text);
+}
 
 std::uint16_t internet_checksum(const Bytes& bytes) {
     std::uint64_t sum = 0;
-    for (std::size_t i = 0; i < bytes.size(); ++i) sum += i % 2 == 0 ? bytes[i] << 8 : bytes[i];
-    while (sum >> 16 != 0) sum = (sum & 0xffff) + (sum >> 16);
+    for (std::size_t i = 0; i < bytes.size(); ++i)
+        sum += i % 2 == 0 ? bytes[i] << 8 : bytes[i];
+    while (sum >> 16 != 0)
+        sum = (sum & 0xffff) + (sum >> 16);
     return static_cast<std::uint16_t>(~sum);
 }
 
 Payload Payload::counting(std::size_t count) {
     Payload payload;
-    for (std::size_t i = 0; i < count; ++i) payload.bytes.push_back(static_cast<std::uint8_t>(i));
+    for (std::size_t i = 0; i < count; ++i)
+        payload.bytes.push_back(static_cast<std::uint8_t>(i));
     return payload;
 }
 

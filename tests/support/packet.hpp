@@ -119,7 +119,8 @@ class Packet {
     Packet() = default;
     template <typename T>
         requires std::constructible_from<Layer, T>
-    Packet(T layer) : layers_{Layer(std::move(layer))} {}  // NOLINT(google-explicit-constructor): Eth{} / Ip4{} needs it
+    Packet(T layer)
+        : layers_{Layer(std::move(layer))} {}  // NOLINT(google-explicit-constructor): Eth{} / Ip4{} needs it
 
     [[nodiscard]] Bytes bytes() const;
     [[nodiscard]] Packet with(const Packet& inner) const;

@@ -41,6 +41,9 @@ def skipped(results: Path) -> list[tuple[str, str]]:
 
 
 def main(results: str, expected_file: str) -> int:
+    if not Path(results).exists():
+        print(f"{results} is missing: ctest did not finish")
+        return 1
     expected = read_expected(Path(expected_file))
     unexpected = 0
     for name, reason in skipped(Path(results)):
