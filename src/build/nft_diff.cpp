@@ -43,6 +43,15 @@ bool same_rules(const nf::Chain& now, const NftChain& wanted) {
     return std::ranges::equal(now.rules, wanted.rules, {}, &nf::Rule::text);
 }
 
+/// For the plan: where the rules of two chains begin to differ.
+std::string first_difference(const nf::Chain& now, const NftChain& wanted) {
+    std::size_t at = 0;
+    while (at < now.rules.size() && at < wanted.rules.size() && now.rules[at].text == wanted.rules[at])
+        ++at;
+    return fmt::format("rule {}: {} -> {}", at + 1, at < now.rules.size() ? now.rules[at].text : "none",
+                       at < wanted.rules.size() ? wanted.rules[at] : "none");
+}
+
 std::set<Ipv4> addresses_in(const std::vector<nf::Value>& values) {
     std::set<Ipv4> out;
     for (const auto& value : values) {
@@ -151,7 +160,7 @@ class TableDiff {
             early_remove_ += fmt::format("flush chain {0} {1}\ndelete chain {0} {1}\n", name_, chain.name);
             add_chain(chain);
         } else if (!same_rules(*now, chain)) {
-            step(Step::Action::kChange, object, fmt::format("rules: {} -> {}", now->rules.size(), chain.rules.size()));
+            step(Step::Action::kChange, object, first_difference(*now, chain));
             flush_ += fmt::format("flush chain {} {}\n", name_, chain.name);
             add_rules(chain);
         }

@@ -17,6 +17,9 @@ constexpr int kDestinationNat = -100;
 constexpr int kFilter = 0;
 constexpr int kSourceNat = 100;
 
+/// Inside a legacy router's namespace only: a packet leaves it through a veth, which clears the mark.
+constexpr std::uint32_t kTranslatedMark = 0x464c;
+
 }  // namespace
 
 NftTable router_table(const std::string& external_device, bool distributed, const std::map<Ipv4, Ipv4>& fixed_by_fip) {
@@ -44,21 +47,28 @@ NftTable router_table(const std::string& external_device, bool distributed, cons
                             {fmt::format("oifname != \"{}\" ct status ! dnat accept", external_device),
                              fmt::format("snat to ip saddr map @{}", kFipOutMap)}});
     // A flow that comes over from the fast path in mid-handshake is invalid for conntrack, which then skips NAT. The
-    // translation is 1:1 and keeps ports, so it needs no state.
+    // translation is 1:1 and keeps ports, so it needs no state. A legacy router has to remember in the mark that it
+    // translated a destination: ct status, which says so for tracked packets, is empty.
+    const std::string mark = distributed ? "" : fmt::format(" meta mark set {:#010x}", kTranslatedMark);
     table.chains.push_back(
         {"invalid_in",
          "filter",
          "prerouting",
          kMangle,
          "",
-         {fmt::format("iifname \"{}\" ct state invalid ip daddr set ip daddr map @{}", external_device, kFipInMap)}});
-    table.chains.push_back(
-        {"invalid_out",
-         "filter",
-         "postrouting",
-         kMangle,
-         "",
-         {fmt::format("oifname \"{}\" ct state invalid ip saddr set ip saddr map @{}", external_device, kFipOutMap)}});
+         {fmt::format("{}ct state invalid ip daddr set ip daddr map @{}{}", from_outside, kFipInMap, mark)}});
+    NftChain invalid_out{
+        "invalid_out",
+        "filter",
+        "postrouting",
+        kMangle,
+        "",
+        {fmt::format("oifname \"{}\" ct state invalid ip saddr set ip saddr map @{}", external_device, kFipOutMap)}};
+    if (!distributed) {
+        invalid_out.rules.push_back(fmt::format("ct state invalid meta mark {:#010x} ip saddr set ip saddr map @{}",
+                                                kTranslatedMark, kFipOutMap));
+    }
+    table.chains.push_back(std::move(invalid_out));
     return table;
 }
 

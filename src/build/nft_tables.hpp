@@ -25,7 +25,7 @@ struct NftChain {
     std::string hook;  ///< "prerouting"
     int priority = 0;
     std::string device;              ///< netdev family only
-    std::vector<std::string> rules;  ///< word for word as nft prints them: they are compared with what it prints
+    std::vector<std::string> rules;  ///< in nft's own words (linux/nft_text.cpp): they are compared with what is there
 };
 
 struct NftTable {

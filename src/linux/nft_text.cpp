@@ -78,6 +78,24 @@ std::string render(const Json& expression) {
     return kind.empty() ? expression.dump() : render_object(kind, expression.begin().value());
 }
 
+/// Is the value a packet's or a flow's mark, or bits of one?
+bool is_mark(const Json& expression) {
+    const std::string kind = only_key(expression);
+    if (kind == "meta" || kind == "ct") return expression[kind].value("key", Json()) == "mark";
+    return (kind == "&" || kind == "|" || kind == "^") && is_mark(expression[kind].at(0));
+}
+
+/// nft prints marks with all their hexadecimal digits, where its JSON has plain numbers.
+Json with_hex_numbers(const Json& expression) {
+    if (expression.is_number_unsigned()) return fmt::format("{:#010x}", expression.get<std::uint64_t>());
+    Json out = expression;
+    if (expression.is_structured()) {
+        for (auto& item : out)
+            item = with_hex_numbers(item);
+    }
+    return out;
+}
+
 /// nft prints names of devices in quotes.
 std::string render_operand(const Json& left, const Json& right) {
     const std::string key = only_key(left) == "meta" ? left["meta"].value("key", "") : "";
@@ -85,7 +103,8 @@ std::string render_operand(const Json& left, const Json& right) {
     return quoted && right.is_string() ? '"' + right.get<std::string>() + '"' : render(right);
 }
 
-std::string render_match(const Json& match) {
+std::string render_match(const Json& raw) {
+    const Json match = is_mark(raw.at("left")) ? with_hex_numbers(raw) : raw;
     const std::string op = match.at("op").get<std::string>();
     // Equality goes without a sign, but not behind an expression that has one.
     const bool silent = op == "in" || (op == "==" && only_key(match.at("left")) != "&");
@@ -108,7 +127,10 @@ std::string render_statement(const Json& statement) {
     const Json& body = statement.begin().value();
     if (kind == "match") return render_match(body);
     if (kind == "dnat" || kind == "snat" || kind == "masquerade" || kind == "redirect") return render_nat(kind, body);
-    if (kind == "mangle") return fmt::format("{} set {}", render(body.at("key")), render(body.at("value")));
+    if (kind == "mangle") {
+        const Json value = is_mark(body.at("key")) ? with_hex_numbers(body.at("value")) : body.at("value");
+        return fmt::format("{} set {}", render(body["key"]), render(value));
+    }
     if (kind == "vmap") return fmt::format("{} vmap {}", render(body.at("key")), render(body.at("data")));
     if (kind == "counter") return kind;
     return render_other(kind, body);
