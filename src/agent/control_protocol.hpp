@@ -19,7 +19,7 @@ namespace fiplane {
 
 constexpr const char* kDefaultSocket = "/run/fiplane/agent.sock";
 /// A request longer than this is nobody's that speaks the protocol, bytes.
-constexpr std::size_t kMaxRequest = 64 * 1024;
+constexpr std::size_t kMaxRequest = std::size_t{64} * 1024;
 
 struct Request {
     std::string verb;

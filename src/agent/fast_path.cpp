@@ -34,7 +34,7 @@ Result<> FastPath::turn_on() {
     if (!datapath_) {
         auto opened = Datapath::open(options_);
         if (!opened) return pass_on(opened);
-        datapath_.emplace(std::move(*opened));
+        datapath_ = std::make_unique<Datapath>(std::move(*opened));
     }
     on_ = true;
     return {};

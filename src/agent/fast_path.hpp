@@ -8,7 +8,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
-#include <optional>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -70,7 +70,7 @@ class FastPath {
     void log_attachments(const std::vector<Attachment>& before) const;
 
     DatapathOptions options_;
-    std::optional<Datapath> datapath_;
+    std::unique_ptr<Datapath> datapath_;
     bool on_ = false;
     Compiled compiled_;
     std::set<Ipv4> left_out_;

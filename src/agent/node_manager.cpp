@@ -60,7 +60,7 @@ Result<> NodeManager::open_observer() {
     options.foreign_programs = [this](const Link& link) { return fast_path_.foreign_programs(link); };
     auto observer = Observer::open(std::move(options));
     if (!observer) return pass_on(observer);
-    observer_.emplace(std::move(*observer));
+    observer_ = std::make_unique<Observer>(std::move(*observer));
     return {};
 }
 

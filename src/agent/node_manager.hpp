@@ -80,7 +80,7 @@ class NodeManager {
     BuildOptions build_options_;
     Reconciler reconciler_;
     FastPath fast_path_;
-    std::optional<Observer> observer_;
+    std::unique_ptr<Observer> observer_;
     Announcer announcer_;
     Keepalives keepalives_;
     Problems problems_;

@@ -14,6 +14,7 @@ Result<std::size_t> find_node(const Topology& topology, const std::string& name)
     const auto found = std::ranges::find(topology.nodes, name, &Node::name);
     if (found != topology.nodes.end()) return static_cast<std::size_t>(found - topology.nodes.begin());
     std::vector<std::string> names;
+    names.reserve(topology.nodes.size());
     for (const Node& node : topology.nodes)
         names.push_back(node.name);
     return fail(ExitCode::kBadTopology, fmt::format("there is no node {}", name), topology.file,

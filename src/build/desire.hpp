@@ -45,7 +45,7 @@ class Desire {
     [[nodiscard]] Result<> add_leg(const NetnsName& netns, const Port& port);
     [[nodiscard]] Result<> router_on_node(std::size_t index);
     void internal_leg(const RouterSite& site, const Port& leg);
-    [[nodiscard]] Result<> distributed_gateway(const RouterSite& site);
+    [[nodiscard]] Result<> distributed_gateway(const RouterSite& site, std::size_t network);
     [[nodiscard]] Result<> fip_namespace(std::size_t network, const Port& gateway);
     [[nodiscard]] Result<> pair(const RouterSite& site, std::size_t network, Ipv4 rfp_ip, Ipv4 fpr_ip);
     [[nodiscard]] Result<> distributed_fips(const RouterSite& site, const Port& gateway, Ipv4 rfp_ip);

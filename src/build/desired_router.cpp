@@ -91,7 +91,7 @@ Result<> Desire::router_on_node(std::size_t index) {
         extra_routes(site, nullptr, {}, kMainTable);
         return {};
     }
-    return site.router.distributed ? distributed_gateway(site) : legacy_gateway(site);
+    return site.router.distributed ? distributed_gateway(site, *site.router.external_network) : legacy_gateway(site);
 }
 
 /// A distributed router never asks by ARP who a VM is (its own address is everywhere, so answers would go astray).
@@ -111,8 +111,7 @@ void Desire::internal_leg(const RouterSite& site, const Port& leg) {
     netns.routes.insert({leg.device, table, {}, snat.fixed_ip});
 }
 
-Result<> Desire::distributed_gateway(const RouterSite& site) {
-    const std::size_t network = *site.router.external_network;
+Result<> Desire::distributed_gateway(const RouterSite& site, std::size_t network) {
     const auto found = agent_gateways_.find(network);
     if (found == agent_gateways_.end()) {
         extra_routes(site, nullptr, {}, kMainTable);
@@ -199,7 +198,7 @@ void Desire::external_routes(const NetnsName& netns, const Port& gateway, std::u
     if (!subnet.cidr.contains(*subnet.gateway_ip)) {
         routes.insert({gateway.device, kMainTable, Prefix::host(*subnet.gateway_ip), std::nullopt});
     }
-    routes.insert({gateway.device, default_table, {}, *subnet.gateway_ip});
+    routes.insert({gateway.device, default_table, {}, subnet.gateway_ip});
 }
 
 /// Extra routes go where their next hop is on link: the router's own subnets, or the external one.

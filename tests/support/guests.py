@@ -107,7 +107,7 @@ class Vm:
                 self._relay = node.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
             assert self._relay.stdout is not None
             if self._relay.stdout.readline().strip() != "ready":
-                raise LabError(f"tap_relay of {self.name} did not start: see {log.name}")
+                raise LabError(f"tap_relay of {self.name} did not start: {Path(log.name).read_text().strip()}")
         else:
             node.run(["ip", "link", "add", device, "type", "veth", "peer", "name", "eth0", "netns", self.namespace.pid])
         node.run(f"echo 1 > /proc/sys/net/ipv6/conf/{device}/disable_ipv6; ip link set {device} up")
