@@ -24,6 +24,7 @@ class Agent {
     /// Checks everything that can be checked before something is changed: privileges, another agent, devices, names
     /// that others use, kernel features. `topology` is what options.topology_file holds now.
     [[nodiscard]] static Result<std::unique_ptr<Agent>> create(AgentOptions options, Topology topology);
+    ~Agent() = default;
     Agent(const Agent&) = delete;
     Agent& operator=(const Agent&) = delete;
 

@@ -23,6 +23,7 @@ constexpr std::chrono::seconds kPatience{30};
 
 bool somebody_answers(const sockaddr_un& address) {
     const UniqueFd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!probe) return false;
     return connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN;
 }
 

@@ -31,6 +31,7 @@ class NodeManager {
     /// The loop must outlive the manager.
     [[nodiscard]] static Result<std::unique_ptr<NodeManager>> create(const AgentOptions& options, Topology topology,
                                                                      EventLoop& loop);
+    ~NodeManager() = default;
     NodeManager(const NodeManager&) = delete;
     NodeManager& operator=(const NodeManager&) = delete;
 

@@ -48,6 +48,7 @@ Result<> drop_other_privileges() {
     const auto select = capng_have_capability(CAPNG_EFFECTIVE, CAP_SETPCAP) != 0 ? CAPNG_SELECT_ALL : CAPNG_SELECT_CAPS;
     capng_clear(select);
     for (const int capability : kNeeded) {
+        // The enumeration stands for a set of bits in libcap-ng's interface. NOLINTNEXTLINE(*.EnumCastOutOfRange)
         const auto sets = static_cast<capng_type_t>(CAPNG_EFFECTIVE | CAPNG_PERMITTED | CAPNG_BOUNDING_SET);
         if (capng_update(CAPNG_ADD, sets, static_cast<unsigned>(capability)) != 0)
             return fail(ExitCode::kFailed, fmt::format("cannot select {}", name_of(capability)));

@@ -82,11 +82,12 @@ Result<int> Executor::Impl::index(const NetnsName& netns, const std::string& dev
     if (const auto found = indices.find(device); found != indices.end()) return found->second;
     auto link = (*here)->rtnl.link_by_name(device);
     if (!link) return pass_on(link);
-    if (!*link) {
+    const std::optional<Link>& there = *link;
+    if (!there) {
         return fail(ExitCode::kMissingDevice, fmt::format("device {} has gone", device), netns, "run it again");
     }
-    indices.emplace(device, (*link)->ifindex);
-    return (*link)->ifindex;
+    indices.emplace(device, there->ifindex);
+    return there->ifindex;
 }
 
 Result<> Executor::Impl::run(const NetnsName& netns, const CreateNetns& change) {
@@ -176,8 +177,8 @@ Result<> Executor::Impl::run(const NetnsName& netns, const RemoveDevice& change)
     (*here)->indices.erase(change.name);
     auto link = (*here)->rtnl.link_by_name(change.name);
     if (!link) return pass_on(link);
-    if (!*link) return {};
-    return (*here)->rtnl.remove_link((*link)->ifindex, change.name);
+    const std::optional<Link>& there = *link;
+    return there ? (*here)->rtnl.remove_link(there->ifindex, change.name) : Result<>{};
 }
 
 Result<> Executor::Impl::run(const NetnsName& netns, const ConfigureDevice& change) {
