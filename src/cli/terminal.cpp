@@ -12,11 +12,11 @@ namespace fiplane::cli {
 namespace {
 
 bool use_colours() {
-    static const bool answer = [] {
+    static const bool kAnswer = [] {
         const char* refused = std::getenv("NO_COLOR");
         return isatty(STDOUT_FILENO) == 1 && (refused == nullptr || *refused == '\0');
     }();
-    return answer;
+    return kAnswer;
 }
 
 const char* code_of(Colour colour) {
@@ -96,6 +96,7 @@ void TextTable::print() const {
         fmt::print("{}\n", line);
     };
     std::vector<Cell> titles;
+    titles.reserve(columns_.size());
     for (const Column& column : columns_)
         titles.emplace_back(column.title, Colour::kBold);
     print_row(titles);

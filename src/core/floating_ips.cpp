@@ -16,6 +16,7 @@ namespace {
 std::set<const NetnsIndex*> reachable(const World& world) {
     std::set<const NetnsIndex*> seen;
     std::vector<const NetnsIndex*> todo;
+    todo.reserve(world.legs.size());
     for (const BridgePort* leg : world.legs)
         todo.push_back(leg->router);
     while (!todo.empty()) {

@@ -68,6 +68,7 @@ struct UnderlayPath {
 class L2 {
   public:
     L2(const NetnsIndex& root, const std::map<NetnsName, NetnsIndex>& routers, const Scope& scope);
+    ~L2() = default;
     L2(const L2&) = delete;
     L2& operator=(const L2&) = delete;
 

@@ -63,12 +63,19 @@ std::string check_port(const World& world, const BridgePort& port, const Hosts& 
         return "it has an ingress chain, but the routers do not know exactly one address of " + mac.str();
     }
     const Ipv4 address = *addresses->second.begin();
-    const std::string refusal = filter_refusal(world.root, *port.link, mac, address);
+    std::string refusal = filter_refusal(world.root, *port.link, mac, address);
     if (!refusal.empty()) return refusal;
     source.flags = FL_SRC_CHECK;
     copy_bytes(source.mac, mac);
     copy_bytes(source.ip, address);
     return {};
+}
+
+fl_source source_of(const Segment& segment, fl_role role) {
+    fl_source source{};
+    source.role = role;
+    source.segment = segment.id();
+    return source;
 }
 
 }  // namespace
@@ -82,17 +89,11 @@ void compile_sources(World& world) {
     for (const auto& [bridge, segment] : world.l2.segments()) {
         if (!segment.refusal.empty()) continue;
         const Hosts hosts(segment);
-        const auto make = [&](fl_role role) {
-            fl_source source{};
-            source.role = role;
-            source.segment = segment.id();
-            return source;
-        };
-        add(*segment.bridge, make(FL_ROLE_HOST));
+        add(*segment.bridge, source_of(segment, FL_ROLE_HOST));
         for (const auto& [ifindex, port] : segment.ports) {
             if (port.kind == BridgePort::Kind::kLeg) continue;
             const bool vm = port.kind == BridgePort::Kind::kVm;
-            fl_source source = make(vm ? FL_ROLE_PORT : FL_ROLE_TUNNEL);
+            fl_source source = source_of(segment, vm ? FL_ROLE_PORT : FL_ROLE_TUNNEL);
             std::string refusal = port.refusal;
             if (refusal.empty() && !port.link->foreign_programs.empty()) {
                 refusal = "it has a foreign program: " + port.link->foreign_programs.front();

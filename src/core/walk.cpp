@@ -42,7 +42,7 @@ bool holds(const SourceClaim& claim, Ipv4 source) {
 }
 
 std::string describe(const SourceClaim& claim) {
-    const std::string where = claim.netns->label();
+    std::string where = claim.netns->label();
     switch (claim.kind) {
         case SourceClaim::Kind::kNotOwn:
             return where + ": the source is an address of the namespace itself";

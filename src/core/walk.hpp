@@ -69,6 +69,7 @@ struct Journey {
 class Walker {
   public:
     explicit Walker(const L2& l2, const std::map<NetnsName, NetnsIndex>& routers) : l2_(l2), routers_(routers) {}
+    ~Walker() = default;
     Walker(const Walker&) = delete;
     Walker& operator=(const Walker&) = delete;
 

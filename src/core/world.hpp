@@ -16,6 +16,7 @@ namespace fiplane {
 /// The indexed snapshot and the result under construction. Everything points into the snapshot, which must outlive it.
 struct World {
     World(const Snapshot& snapshot, const Scope& scope);
+    ~World() = default;
     World(const World&) = delete;
     World& operator=(const World&) = delete;
 

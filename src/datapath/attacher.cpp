@@ -307,6 +307,7 @@ Result<> Attacher::detach(const HookPoint& point) {
 Result<> Attacher::detach_all() {
     attachments_.clear();
     std::vector<HookPoint> points;
+    points.reserve(held_.size());
     for (const auto& [point, held] : held_)
         points.push_back(point);
     Result<> first_error;
