@@ -52,7 +52,7 @@ Result<> stamp_layout(MapSet& maps) {
 
 }  // namespace
 
-Result<Datapath> Datapath::open(DatapathOptions options) {
+Result<Datapath> Datapath::open(const DatapathOptions& options) {
     if (options.max_floating_ips == 0) return fail(ExitCode::kUsage, "the limit on floating IPs cannot be zero");
     const PinPaths paths(options.pin_dir);
     if (auto ready = check_capabilities(); !ready) return pass_on(ready);

@@ -63,7 +63,7 @@ class Datapath {
   public:
     /// Loads the programs and makes or takes over maps. kMissingFeature without BTF or BPF; kNotPrivileged without
     /// the capabilities; the verifier's last lines are in the message.
-    [[nodiscard]] static Result<Datapath> open(DatapathOptions options);
+    [[nodiscard]] static Result<Datapath> open(const DatapathOptions& options);
     Datapath(Datapath&&) noexcept;
     Datapath& operator=(Datapath&&) noexcept;
     ~Datapath();  ///< closes handles; pinned things stay

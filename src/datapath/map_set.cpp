@@ -56,8 +56,8 @@ std::string describe(const fl_dest_key& key) {
     return fmt::format("{} in domain {:#x}", ip(key.ip), key.domain);
 }
 std::string describe(const fl_route_key& key) {
-    constexpr std::uint32_t domain_bits = 32;
-    const auto length = key.prefixlen > domain_bits ? key.prefixlen - domain_bits : 0;
+    constexpr std::uint32_t kDomainBits = 32;
+    const auto length = key.prefixlen > kDomainBits ? key.prefixlen - kDomainBits : 0;
     return fmt::format("{}/{} in domain {:#x}", ip(key.ip), length, key.domain);
 }
 std::string describe(const fl_fip_stat_key& key) {

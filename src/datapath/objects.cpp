@@ -105,8 +105,8 @@ std::string incompatibility(const bpf_map* wanted, int pinned_fd) {
     if (info.key_size != bpf_map__key_size(wanted)) return "has keys of another size";
     if (info.value_size != bpf_map__value_size(wanted)) return "has values of another size";
     // The kernel adds BPF_F_RDONLY_PROG to device maps, and no program may ask for it.
-    constexpr std::uint32_t added_by_kernel = BPF_F_RDONLY_PROG;
-    if (((info.map_flags ^ bpf_map__map_flags(wanted)) & ~added_by_kernel) != 0) return "has other flags";
+    constexpr std::uint32_t kAddedByKernel = BPF_F_RDONLY_PROG;
+    if (((info.map_flags ^ bpf_map__map_flags(wanted)) & ~kAddedByKernel) != 0) return "has other flags";
     if (!sized_by_option(bpf_map__name(wanted)) && info.max_entries != bpf_map__max_entries(wanted)) {
         return "has another number of entries";
     }

@@ -162,9 +162,9 @@ class TableSync {
         if (!missing.empty()) reduced = without_xdp(desired, missing);
         const Tables& target = reduced ? *reduced : desired;
         auto plan = std::apply([&](auto... member) { return std::tuple{diff_of(target, member)...}; }, kAdditionOrder);
-        constexpr auto all = std::make_index_sequence<std::tuple_size_v<decltype(plan)>>{};
-        done = write_all(plan, all);
-        if (done) done = remove_all(plan, all);
+        constexpr auto kAll = std::make_index_sequence<std::tuple_size_v<decltype(plan)>>{};
+        done = write_all(plan, kAll);
+        if (done) done = remove_all(plan, kAll);
         if (done) done = remove_devices(target);
         if (done) done = remove_stats(stats);
         return done ? done : stop(done);
@@ -185,9 +185,9 @@ class TableSync {
 
     template <typename Plan, std::size_t... Step>
     [[nodiscard]] Result<> remove_all(const Plan& plan, std::index_sequence<Step...>) {
-        constexpr std::size_t last = sizeof...(Step) - 1;
+        constexpr std::size_t kLast = sizeof...(Step) - 1;
         Result<> done;
-        (void)((done = remove_rows(std::get<last - Step>(kAdditionOrder), std::get<last - Step>(plan).removals),
+        (void)((done = remove_rows(std::get<kLast - Step>(kAdditionOrder), std::get<kLast - Step>(plan).removals),
                 done.has_value()) &&
                ...);
         return done;

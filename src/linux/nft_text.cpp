@@ -122,7 +122,7 @@ std::string render_nat(const std::string& kind, const Json& nat) {
 }
 
 std::string render_statement(const Json& statement) {
-    const std::string kind = only_key(statement);
+    std::string kind = only_key(statement);
     if (kind.empty()) return statement.dump();
     const Json& body = statement.begin().value();
     if (kind == "match") return render_match(body);
