@@ -17,10 +17,12 @@
 #include <cstring>
 
 #include "bpf/world.hpp"
+#include "linux/sysctl.hpp"
 #include "linux/unique_fd.hpp"
 #include "support/frame_diff.hpp"
 #include "support/run_process.hpp"
 #include "support/scratch_netns.hpp"
+#include "support/time_scale.hpp"
 
 using namespace fiplane;
 using namespace fiplane::test;
@@ -51,9 +53,9 @@ class Tap {
         unsigned char packet_type = 0;
     };
 
-    /// The first frame that is like `expected`, or none within a second. Namespaces chatter (IPv6), so others pass by.
+    /// The first frame that is like `expected`, or none within a second (scaled). Others pass by.
     [[nodiscard]] std::optional<Received> receive(const Bytes& expected) const {
-        const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+        const auto end = std::chrono::steady_clock::now() + scaled(std::chrono::seconds(1));
         while (std::chrono::steady_clock::now() < end) {
             pollfd waiting{.fd = fd_.get(), .events = POLLIN, .revents = 0};
             if (poll(&waiting, 1, 50) <= 0) continue;
@@ -83,6 +85,9 @@ struct Node {
     std::vector<bpf_link*> links;
 
     Node() {
+        // IPv6 would speak by itself, at any time: the programs would count it.
+        for (const Netns* netns : {&node.netns(), &vm.netns()})
+            REQUIRE(write_sysctl(*netns, "ipv6/conf/default/disable_ipv6", "1").has_value());
         ip_command({"link", "add", "nic", "type", "veth", "peer", "name", "wire"});
         ip_command({"link", "add", "port", "type", "veth", "peer", "name", "eth0", "netns", vm.name()});
         ip_command({"link", "add", "br0", "type", "bridge"});
@@ -92,7 +97,7 @@ struct Node {
         REQUIRE(up.exit_status == 0);
         // A device without an announced carrier loses what it is given, and link_watch may take a second.
         for (const char* device : {"nic", "wire", "port"}) {
-            for (int i = 0; i < 100; ++i) {
+            for (double i = 0; i < 100 * time_scale(); ++i) {
                 const auto shown = run_process_in(node.netns(), {"ip", "link", "show", "dev", device});
                 if (shown.out.find("state UP") != std::string::npos) break;
                 usleep(50'000);
@@ -106,6 +111,9 @@ struct Node {
     ~Node() {
         for (bpf_link* link : links)
             bpf_link__destroy(link);
+        // A namespace's end comes some time after its removal. Until then a program would go on counting.
+        for (const char* device : {"nic", "port", "br0"})
+            static_cast<void>(run_process_in(node.netns(), {"ip", "link", "del", device}));
     }
     Node(const Node&) = delete;
     Node& operator=(const Node&) = delete;

@@ -5,6 +5,7 @@ FIPLANE_BUILD      build directory (default: build/release of this tree)
 FIPLANE_FAST_PATH  on (default) or off
 FIPLANE_XDP        auto (default), native, generic or off
 FIPLANE_WIRE       bridge (default) or routed
+FIPLANE_TIME_SCALE how many times slower this machine is than a real one (default 1)
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 from frames import taps as open_taps  # noqa: E402
 from lab import Lab  # noqa: E402
 from matrix import run_matrix  # noqa: E402
+from timing import scaled  # noqa: E402
 
 BUILD = Path(os.environ.get("FIPLANE_BUILD", ROOT / "build" / "release"))
-TEST_TIMEOUT = 120  # seconds; a test that needs more is stuck
+TEST_TIMEOUT = scaled(120)  # seconds; a test that needs more is stuck
 
 
 def mode() -> dict:
@@ -42,10 +44,10 @@ def pytest_report_header() -> str:
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
     def give_up(number, frame):
-        raise TimeoutError(f"{item.name} did not end within {TEST_TIMEOUT} s")
+        raise TimeoutError(f"{item.name} did not end within {TEST_TIMEOUT:g} s")
 
     old = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(TEST_TIMEOUT)
+    signal.setitimer(signal.ITIMER_REAL, TEST_TIMEOUT)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, old)

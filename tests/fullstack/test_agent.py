@@ -17,6 +17,7 @@ from frames import inner, match_inner
 from lab import Lab, wait_for
 from maps import TABLES, bpftool_dump, dump, fip_in, pinned_ids
 from matrix import ping, ssh
+from timing import scaled
 
 FRESH = "172.24.5.77"
 
@@ -51,7 +52,7 @@ class Ping:
     def finish(self) -> tuple[int, int]:
         """(sent, received)"""
         self._process.send_signal(signal.SIGINT)
-        output = self._process.communicate(timeout=10)[0]
+        output = self._process.communicate(timeout=scaled(10))[0]
         sent, received = re.search(r"(\d+) packets transmitted, (\d+) received", output).groups()
         return int(sent), int(received)
 
@@ -71,7 +72,7 @@ class SshSession:
             self._process.stdin.flush()
         except BrokenPipeError:
             return False
-        ready, _, _ = select.select([self._process.stdout], [], [], timeout)
+        ready, _, _ = select.select([self._process.stdout], [], [], scaled(timeout))
         return bool(ready) and self._process.stdout.readline().strip() == line
 
     def close(self) -> None:
@@ -216,11 +217,11 @@ def test_full_map(lab):
 
 
 def appears_within(what: str, condition, limit: float) -> None:
-    """The condition must hold within `limit` seconds from now."""
+    """The condition must hold within `limit` seconds (scaled) from now."""
     start = time.monotonic()
     wait_for(what, condition, timeout=10, interval=0.0)
     spent = time.monotonic() - start
-    assert spent < limit, f"{what}: took {spent * 1000:.0f} ms"
+    assert spent < scaled(limit), f"{what}: took {spent * 1000:.0f} ms"
 
 
 REACTION = 0.1  # seconds; one read with bpftool is part of it

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from measure import Figure, compare, tcp_throughput, vm_pair
+from timing import scaled
 
 # A sender that hands the stack one large buffer to cut (UDP_SEGMENT), and a receiver that sums up what came.
 GSO_SENDER = """
@@ -53,7 +54,7 @@ def test_udp_gso_arrives_whole(warm, tap, size):
     )
     assert receiver.stdout.readline().strip() == "ready"
     sender.run(["python3", "-c", GSO_SENDER, fip, PORT, size, count, bursts])
-    seen, digest = receiver.communicate(timeout=30)[0].split()
+    seen, digest = receiver.communicate(timeout=scaled(30))[0].split()
     datagrams = sorted(number.to_bytes(4, "big") * (size // 4) for number in range(count * bursts))
     assert (int(seen), digest) == (count * bursts, hashlib.sha256(b"".join(datagrams)).hexdigest())
 

@@ -19,6 +19,7 @@
 #include <sstream>
 #include <thread>
 
+#include "support/time_scale.hpp"
 #include "topology/load.hpp"
 
 extern char** environ;
@@ -86,7 +87,7 @@ std::chrono::milliseconds wait_until(const std::string& what, const std::functio
                                      std::chrono::milliseconds patience) {
     const auto start = std::chrono::steady_clock::now();
     while (!condition()) {
-        if (std::chrono::steady_clock::now() - start > patience) FAIL("waited in vain: " << what);
+        if (std::chrono::steady_clock::now() - start > scaled(patience)) FAIL("waited in vain: " << what);
         std::this_thread::sleep_for(10ms);
     }
     return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
@@ -109,7 +110,8 @@ NodeBench::NodeBench(bool with_underlay) {
     shell("ip link set wire up");
     shell("ip link set eth0 up");
     // The kernel announces carriers up to a second later (net/core/link_watch.c): tests compare what `ip` shows.
-    for (int i = 0; i < 100 && shell("ip link show dev eth0").find("state UP") == std::string::npos; ++i)
+    for (double i = 0; i < 100 * time_scale() && shell("ip link show dev eth0").find("state UP") == std::string::npos;
+         ++i)
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
 }
 

@@ -14,6 +14,7 @@
 
 #include "agent_bench.hpp"
 #include "support/scratch_netns.hpp"
+#include "support/time_scale.hpp"
 
 namespace fiplane::test {
 namespace {
@@ -222,7 +223,7 @@ TEST_CASE("What others remove is mended, and it is logged", "[agent]") {
 
     shell("ip link del " + external_vxlan);
     const auto took = wait_until("the tunnel is back", [&] { return exists(external_vxlan); });
-    CHECK(took < 1s);
+    CHECK(took < scaled(1s));
     wait_until("all its entries are back",
                [&] { return bench.build("plan").out.find("nothing to change") != std::string::npos; });
     CHECK_THAT(bench.log(), ContainsSubstring("add vxlan " + external_vxlan));
@@ -261,7 +262,7 @@ TEST_CASE("A VM that starts later gets its port", "[agent]") {
     const std::string device = bench.device_of("vm1");
     const auto took = wait_until(
         "vm1 is enslaved", [&] { return shell("ip -o link show " + device).find("master brq") != std::string::npos; });
-    CHECK(took < 500ms);
+    CHECK(took < scaled(500ms));
     wait_until("vm1 has a program", [&] {
         const auto devices = bench.status().at("devices");
         return std::ranges::any_of(

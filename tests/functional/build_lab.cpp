@@ -17,6 +17,7 @@
 #include <fstream>
 #include <stdexcept>
 
+#include "support/time_scale.hpp"
 #include "topology/load.hpp"
 
 namespace fiplane::test {
@@ -240,7 +241,7 @@ Capture::Capture(const Netns& netns, const std::string& device, const std::strin
         _exit(127);
     }
     close(file);
-    for (int tries = 0; tries < 100; ++tries) {
+    for (double tries = 0; tries < 100 * time_scale(); ++tries) {
         std::ifstream in(path_);
         const std::string text{std::istreambuf_iterator<char>(in), {}};
         if (text.find("listening on") != std::string::npos) return;
@@ -250,7 +251,7 @@ Capture::Capture(const Netns& netns, const std::string& device, const std::strin
 }
 
 std::vector<std::string> Capture::lines() {
-    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    std::this_thread::sleep_for(scaled(std::chrono::milliseconds(300)));
     kill(pid_, SIGINT);
     waitpid(pid_, nullptr, 0);
     pid_ = -1;

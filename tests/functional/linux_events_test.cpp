@@ -11,6 +11,7 @@
 #include "linux/events.hpp"
 #include "linux/nft.hpp"
 #include "linux/sysctl.hpp"
+#include "support/time_scale.hpp"
 
 namespace fiplane::test {
 namespace {
@@ -21,13 +22,14 @@ Prefix prefix(const char* text) {
     return Prefix::parse(text).value();
 }
 
-/// Waits until one of the sockets is readable, at most 100 ms, and empties both.
+/// Waits until one of the sockets is readable, at most 100 ms (scaled), and empties both.
 EventBatch next(NetnsEvents& events) {
     std::array<pollfd, 2> watched{{{events.rtnl_fd(), POLLIN, 0}, {events.netfilter_fd(), POLLIN, 0}}};
     const auto start = Clock::now();
-    REQUIRE(poll(watched.data(), watched.size(), 100) > 0);
+    const auto limit = scaled(std::chrono::milliseconds(100));
+    REQUIRE(poll(watched.data(), watched.size(), static_cast<int>(limit.count())) > 0);
     const auto batch = events.receive();
-    CHECK(Clock::now() - start < std::chrono::milliseconds(100));
+    CHECK(Clock::now() - start < limit);
     return batch;
 }
 

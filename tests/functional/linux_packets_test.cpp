@@ -16,6 +16,7 @@
 #include "linux/garp.hpp"
 #include "linux/nft.hpp"
 #include "linux/sysctl.hpp"
+#include "support/time_scale.hpp"
 
 namespace fiplane::test {
 namespace {
@@ -47,9 +48,9 @@ class ArpTap {
         REQUIRE(bind(fd_.get(), as_sockaddr(address), sizeof address) == 0);
     }
     /// The next frame in hexadecimal; empty if none comes in time.
-    [[nodiscard]] std::string next(int milliseconds = 500) const {
+    [[nodiscard]] std::string next(std::chrono::milliseconds patience = std::chrono::milliseconds(500)) const {
         pollfd watched{fd_.get(), POLLIN, 0};
-        if (poll(&watched, 1, milliseconds) <= 0) return {};
+        if (poll(&watched, 1, static_cast<int>(scaled(patience).count())) <= 0) return {};
         std::array<unsigned char, 2048> buffer{};
         const ssize_t size = recv(fd_.get(), buffer.data(), buffer.size(), 0);
         std::string hex;
@@ -157,7 +158,7 @@ TEST_CASE("gratuitous ARP is on the wire as arping sends it", "[linux][garp]") {
           "0001080006040002"
           "fa163eaabb01ac18050b"
           "fa163eaabb01ac18050b");
-    CHECK(tap.next(50).empty());
+    CHECK(tap.next(std::chrono::milliseconds(50)).empty());
 
     // The witness: what Neutron runs, with the address that it may use without owning it.
     must(write_sysctl(wire.near.netns(), "ipv4/ip_nonlocal_bind", "1"));
@@ -166,7 +167,7 @@ TEST_CASE("gratuitous ARP is on the wire as arping sends it", "[linux][garp]") {
     };
     if (arping("-U").exit_status < 0) SKIP("arping is not installed");
     CHECK(tap.next() == request);
-    while (!tap.next(50).empty()) {
+    while (!tap.next(std::chrono::milliseconds(50)).empty()) {
     }
     CHECK(arping("-A").exit_status >= 0);
     CHECK(tap.next() == reply);

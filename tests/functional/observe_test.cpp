@@ -17,6 +17,7 @@
 #include "observe/observer.hpp"
 #include "support/run_process.hpp"
 #include "support/scratch_netns.hpp"
+#include "support/time_scale.hpp"
 
 namespace fiplane::test {
 namespace {
@@ -46,11 +47,11 @@ class Watched {
     }
     Observer* operator->() { return &*observer_; }
 
-    /// How long it takes from now until the snapshot satisfies `predicate`; fails after two seconds.
+    /// How long it takes from now until the snapshot satisfies `predicate`; fails after two seconds (scaled).
     std::chrono::milliseconds until(const Predicate& predicate) {
         const auto start = Clock::now();
         while (!predicate(observer_->snapshot())) {
-            const auto left = 2s - (Clock::now() - start);
+            const auto left = scaled(2s) - (Clock::now() - start);
             if (left <= 0s) {
                 FAIL("the snapshot never showed it");
             }
@@ -104,7 +105,7 @@ bool forwards(const Snapshot& s, const std::string& device) {
     return found != s.root.sysctls.devices.end() && found->second.forwarding;
 }
 
-constexpr auto kBound = 100ms;
+const auto kBound = scaled(100ms);
 
 }  // namespace
 

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Iterator
 
 from lab import Lab, LabNode
+from timing import scaled
 
 
 class Handled:
@@ -29,7 +30,7 @@ def handled(lab: Lab, wanted: dict[str, Handled]) -> Iterator[None]:
     """What happens inside must be counted as `wanted`, per node; with the fast path off, nothing may be counted."""
     before = {name: counters(lab.nodes[name]) for name in wanted}
     yield
-    deadline = time.monotonic() + 1.0
+    deadline = time.monotonic() + scaled(1.0)
     while True:
         complaints = [text for name, expected in wanted.items() for text in _check(lab, name, before[name], expected)]
         if not complaints or time.monotonic() > deadline:

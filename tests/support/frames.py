@@ -18,6 +18,7 @@ from scapy.packet import Packet  # noqa: E402
 
 from lab import Lab, LabNode  # noqa: E402
 from namespaces import packet_socket  # noqa: E402
+from timing import scaled  # noqa: E402
 
 OUTER_SOURCE_PORTS = range(32768, 61000)  # net.ipv4.ip_local_port_range, which Linux's vxlan device uses
 
@@ -40,8 +41,8 @@ class Tap:
         self._socket.close()
 
     def frames(self, match: Match, count: int = 1, timeout: float = 2.0) -> list[bytes]:
-        """The first `count` frames that match, or fewer if no more come within `timeout` seconds."""
-        deadline = time.monotonic() + timeout
+        """The first `count` frames that match, or fewer if no more come within `timeout` seconds (scaled)."""
+        deadline = time.monotonic() + scaled(timeout)
         checked, found = 0, []
         while True:
             for raw in self._seen[checked:]:
@@ -59,7 +60,7 @@ class Tap:
         """The one frame that must come."""
         found = self.frames(match, 1, timeout)
         if not found:
-            raise AssertionError(f"at {self.what}: no {what} within {timeout:g} s; seen were:\n{self.dissected()}")
+            raise AssertionError(f"at {self.what}: no {what} within {scaled(timeout):g} s; seen were:\n{self.dissected()}")
         return found[0]
 
     def none(self, match: Match, what: str, timeout: float = 0.5) -> None:

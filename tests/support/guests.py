@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from namespaces import LabError, Namespace, StateDirectory, end_processes
+from timing import scaled
 from topology import Port
 
 SSHD_CONFIG = """\
@@ -51,7 +52,7 @@ class Keys:
         """Makes a key pair and returns its public half."""
         path = self.directory / name
         subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(path)], check=True, timeout=30
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(path)], check=True, timeout=scaled(30)
         )
         return path.with_suffix(".pub").read_text().strip()
 
@@ -72,7 +73,7 @@ class Keys:
             "IdentitiesOnly": "yes",
             "PreferredAuthentications": "publickey",
             "KexAlgorithms": "curve25519-sha256",
-            "ConnectTimeout": str(timeout),
+            "ConnectTimeout": str(round(scaled(timeout))),
             "LogLevel": "ERROR",
         }
         words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]

@@ -26,6 +26,7 @@ from typing import Callable, Iterable, TypeVar
 
 from guests import Keys, Vm
 from namespaces import LabError, Namespace, StateDirectory, end_processes, remove_lab, remove_leftovers
+from timing import scaled
 from topology import Node, Topology
 
 T = TypeVar("T")
@@ -44,7 +45,8 @@ def in_parallel(jobs: Iterable[Callable[[], T]], workers: int = 8) -> list[T]:
 
 
 def wait_for(what: str, condition: Callable[[], object], timeout: float = READY_TIMEOUT, interval: float = 0.05):
-    """Polls until `condition` returns something true, and returns that."""
+    """Polls until `condition` returns something true, and returns that. `timeout`: in seconds, scaled."""
+    timeout = scaled(timeout)
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
@@ -119,7 +121,7 @@ class LabNode:
         assert self.agent is not None
         # nsenter replaces itself by the agent, so this pid is the agent's.
         self.agent.send_signal(signal_number)
-        code = self.agent.wait(timeout=20)
+        code = self.agent.wait(timeout=scaled(20))
         self.agent = None
         return code
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Callable, Sequence
 
 from lab import Lab, in_parallel
+from timing import scaled
 
 PINGS = 5
 PING_INTERVAL = 0.02
@@ -41,7 +42,7 @@ def run_in(lab: Lab, name: str) -> Callable:
 def ping(lab: Lab, source: str, floating_ip: str, count: int = PINGS) -> float | None:
     """Median round trip in milliseconds, or None if any reply is missing."""
     result = run_in(lab, source)(
-        ["ping", "-n", "-c", count, "-i", PING_INTERVAL, "-W", 5, floating_ip], check=False, timeout=20
+        ["ping", "-n", "-c", count, "-i", PING_INTERVAL, "-W", round(scaled(5)), floating_ip], check=False, timeout=20
     )
     times = [float(time) for time in re.findall(r"time=([0-9.]+) ms", result.stdout)]
     return statistics.median(times) if len(times) == count else None

@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Iterator, Sequence
 
+from timing import scaled
+
 STATE_BASE = Path("/var/lib/fiplane-lab")
 ENVIRONMENT = "FIPLANE_LAB"
 CLONE_NEWNET = 0x40000000
@@ -62,12 +64,12 @@ def alive(pid: int, started: int) -> bool:
 
 
 def end_processes(pids: Sequence[int], patience: float = 3.0) -> None:
-    """SIGTERM, then SIGKILL for what is still there after `patience` seconds."""
+    """SIGTERM, then SIGKILL for what is still there after `patience` seconds (scaled)."""
     wanted = {pid: started for pid in pids if (started := start_time(pid)) is not None}
     for pid in wanted:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + scaled(patience)
     while time.monotonic() < deadline:
         wanted = {pid: started for pid, started in wanted.items() if alive(pid, started)}
         if not wanted:
@@ -226,7 +228,8 @@ exec sleep infinity
         timeout: float = 30.0,
         stdin: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command (a string: by sh -e) and returns what it printed. `check`: a failure raises CommandError."""
+        """Runs a command (a string: by sh -e) and returns what it printed. `check`: a failure raises CommandError.
+        `timeout`: in seconds, scaled."""
         words = ["sh", "-ec", argv] if isinstance(argv, str) else list(map(str, argv))
         try:
             result = subprocess.run(
@@ -235,12 +238,12 @@ exec sleep infinity
                 stdin=subprocess.DEVNULL if stdin is None else None,
                 capture_output=True,
                 text=True,
-                timeout=timeout,
+                timeout=scaled(timeout),
                 env=self.environment(),
             )
         except subprocess.TimeoutExpired as expired:
             output = expired.stdout.decode(errors="replace") if isinstance(expired.stdout, bytes) else ""
-            raise LabError(f"on {self.name}: no answer within {timeout} s from: {' '.join(words)}\n{output}") from None
+            raise LabError(f"on {self.name}: no answer within {scaled(timeout):g} s from: {' '.join(words)}\n{output}") from None
         result.args = words
         if check and result.returncode != 0:
             raise CommandError(self.name, result)

@@ -9,6 +9,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from timing import scaled
+
 VM_OWNER = "compute"
 
 
@@ -98,7 +100,7 @@ class Topology:
     @classmethod
     def load(cls, fiplane: Path, file: Path) -> Topology:
         result = subprocess.run(
-            [str(fiplane), "validate", str(file), "-o", "json"], capture_output=True, text=True, timeout=30
+            [str(fiplane), "validate", str(file), "-o", "json"], capture_output=True, text=True, timeout=scaled(30)
         )
         if result.returncode != 0:
             raise TopologyError(result.stderr.strip() or result.stdout.strip())
