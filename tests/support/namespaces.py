@@ -265,24 +265,30 @@ exec sleep infinity
         self._process.wait()
 
 
-def packet_socket(netns_path: str, device: str) -> socket.socket:
-    """An AF_PACKET socket for every frame, both directions, of a device in another network namespace. A socket stays in
-    the namespace in which it was made, so this process needs to be there for that moment only."""
+@contextlib.contextmanager
+def inside(netns_path: str) -> Iterator[None]:
+    """This thread is in another network namespace. A socket stays in the one in which it was made."""
     with _hop_lock:
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         there = os.open(netns_path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _setns(there)
             try:
-                packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-                packet.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
-                packet.bind((device, ETH_P_ALL))
-                return packet
+                yield
             finally:
                 _setns(home)
         finally:
             os.close(there)
             os.close(home)
+
+
+def packet_socket(netns_path: str, device: str) -> socket.socket:
+    """An AF_PACKET socket for every frame, both directions, of a device in another network namespace."""
+    with inside(netns_path):
+        packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        packet.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
+        packet.bind((device, ETH_P_ALL))
+        return packet
 
 
 def _setns(fd: int) -> None:

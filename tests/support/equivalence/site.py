@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node under test, cut off from the rest of its cloud: who there is on its segments, where their frames enter, and
+where they leave. All of it follows from the topology; a deployment is data.
+
+The node's underlay device leads to this process and to nobody else. Other nodes and VMs are played: what they would
+send is injected, what the node sends them is captured, and nobody answers. So every output has its cause in the test.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from dataclasses import dataclass, field
+
+from equivalence.build import ETH_IPV4, UDP, eth, ipv4, udp, vxlan
+from equivalence.sockets import Capture, Injector
+from lab import Lab, LabNode
+from namespaces import inside
+from topology import Network, Port, Topology
+
+WIRE = "wire"
+NETLINK_NETFILTER = 12
+CONNTRACK_DELETE = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
+REQUEST_ACK = 5
+# Strangers on an external segment: known to the node's neighbour tables, answering nothing. Host parts of the subnet.
+STRANGERS = 3
+# Longer than any run: what is reachable when it begins stays so.
+FOREVER_MS = 24 * 3600 * 1000
+
+
+def mac_bytes(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def ip_bytes(text: str) -> bytes:
+    return socket.inet_aton(text)
+
+
+@dataclass(frozen=True)
+class Station:
+    """Somebody on a segment. `at`: a VM's name, "host" for the node itself, or the name of another node."""
+
+    name: str
+    network: str
+    mac: bytes
+    ip: bytes
+    at: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a frame comes in. `device` is an injector; with a VNI the frame is put into a tunnel packet of a peer."""
+
+    device: str
+    network: str
+    vni: int = 0
+    outer_src_mac: bytes = b""
+    outer_dst_mac: bytes = b""
+    outer_src: bytes = b""
+    outer_dst: bytes = b""
+    port: int = 4789
+
+    @property
+    def tunnelled(self) -> bool:
+        return self.vni != 0
+
+    def wrap(self, frame: bytes, sport: int = 40000) -> bytes:
+        if not self.tunnelled:
+            return frame
+        payload = vxlan(self.vni, frame)
+        datagram = udp(self.outer_src, self.outer_dst, sport, self.port, payload, check=0)
+        return eth(
+            self.outer_dst_mac,
+            self.outer_src_mac,
+            ETH_IPV4,
+            ipv4(self.outer_src, self.outer_dst, UDP, datagram, ident=sport),
+        )
+
+
+@dataclass(frozen=True)
+class Journey:
+    """A way through the node that its Linux knows: frame addresses on entry, IP addresses, where it comes out."""
+
+    kind: str  # fip_in, fip_out, hairpin, own, l2
+    entry: Entry
+    eth_src: bytes
+    eth_dst: bytes
+    src: bytes
+    dst: bytes
+    exit: str  # name of a capture
+    # The same flow seen from its far end, for ICMP errors about it. None if the node may not know the way there.
+    answer: "Journey | None" = field(default=None, compare=False)
+
+
+class Site:
+    """`lab` must be warm. Enter it as a context; afterwards the node is cut off for good."""
+
+    def __init__(self, lab: Lab, node: str):
+        self.lab = lab
+        self.node: LabNode = lab.nodes[node]
+        self.name = node
+        self.topology: Topology = lab.topology
+        self.vms = [port for port in self.topology.vm_ports() if port.node == node]
+        self.injectors: dict[str, Injector] = {}
+        self.captures: dict[str, Capture] = {}
+        self.vtep = ip_bytes(self.node.node.underlay_address)
+        self._conntracks: list[socket.socket] = []
+
+    def __enter__(self) -> Site:
+        self.namespaces = self.node.run(["ls", "/run/netns"]).stdout.split()
+        self._cut_off()
+        self._make_deterministic()
+        self._open_sockets()
+        self.stations = self._stations()
+        self.journeys = self._journeys()
+        self.own_addresses = self._own_addresses()
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        for item in (*self.injectors.values(), *self.captures.values(), *self._conntracks):
+            item.close()
+
+    # Preparation
+
+    def _cut_off(self) -> None:
+        wire = self.lab.wire
+        self.underlay_mac = mac_bytes(self.node.mac(self.node.node.underlay_device))
+        self.peer_macs = {name: mac_bytes(node.mac(node.node.underlay_device)) for name, node in self.lab.nodes.items()}
+        wire.run(
+            f"ip link set {self.name} nomaster; ip link set {self.name} mtu 3000;"
+            f"ethtool -K {self.name} gro off; echo 1 > /proc/sys/net/ipv6/conf/{self.name}/disable_ipv6"
+        )
+        for port in self.vms:
+            self.lab.vms[port.name].run("ip address flush dev eth0; ip link set eth0 mtu 3000")
+
+    def _make_deterministic(self) -> None:
+        """Nothing expires, nothing is limited, and nobody is asked for: frames come out only because others came in."""
+        device = self.node.node.underlay_device
+        everywhere = f"""
+            echo 0 > /proc/sys/net/ipv4/icmp_ratelimit
+            for key in icmp_msgs_per_sec icmp_msgs_burst; do
+                [ ! -w /proc/sys/net/ipv4/$key ] || echo 1000000 > /proc/sys/net/ipv4/$key
+            done
+            echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
+            echo 300 > /proc/sys/net/ipv4/ipfrag_time
+            echo 67108864 > /proc/sys/net/ipv4/ipfrag_high_thresh
+            for file in /proc/sys/net/ipv4/neigh/*/base_reachable_time_ms; do echo {FOREVER_MS} > $file; done
+            for file in /proc/sys/net/ipv4/neigh/*/mcast_solicit; do echo 0 > $file; done
+            ip -4 neigh show | while read address dev name lladdr mac rest; do
+                case "$rest" in
+                *PERMANENT*|*NOARP*) ;;
+                *) [ "$lladdr" != lladdr ] || ip neigh replace $address dev $name lladdr $mac nud reachable ;;
+                esac
+            done
+        """
+        self.node.run(f"ethtool -K {device} tx off tso off gso off;" + everywhere)
+        for name in self.namespaces:
+            self.node.run_in(name, everywhere)
+        for name, other in self.topology.nodes.items():
+            if name != self.name:
+                mac = self.peer_macs[name].hex(":")
+                self.node.run(["ip", "neigh", "replace", other.underlay_address, "lladdr", mac, "dev", device,
+                               "nud", "reachable"])  # fmt: skip
+        self._introduce_external_stations()
+
+    def _introduce_external_stations(self) -> None:
+        """Whoever is on an external segment is a reachable neighbour of this node's routers there."""
+        stations = [*self._external_stations(), *self._strangers()]
+        for netns, network, device in self._external_devices():
+            mine = {station.ip for station in stations if station.at == "host"} if not netns else set()
+            script = "".join(
+                f"ip neigh replace {socket.inet_ntoa(station.ip)} lladdr {station.mac.hex(':')} dev {device}"
+                " nud reachable\n"
+                for station in stations
+                if station.network == network and station.ip not in mine
+            )
+            self.node.run_in(netns, script) if netns else self.node.run(script)
+
+    def _external_devices(self) -> list[tuple[str, str, str]]:
+        """(namespace, network, device) of each interface of this node and its routers in an external network."""
+        found = []
+        for port in self.topology.ports.values():
+            if port.owner == "floatingip_agent_gateway" and port.node == self.name:
+                found.append((f"fip-{self.topology.networks[port.network].id}", port.network, port.device))
+            if port.owner == "router_gateway" and port.router:
+                router = self.topology.routers[port.router]
+                if router.node == self.name and not router.distributed:
+                    found.append((router.namespace, port.network, port.device))
+        found = [item for item in found if item[0] in self.namespaces]
+        own = self.topology.nodes[self.name].addresses
+        return found + [("", network, self.network(network).bridge) for network in own]
+
+    def _open_sockets(self) -> None:
+        node = self.node.namespace
+        self.injectors[WIRE] = Injector(self.lab.wire.netns_path, self.name)
+        self.captures[WIRE] = Capture(WIRE, self.lab.wire.netns_path, self.name)
+        for port in self.vms:
+            place = self.lab.vms[port.name].namespace.netns_path
+            self.injectors[port.name] = Injector(place, "eth0")
+            self.captures[port.name] = Capture(port.name, place, "eth0")
+        for network in self.topology.networks.values():
+            device = network.bridge
+            if self.node.run(["ip", "link", "show", device], check=False).returncode == 0:
+                name = f"host:{network.name}"
+                self.injectors[name] = Injector(node.netns_path, device)
+                self.captures[name] = Capture(name, node.netns_path, device)
+        for name in self.namespaces:
+            with inside(self.node.netns_path(name)):
+                self._conntracks.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER))
+        self._bridges = [network.bridge for network in self.topology.networks.values()
+                         if f"host:{network.name}" in self.captures]  # fmt: skip
+
+    def forget(self) -> None:
+        """Removes what Linux remembers of earlier packets: connections and learned MACs."""
+        for tracker in self._conntracks:
+            tracker.send(struct.pack("=IHHII", 20, CONNTRACK_DELETE, REQUEST_ACK, 0, 0) + struct.pack("=BBH", 2, 0, 0))
+            answer = tracker.recv(4096)
+            (error,) = struct.unpack_from("=i", answer, 16)
+            if error not in (0, -2):
+                raise OSError(-error, "cannot flush conntrack")
+        self.node.run("\n".join(f"ip link set dev {bridge} type bridge fdb_flush" for bridge in self._bridges))
+
+    def set_fast_path(self, on: bool) -> None:
+        self.node.set_fast_path(on)
+
+    # Who and where
+
+    def network(self, name: str) -> Network:
+        return self.topology.networks[name]
+
+    def entry(self, station: Station) -> Entry:
+        if station.at == "host":
+            return Entry(f"host:{station.network}", station.network)
+        if station.at not in self.topology.nodes:
+            return Entry(station.at, station.network)
+        return self.tunnel(station.network, station.at)
+
+    def tunnel(self, network: str, peer: str) -> Entry:
+        return Entry(
+            WIRE,
+            network,
+            self.network(network).vni,
+            self.peer_macs[peer],
+            self.underlay_mac,
+            ip_bytes(self.topology.nodes[peer].underlay_address),
+            self.vtep,
+            self.topology.vxlan_port,
+        )
+
+    def exit(self, station: Station) -> str:
+        if station.at == "host":
+            return f"host:{station.network}"
+        return WIRE if station.at in self.topology.nodes else station.at
+
+    def _external_stations(self) -> list[Station]:
+        out = []
+        for name, node in self.topology.nodes.items():
+            for network, address in node.addresses.items():
+                at = "host" if name == self.name else name
+                out.append(
+                    Station(f"node {name}", network, mac_bytes(node.macs[network]), ip_bytes(address.split("/")[0]), at)
+                )
+        for fip, row in self.topology.floating_ips.items():
+            owner = self.topology.node_of_fip(fip)
+            if owner != self.name:
+                out.append(
+                    Station(f"fip {fip}", row.network, mac_bytes(self.fip_mac(fip)), ip_bytes(fip), owner)
+                )
+        return out
+
+    def _strangers(self) -> list[Station]:
+        """The last addresses of each external network's nodes' subnets, behind the first peer."""
+        out = []
+        peer = next(name for name in self.topology.nodes if name != self.name)
+        for network in self.topology.external_networks():
+            addresses = [node.addresses[network.name] for node in self.topology.nodes.values()
+                         if network.name in node.addresses]  # fmt: skip
+            if not addresses:
+                continue
+            address, length = addresses[0].split("/")
+            broadcast = struct.unpack("!I", ip_bytes(address))[0] | (1 << (32 - int(length))) - 1
+            for number in range(1, STRANGERS + 1):
+                ip = struct.pack("!I", broadcast - number)
+                out.append(Station(f"stranger {number}", network.name, b"\x02\x5e" + ip, ip, peer))
+        return out
+
+    def _stations(self) -> list[Station]:
+        out = self._external_stations() + self._strangers()
+        for port in self.topology.vm_ports():
+            assert port.node is not None
+            at = port.name if port.node == self.name else port.node
+            out.append(Station(port.name, port.network, mac_bytes(port.mac), ip_bytes(port.fixed_ip), at))
+        return out
+
+    def fip_mac(self, fip: str) -> str:
+        """Whose MAC answers for a floating IP on its external segment."""
+        row = self.topology.floating_ips[fip]
+        router = self.topology.router_of(fip)
+        if router.distributed:
+            return self.topology.gateway_port(self.topology.node_of_fip(fip), row.network).mac
+        return next(port.mac for port in self.topology.ports.values()
+                    if port.owner == "router_gateway" and port.router == router.name)  # fmt: skip
+
+    def _own_addresses(self) -> set[bytes]:
+        """Of this node's stack and routers: what they send has an IPv4 ID of Linux's choice."""
+        out = set()
+        for place in ("", *self.namespaces):
+            command = "ip -j -4 address"
+            text = self.node.run_in(place, command) if place else self.node.run(command).stdout
+            for row in json.loads(text):
+                out.update(ip_bytes(info["local"]) for info in row.get("addr_info", []))
+        return out - {ip_bytes(fip) for fip in self.topology.floating_ips}
+
+    # Ways through the node
+
+    def local_fips(self) -> list[str]:
+        return [fip for fip in self.topology.floating_ips if self.topology.node_of_fip(fip) == self.name]
+
+    def _vm(self, name: str) -> Station:
+        return next(station for station in self.stations if station.name == name)
+
+    def _router_mac(self, fip: str) -> bytes:
+        row = self.topology.floating_ips[fip]
+        return mac_bytes(self.topology.router_port(row.router, self.topology.ports[row.port].network).mac)
+
+    def _journeys(self) -> list[Journey]:
+        local = self.local_fips()
+        out: list[Journey] = []
+        for fip in local:
+            row = self.topology.floating_ips[fip]
+            vm, address, mac = self._vm(row.port), ip_bytes(fip), mac_bytes(self.fip_mac(fip))
+            for other in self.stations:
+                if other.network != row.network:
+                    continue
+                coming = Journey("fip_in", self.entry(other), other.mac, mac, other.ip, address, self.exit(vm))
+                going = Journey("fip_out", self.entry(vm), vm.mac, self._router_mac(fip), vm.ip, other.ip,
+                                self.exit(other))  # fmt: skip
+                stranger = other.name.startswith("stranger")
+                out.append(coming if stranger else _with_answer(coming, going))
+                out.append(going if stranger else _with_answer(going, coming))
+            for second in local:
+                if self.topology.floating_ips[second].router != row.router:
+                    continue
+                target = self._vm(self.topology.floating_ips[second].port)
+                there = Journey("own" if second == fip else "hairpin", self.entry(vm), vm.mac, self._router_mac(fip),
+                                vm.ip, ip_bytes(second), self.exit(target))  # fmt: skip
+                back = Journey(there.kind, self.entry(target), target.mac, self._router_mac(second), target.ip,
+                               address, self.exit(vm))  # fmt: skip
+                out.append(_with_answer(there, back))
+        for source in self.stations:
+            for target in self.stations:
+                here = source.at not in self.topology.nodes or target.at not in self.topology.nodes
+                if source.network == target.network and source is not target and here and source.at != target.at:
+                    out.append(Journey("l2", self.entry(source), source.mac, target.mac, source.ip, target.ip,
+                                       self.exit(target)))  # fmt: skip
+        return out
+
+
+def _with_answer(journey: Journey, answer: Journey) -> Journey:
+    return Journey(journey.kind, journey.entry, journey.eth_src, journey.eth_dst, journey.src, journey.dst,
+                   journey.exit, answer)  # fmt: skip
+
+
+def port_of(site: Site, name: str) -> Port:
+    return site.topology.ports[name]
