@@ -83,6 +83,9 @@ fl_inline struct fl_verdict fl_parse_outer(struct fl_ctx *ctx, struct fl_frame *
 	tunnel = bpf_map_lookup_elem(&fl_tunnels, &key);
 	if (!tunnel)
 		return fl_to_linux(FL_REASON_UNKNOWN_PEER);
+	/* A promiscuous device sees frames for other hosts, too, which ip_rcv drops. */
+	if (!fl_same_mac(&eth->dmac, fl_mac(tunnel->mac)))
+		return fl_to_linux(FL_REASON_NOT_OVERLAY);
 	frame->segment = tunnel->segment;
 	return fl_go_on();
 }

@@ -25,7 +25,7 @@
 #endif
 
 /* Raised with every change of a key or value layout: an agent that finds another number rebuilds the maps. */
-#define FL_ABI_LAYOUT 1
+#define FL_ABI_LAYOUT 2
 
 #define FL_MAX_FLOATING_IPS 131072
 #define FL_MAX_DESTS 262144
@@ -156,6 +156,8 @@ struct fl_tunnel_key {
 struct fl_tunnel {
 	__u32 segment;
 	__u32 ifindex; /* the kernel's tunnel device that would have received it */
+	__u8 mac[6]; /* of the underlay device that leads to the peer; a frame for another MAC is not this node's */
+	__u8 pad[2];
 };
 
 enum fl_out_kind {
@@ -287,7 +289,7 @@ FL_STATIC_ASSERT(sizeof(struct fl_config) == 12, "fl_config");
 FL_STATIC_ASSERT(sizeof(struct fl_source_key) == 8, "fl_source_key");
 FL_STATIC_ASSERT(sizeof(struct fl_source) == 24, "fl_source");
 FL_STATIC_ASSERT(sizeof(struct fl_tunnel_key) == 8, "fl_tunnel_key");
-FL_STATIC_ASSERT(sizeof(struct fl_tunnel) == 8, "fl_tunnel");
+FL_STATIC_ASSERT(sizeof(struct fl_tunnel) == 16, "fl_tunnel");
 FL_STATIC_ASSERT(sizeof(struct fl_out) == 40, "fl_out");
 FL_STATIC_ASSERT(sizeof(struct fl_fdb_key) == 12, "fl_fdb_key");
 FL_STATIC_ASSERT(sizeof(struct fl_arp_key) == 8, "fl_arp_key");

@@ -154,7 +154,10 @@ void compile_l2(World& world) {
         fl_tunnel_key tunnel{};
         tunnel.vni = port.link->vxlan->vni;
         copy_bytes(tunnel.peer, key.second);
-        tables.tunnels[tunnel] = {port.segment->id(), static_cast<std::uint32_t>(key.first)};
+        fl_tunnel& row = tables.tunnels[tunnel];
+        row.segment = port.segment->id();
+        row.ifindex = static_cast<std::uint32_t>(key.first);
+        copy_bytes(row.mac, path.mac);
     }
     std::ranges::sort(world.out.devices, {}, &DeviceRole::ifindex);
 }

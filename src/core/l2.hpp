@@ -61,6 +61,7 @@ struct UnderlayPath {
     fl_out out{};
     std::string reason;
     int device = 0;                      ///< underlay device, 0 if there is no route
+    Mac mac;                             ///< of that device
     std::optional<Keepalive> keepalive;  ///< the next hop, unless it is PERMANENT
 };
 

@@ -58,6 +58,7 @@ UnderlayPath L2::find_path(const Link& vxlan, Ipv4 peer) const {
     const Link* device = root_.link(route.oif);
     if (device == nullptr) return refuse("the route's device is not known");
     path.device = device->ifindex;
+    path.mac = device->mac;
     if (!device->admin_up || !device->running) return refuse(device->name + " is down");
     const std::string filtered = output_refusal(root_, *device, local, peer);
     if (!filtered.empty()) return refuse(filtered);

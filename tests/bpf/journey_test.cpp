@@ -2,6 +2,8 @@
 // Packets that pass several nodes: what one node's program sends is what the next one's receives.
 #include <catch2/catch_test_macros.hpp>
 
+#include <algorithm>
+
 #include "bpf/world.hpp"
 
 using namespace fiplane;
@@ -19,8 +21,9 @@ struct NodeB : World {
             config.vtep[i] = peer_vtep.bytes()[i];
         programs.put("fl_config", std::uint32_t{0}, config);
         for (const auto& [vni, segment] : {std::pair{kExternalVni, kExternal}, {kTenantVni, kTenant}}) {
-            programs.put("fl_tunnels", fl_tunnel_key{.vni = vni, .peer = {10, 0, 0, 1}},
-                         fl_tunnel{.segment = segment, .ifindex = 50 + segment});
+            fl_tunnel tunnel{.segment = segment, .ifindex = 50 + segment, .mac = {}, .pad = {}};
+            std::ranges::copy(peer_underlay_mac.bytes, tunnel.mac);
+            programs.put("fl_tunnels", fl_tunnel_key{.vni = vni, .peer = {10, 0, 0, 1}}, tunnel);
         }
         programs.erase("fl_fip_in", fl_fip_key{.segment = kExternal, .fip = {172, 24, 5, 11}});
         set_fdb(kExternal, client_mac, port_out(kVmPort));

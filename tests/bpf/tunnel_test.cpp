@@ -109,6 +109,13 @@ TEST_CASE("only known peers with their own VNIs are accepted") {
     left_at_both(world, packet_of(world, outer), FL_REASON_UNKNOWN_PEER);
 }
 
+TEST_CASE("a tunnel packet for another host's MAC, which a promiscuous device sees, is not this node's") {
+    World world;
+    Outer outer = outer_of(world);
+    outer.eth.dst = world.peer_underlay_mac;
+    left_at_both(world, packet_of(world, outer), FL_REASON_NOT_OVERLAY);
+}
+
 TEST_CASE("outer headers that only Linux judges") {
     World world;
     Outer outer = outer_of(world);

@@ -36,7 +36,9 @@ World::World() {
     for (const auto& [vni, segment] : {std::pair{kExternalVni, kExternal}, {kTenantVni, kTenant}}) {
         fl_tunnel_key key{.vni = vni, .peer = {}};
         copy(peer_vtep, key.peer);
-        programs.put("fl_tunnels", key, fl_tunnel{.segment = segment, .ifindex = 50 + segment});
+        fl_tunnel tunnel{.segment = segment, .ifindex = 50 + segment, .mac = {}, .pad = {}};
+        copy(underlay_mac, tunnel.mac);
+        programs.put("fl_tunnels", key, tunnel);
     }
     set_fdb(kTenant, vm_mac, port_out(kVmPort));
     set_fdb(kTenant, remote_mac, tunnel_out(kTenantVni));

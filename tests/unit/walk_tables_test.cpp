@@ -33,7 +33,10 @@ void expect_tunnel(Tables& tables, std::uint32_t vni, const char* peer, int segm
     fl_tunnel_key key{};
     key.vni = vni;
     put(key.peer, peer);
-    tables.tunnels[key] = {static_cast<std::uint32_t>(segment), static_cast<std::uint32_t>(ifindex)};
+    fl_tunnel& tunnel = tables.tunnels[key];
+    tunnel.segment = static_cast<std::uint32_t>(segment);
+    tunnel.ifindex = static_cast<std::uint32_t>(ifindex);
+    put(tunnel.mac, kEthMac);
 }
 
 void expect_arp(Tables& tables, int segment, const char* address, const char* lladdr) {
