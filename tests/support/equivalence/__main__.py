@@ -12,7 +12,7 @@ from pathlib import Path
 from equivalence import report
 from equivalence.deployments import DEPLOYMENTS, ROOT
 from equivalence.generate import Generator
-from equivalence.runner import Outcome, Runner, batches, pin_to_one_cpu
+from equivalence.runner import Outcome, Runner, batches, on_one_cpu
 from equivalence.site import Site
 from lab import Lab, LabError
 from matrix import run_matrix
@@ -70,8 +70,8 @@ def main() -> int:
         with Lab(deployment.topology, options.build, xdp=options.xdp, progress=say) as lab:
             for _ in range(2):
                 run_matrix(lab, pings=2, with_ssh=False)
-            pin_to_one_cpu()
-            right = [run_node(lab, node, options) for node in nodes]
+            with on_one_cpu():
+                right = [run_node(lab, node, options) for node in nodes]
             if options.keep:
                 lab.keep()
     except LabError as error:

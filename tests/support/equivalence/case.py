@@ -42,6 +42,11 @@ def ident(number: int) -> int:
     return number % 65521 + 1
 
 
+def outer_port(number: int) -> int:
+    """Of the tunnel packets that peers send: in the range of Linux's vxlan devices."""
+    return 32768 + number % 28000
+
+
 def source_port(number: int) -> int:
     return 10000 + number % 50000
 

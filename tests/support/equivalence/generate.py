@@ -8,8 +8,8 @@ from dataclasses import replace
 from random import Random
 
 from equivalence import transports
-from equivalence.build import DF, ETH_IPV4, ICMP, MF, TCP, UDP, eth, icmp, ipv4, tcp, udp
-from equivalence.case import Case, Shot, ident, source_port
+from equivalence.build import DF, ETH_IPV4, ICMP, MF, TCP, UDP, eth, icmp, ipv4, ones_sum, tcp, udp
+from equivalence.case import Case, Shot, ident, outer_port, source_port
 from equivalence.l2_cases import arp_case, flooded_case
 from equivalence.site import Entry, Journey, Site
 from equivalence.sockets import GSO_TCPV4, GSO_UDP_L4, VnetHeader
@@ -43,6 +43,9 @@ class Generator:
         for journey in site.journeys:
             self.by_kind.setdefault(journey.kind, []).append(journey)
         self.kinds = sorted(self.by_kind)
+        # Nobody but the node's own stack answers a prime, and its answer would end the flow.
+        self.answered = [journey for journey in site.journeys
+                         if journey.answer and not journey.answer.exit.startswith("host:")]  # fmt: skip
 
     def case(self, number: int) -> Case:
         rng = Random(f"{self.seed}:{number}")
@@ -94,11 +97,11 @@ class Generator:
         ttl, tos, fragment = rng.choice(TTLS), rng.choice(TOS), rng.choice((0, DF))
         packet = ipv4(journey.src, journey.dst, protocol, transport, ttl=ttl, tos=tos, ident=ident(number),
                       fragment=fragment)  # fmt: skip
-        traits = [journey.kind, kind, f"size {size}", f"ttl {ttl}", f"tos {tos:#x}", "DF" if fragment else "no DF"]
+        traits = [*_kind_of(journey), kind, f"size {size}", f"ttl {ttl}", f"tos {tos:#x}", "DF" if fragment else "no DF"]
         return eth(journey.eth_dst, journey.eth_src, ETH_IPV4, packet), traits
 
     def _shot(self, entry: Entry, frame: bytes, number: int, header: VnetHeader | None = None) -> Shot:
-        return Shot(entry.device, entry.wrap(frame, source_port(number)), header)
+        return Shot(entry.device, entry.wrap(frame, outer_port(number)), header)
 
     def _plain(self, rng: Random, number: int) -> Case:
         journey = self.journey(rng)
@@ -113,7 +116,7 @@ class Generator:
         what = rng.choice(("options", "ip_checksum", "l4_checksum", "total_long", "total_short", "total_tiny", "padding",
                            "words", "version", "truncated", "udp_length", "tcp_offset", "reserved_flag", "source_ip",
                            "source_mac", "destination_ip", "vxlan_port"))  # fmt: skip
-        traits = [journey.kind, what, kind]
+        traits = [*_kind_of(journey), what, kind]
         fields: dict = {"ttl": rng.choice((64, 64, 2, 255)), "ident": ident(number)}
         src, dst = journey.src, journey.dst
         if what == "source_ip":
@@ -194,7 +197,7 @@ class Generator:
 
     def _icmp_error(self, rng: Random, number: int) -> Case:
         """An error about a flow that was there before (or, sometimes, was not)."""
-        journey = rng.choice([journey for journey in self.site.journeys if journey.answer])
+        journey = rng.choice(self.answered)
         answer = journey.answer
         assert answer is not None
         kind = rng.choice(("udp", "udp", "tcp", "tcp", "udp0", "echo", "sctp", "unknown", "esp"))
@@ -276,7 +279,7 @@ class Generator:
 
     def _offload(self, rng: Random, number: int) -> Case:
         """From a VM whose driver leaves checksums and segmentation to the host."""
-        journeys = [journey for journey in self.site.journeys if journey.entry.device in self._vm_names()]
+        journeys = [journey for journey in self.site.journeys if journey.entry.device in self.site.vm_names]
         if not journeys:
             return self._plain(rng, number)
         journey = rng.choice(journeys)
@@ -286,7 +289,7 @@ class Generator:
         protocol, whole = transports.make(rng, kind, number, journey.src, journey.dst, length)
         at, transport = (16, 20) if kind == "tcp" else (6, 8)
         start = struct.pack("!BBH", 0, protocol, len(whole))
-        partial = _folded(journey.src + journey.dst + start)
+        partial = ones_sum(journey.src + journey.dst + start)
         whole = whole[:at] + struct.pack("!H", partial) + whole[at + 2 :]
         packet = ipv4(journey.src, journey.dst, protocol, whole, ident=ident(number), ttl=rng.choice((64, 64, 2)),
                       fragment=rng.choice((0, DF)))  # fmt: skip
@@ -298,11 +301,7 @@ class Generator:
         traits = [journey.kind, kind, f"segments of {segment}" if gso else "partial checksum"]
         return Case(number, [self._shot(journey.entry, frame, number, header)], traits=traits)
 
-    def _vm_names(self) -> set[str]:
-        return {port.name for port in self.site.vms}
 
-
-def _folded(data: bytes) -> int:
-    from equivalence.build import ones_sum
-
-    return ones_sum(data)
+def _kind_of(journey: Journey) -> list[str]:
+    """The node's own stack answers what reaches it."""
+    return [journey.kind, "to the host"] if journey.exit.startswith("host:") else [journey.kind]

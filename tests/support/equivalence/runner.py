@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import time
@@ -126,7 +127,11 @@ class Runner:
             self._settle(collected)
         self._send(shot for case in cases for shot in case.shots)
         self._settle(collected)
-        return [(name, freedom.normalised(name, frame, self.site)) for name, frame in collected]
+        return [
+            (name, freedom.normalised(name, frame, self.site))
+            for name, frame in collected
+            if not freedom.is_announcement(frame, self.site)
+        ]
 
     def _pass(self, cases: list[Case], fast_path: bool, size: int) -> list[list[Output]]:
         self.site.set_fast_path(fast_path)
@@ -190,7 +195,7 @@ class Runner:
 
     def _judge(self, difference: Difference, outcome: Outcome, again: bool = False) -> None:
         """`again`: the case has been counted already."""
-        exempt = next((rule for rule in EXCEPTIONS if rule.covers(difference)), None)
+        exempt = next((rule for rule in EXCEPTIONS if rule.covers(difference, self.site)), None)
         if exempt is not None:
             outcome.exempted[exempt.name] += 1
         elif not again:
@@ -222,9 +227,15 @@ def batches(numbers: Iterable[int], size: int = BATCH) -> Iterator[list[int]]:
         yield batch
 
 
-def pin_to_one_cpu() -> None:
+@contextlib.contextmanager
+def on_one_cpu() -> Iterator[None]:
     """The softirq of a frame that is sent runs on the sender's CPU: on one CPU, frames stay in order."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
-__all__ = ["BATCH", "Difference", "Exempt", "Lost", "Outcome", "Output", "Runner", "attribute", "batches"]
+__all__ = ["BATCH", "Difference", "Exempt", "Lost", "Outcome", "Output", "Runner", "attribute", "batches", "on_one_cpu"]

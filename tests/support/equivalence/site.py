@@ -102,6 +102,7 @@ class Site:
         self.name = node
         self.topology: Topology = lab.topology
         self.vms = [port for port in self.topology.vm_ports() if port.node == node]
+        self.vm_names = {port.name for port in self.vms}
         self.injectors: dict[str, Injector] = {}
         self.captures: dict[str, Capture] = {}
         self.vtep = ip_bytes(self.node.node.underlay_address)
@@ -115,6 +116,7 @@ class Site:
         self.stations = self._stations()
         self.journeys = self._journeys()
         self.own_addresses = self._own_addresses()
+        self.announced = {mac_bytes(self.fip_mac(fip)) + ip_bytes(fip) for fip in self.local_fips()}
         return self
 
     def __exit__(self, kind, value, traceback) -> None:

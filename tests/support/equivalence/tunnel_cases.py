@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import struct
 from random import Random
 from typing import Callable
 
 from equivalence.build import DF, ETH_IPV4, MF, UDP, eth, ipv4, udp, vlan, vxlan
-from equivalence.case import Case, Shot, ident, source_port
+from equivalence.case import Case, Shot, ident, outer_port
 from equivalence.site import Entry, Journey, Site
 
 KINDS = ("checksum", "bad_checksum", "ecn", "tos", "ttl", "df", "wrong_vni", "other_vni", "unknown_peer", "peer_network",
@@ -24,7 +23,7 @@ def odd_tunnel_case(
     inner, traits = packet(rng, number, journey)
     what = rng.choice(KINDS)
     if what == "nested":
-        inner = journey.entry.wrap(inner, source_port(number))
+        inner = journey.entry.wrap(inner, outer_port(number))
     frames = _outer(site, rng, number, journey.entry, inner, what)
     return Case(number, [Shot(journey.entry.device, frame) for frame in frames], traits=[f"outer {what}", *traits])
 
@@ -34,7 +33,7 @@ def _outer(site: Site, rng: Random, number: int, entry: Entry, inner: bytes, wha
     header: dict = {"ident": ident(number)}
     tunnel: dict = {}
     datagram: dict = {"check": 0}
-    sport, port, tail = source_port(number), entry.port, b""
+    sport, port, tail = outer_port(number), entry.port, b""
     match what:
         case "checksum":
             datagram = {}
@@ -99,4 +98,4 @@ def _outer(site: Site, rng: Random, number: int, entry: Entry, inner: bytes, wha
     return [vlan(frame, rng.choice((0, 5))) for frame in frames] if what == "vlan" else frames
 
 
-__all__ = ["KINDS", "odd_tunnel_case", "struct"]
+__all__ = ["KINDS", "odd_tunnel_case"]
