@@ -5,9 +5,9 @@
  *
  * What a translation changes in a packet:
  *  - the address and the IPv4 header's checksum, always;
- *  - the transport checksum where it covers a pseudo header (TCP, UDP unless it is zero): in unfragmented packets and
- *    in first fragments. ICMP, SCTP, ESP, GRE and most others cover no address. UDP-Lite and DCCP do, and whether
- *    Linux updates theirs depends on its build: they stay with Linux;
+ *  - the transport checksum where it covers a pseudo header (TCP, UDP unless it is zero). ICMP, SCTP, ESP, GRE and
+ *    most others cover no address. UDP-Lite and DCCP do, and whether Linux updates theirs depends on its build: they
+ *    stay with Linux;
  *  - in an ICMP error, the header that it quotes, which is the mirror image: what the packet's destination is now was
  *    the quoted packet's source, and the other way round (nf_nat_icmp_reply_translation). Its IPv4 checksum changes by
  *    as much as its addresses do, so the ICMP checksum changes only by what the quoted transport checksum does.
@@ -70,6 +70,7 @@ fl_inline struct fl_verdict fl_plan_quote_l4(struct fl_ctx *ctx, __u32 at, __u8 
 	__sum16 old;
 
 	quote->l4_check_at = 0;
+	quote->l4_check = 0; /* fl_write_quote copies it in any case: without a value that may be a packet pointer */
 	if (!l4 || protocol == IPPROTO_UDPLITE || protocol == IPPROTO_DCCP ||
 	    (protocol == IPPROTO_ICMP && (fl_is_icmp_error(l4[0]) || l4[0] == FL_ICMP_REDIRECT)))
 		return fl_to_linux(FL_REASON_ICMP_INNER);
@@ -101,7 +102,7 @@ fl_inline struct fl_verdict fl_plan_icmp_error(struct fl_ctx *ctx, const struct 
 	const struct fl_icmp *icmp = ctx_at(ctx, at, sizeof(*icmp) + FL_IP_LEN);
 	struct fl_quote *quote = &nat->quote;
 
-	if (!icmp || ip->frag_off & bpf_htons(FL_IP_MORE_FRAGMENTS))
+	if (!icmp)
 		return fl_to_linux(FL_REASON_ICMP_INNER);
 	const struct iphdr *quoted = (const struct iphdr *)(icmp + 1);
 
@@ -117,7 +118,7 @@ fl_inline struct fl_verdict fl_plan_icmp_error(struct fl_ctx *ctx, const struct 
 	return fl_plan_quote_l4(ctx, at + FL_QUOTED_L4, quoted->protocol, nat);
 }
 
-/* @saddr, @daddr: the new addresses, equal to the old ones where nothing is translated. */
+/* @ip: no fragment. @saddr, @daddr: the new addresses, equal to the old ones where nothing is translated. */
 fl_inline struct fl_verdict fl_plan_nat(struct fl_ctx *ctx, const struct fl_frame *frame, const struct iphdr *ip,
 					__be32 saddr, __be32 daddr, struct fl_nat *nat)
 {
@@ -135,8 +136,6 @@ fl_inline struct fl_verdict fl_plan_nat(struct fl_ctx *ctx, const struct fl_fram
 
 	if (ip->protocol == IPPROTO_UDPLITE || ip->protocol == IPPROTO_DCCP)
 		return fl_to_linux(FL_REASON_L4_SHORT);
-	if (ip->frag_off & bpf_htons(FL_IP_FRAGMENT_OFFSET))
-		return fl_go_on();
 	switch (ip->protocol) {
 	case IPPROTO_TCP:
 		nat->l4_check_at = FL_TCP_CHECK;
@@ -153,6 +152,9 @@ fl_inline struct fl_verdict fl_plan_nat(struct fl_ctx *ctx, const struct fl_fram
 		if (fl_is_icmp_error(icmp->type))
 			return fl_plan_icmp_error(ctx, frame, ip, nat);
 		return fl_go_on();
+	case IPPROTO_SCTP:
+	case IPPROTO_GRE: /* Linux drops what has less: sctp_manip_pkt, gre_manip_pkt */
+		return ctx_at(ctx, at, 8) ? fl_go_on() : fl_to_linux(FL_REASON_L4_SHORT);
 	default:
 		return fl_go_on();
 	}

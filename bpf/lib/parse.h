@@ -72,6 +72,9 @@ fl_inline struct fl_verdict fl_check_ip(const struct fl_frame *frame, const stru
 	}
 	if (unlikely(bpf_ntohs(ip->tot_len) != fl_l3_len(frame) || !csum_ip_is_right(ip)))
 		return fl_to_linux(FL_REASON_BAD_IP_HEADER);
+	/* All fragments of a datagram go one way, or those that are left to Linux would wait for the others in vain. */
+	if (unlikely(ip->frag_off & bpf_htons(FL_IP_FRAGMENT_OFFSET | FL_IP_MORE_FRAGMENTS)))
+		return fl_to_linux(FL_REASON_FRAGMENT);
 	if (unlikely(fl_is_martian(ip->saddr)))
 		return fl_to_linux(FL_REASON_HOST_SOURCE);
 	return fl_go_on();

@@ -93,6 +93,7 @@ enum fl_class {
 	X(NOT_IPV4, SLOW, "routed packet that is not IPv4") \
 	X(IP_OPTIONS, SLOW, "IPv4 options") \
 	X(BAD_IP_HEADER, SLOW, "IPv4 header malformed, wrong checksum, or length does not match the frame") \
+	X(FRAGMENT, SLOW, "fragment that is routed: conntrack puts the datagram together first") \
 	X(TTL, SLOW, "TTL would expire on the way: Linux answers") \
 	X(MTU, SLOW, "larger than the MTU on the way: Linux fragments or answers") \
 	X(ICMP_INNER, SLOW, "ICMP error whose quoted packet does not match its translation") \

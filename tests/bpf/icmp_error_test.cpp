@@ -129,9 +129,6 @@ TEST_CASE("an error that does not fit its translation is left to Linux") {
         left(world.to_fip() / icmp /
              quote(Ip4{.src = world.fip, .dst = world.client, .protocol = 136} / Payload::counting(20), 40));
     }
-    SECTION("it is fragmented") {
-        left(world.to_fip({.more_fragments = true}) / icmp / quote(complained(world, world.fip, body), 36));
-    }
     SECTION("it is a redirect, which Linux does not translate") {
         left(world.to_fip() / Icmp{.type = kRedirect} / quote(complained(world, world.fip, body), 36));
     }
