@@ -72,7 +72,7 @@ fl_inline bool fl_arp_outer(const struct fl_ctx *ctx, const struct fl_frame *fra
 	fl_set_ip(back.local, ip->daddr);
 	*(struct fl_mac *)back.outer_dmac = eth->smac;
 	*(struct fl_mac *)back.outer_smac = eth->dmac;
-	fl_build_outer(outer, &back, udp->source, udp->dest, FL_ARP_FRAME_LEN, 0);
+	fl_build_outer(outer, &back, fl_kept_port(udp->source), udp->dest, FL_ARP_FRAME_LEN, 0);
 	return true;
 }
 

@@ -18,7 +18,6 @@
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
 
-/* The source port spreads flows over paths and queues: from a tunnel it has done that already and is kept. */
 fl_inline bool fl_tunnel_headers(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_out *out,
 				 __u8 inner_tos, struct fl_outer *outer)
 {
@@ -32,7 +31,7 @@ fl_inline bool fl_tunnel_headers(struct fl_ctx *ctx, const struct fl_frame *fram
 		udp = ctx_at(ctx, FL_ETH_LEN + FL_IP_LEN, sizeof(*udp));
 		if (!udp)
 			return false;
-		source_port = udp->source;
+		source_port = fl_kept_port(udp->source);
 	} else {
 		source_port = fl_source_port(ctx_hash(ctx));
 	}

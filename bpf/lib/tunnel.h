@@ -104,6 +104,15 @@ fl_inline __be16 fl_source_port(__u32 hash)
 	return bpf_htons((((__u64)hash * FL_PORT_COUNT) >> 32) + FL_PORT_FIRST);
 }
 
+/* From tunnel to tunnel the source port, which spreads flows over paths and queues, is kept; unless it is none that
+ * Linux would have chosen. */
+fl_inline __be16 fl_kept_port(__be16 port)
+{
+	const __u32 above = (__u32)bpf_ntohs(port) - FL_PORT_FIRST;
+
+	return above < FL_PORT_COUNT ? port : fl_source_port(port);
+}
+
 /*
  * The outer headers as Linux's vxlan device with no UDP checksum writes them. @inner_len: the inner frame with its
  * Ethernet header. A GSO packet's lengths are wrong here if they exceed 16 bits; segmentation sets them for each
