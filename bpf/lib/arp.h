@@ -105,6 +105,9 @@ fl_inline struct fl_verdict fl_arp_stage(struct fl_ctx *ctx, const struct fl_fra
 	row = bpf_map_lookup_elem(&fl_arp, &key);
 	if (!row)
 		return not_answered;
+	/* A distributed router's MAC is on every node, so its answers do not cross tunnels. */
+	if (row->flags & FL_ARP_NO_TUNNEL && (fl_is_underlay(frame) || frame->hook == FL_HOOK_TC_TUNNEL))
+		return not_answered;
 	/* A unicast request reaches only the owner of its MAC. */
 	if (!fl_is_broadcast_mac(&inner->eth.dmac) && !fl_same_mac(&inner->eth.dmac, fl_mac(row->mac)))
 		return not_answered;

@@ -198,9 +198,12 @@ struct fl_arp_key {
 	__u8 ip[4];
 };
 
+#define FL_ARP_NO_TUNNEL 1 /* the segment's tunnel device swallows answers (vxlan proxy, arp_reduce) */
+
 struct fl_arp {
 	__u8 mac[6];
-	__u8 pad[2];
+	__u8 flags; /* FL_ARP_NO_TUNNEL */
+	__u8 pad;
 };
 
 #define FL_NEXT_SNAT 1 /* the source is translated on this journey (fl_fip_out.fip) */

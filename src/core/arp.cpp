@@ -56,6 +56,14 @@ std::set<Ipv4> proxy_answers(const NetnsIndex& netns, const Link& device) {
     return answers;
 }
 
+/// A vxlan device with `proxy` sends no ARP but what it does not know the answer to: no reply crosses it.
+bool swallows_answers(const Segment& segment) {
+    return std::ranges::any_of(segment.ports, [](const auto& entry) {
+        const BridgePort& port = entry.second;
+        return port.kind == BridgePort::Kind::kTunnel && port.link->vxlan->proxy;
+    });
+}
+
 bool has_arp_filter(const NetnsIndex& netns) {
     return netns.netfilter().has_effect(nf::Family::kArp);
 }
@@ -105,6 +113,7 @@ void compile_arp(World& world) {
             if (leg.router->sysctls(leg.leg->name).rp_filter != 0) continue;
             fl_arp value{};
             copy_bytes(value.mac, leg.leg->mac);
+            if (swallows_answers(segment)) value.flags = FL_ARP_NO_TUNNEL;
             world.out.tables.arp.emplace(arp_key(segment, address), value);
         }
     }

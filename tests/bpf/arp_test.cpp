@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // ARP requests that this node answers, and everything about ARP that it does not.
+#include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 
@@ -89,6 +90,45 @@ TEST_CASE("skb->csum is right in an answer") {
     } catch (const std::runtime_error& error) {
         if (!std::string(error.what()).contains("Invalid argument")) throw;
         SKIP("the kernel cannot test CHECKSUM_COMPLETE");
+    }
+}
+
+TEST_CASE("a router whose answers do not cross tunnels is asked from one") {
+    World world;
+    const Packet request = request_for_fip(world).packet();
+    fl_arp_key key{.segment = kExternal, .ip = {}};
+    std::ranges::copy(world.fip.bytes(), key.ip);
+    fl_arp row{.mac = {}, .flags = FL_ARP_NO_TUNNEL, .pad = 0};
+    std::ranges::copy(world.fg_mac.bytes, row.mac);
+    world.programs.put("fl_arp", key, row);
+    world.on_tunnel(kExternal);
+    SECTION("Linux floods the question and swallows the answer") {
+        expect_left(world, FL_HOOK_TC_TUNNEL, request, FL_REASON_ARP_OTHER);
+        for (const fl_hook hook : {FL_HOOK_XDP_UNDERLAY, FL_HOOK_TC_UNDERLAY})
+            expect_left(world, hook, world.from_peer(kExternalVni, request), FL_REASON_ARP_OTHER);
+    }
+    SECTION("others on the segment are answered") {
+        world.on_host(kExternal);
+        check_sent(world.programs.run(FL_HOOK_TC_HOST, request.bytes()), kTcRedirect, FL_REASON_ARP_REPLY,
+                   reply_for_fip(world));
+    }
+}
+
+TEST_CASE("an answer into a tunnel keeps a source port that Linux could have chosen, and no other") {
+    World world;
+    const std::uint16_t port = GENERATE(std::uint16_t{0}, std::uint16_t{53}, std::uint16_t{32767}, std::uint16_t{32768},
+                                        std::uint16_t{60998}, std::uint16_t{65535});
+    const Packet inner = request_for_fip(world).packet();
+    const Packet packet = Eth{.dst = world.underlay_mac, .src = world.peer_underlay_mac} /
+                          Ip4{.src = world.peer_vtep, .dst = world.vtep} /
+                          Udp{.src = port, .dst = 4789, .checksum = 0} / Vxlan{.vni = kExternalVni} / inner;
+    const auto result = world.programs.run(FL_HOOK_TC_UNDERLAY, packet.bytes());
+    check_sent(result, kTcRedirect, FL_REASON_ARP_REPLY, world.to_peer(kExternalVni, reply_for_fip(world)));
+    const auto sent = static_cast<std::uint16_t>(result.frame.at(34) << 8 | result.frame.at(35));
+    if (port >= 32768 && port <= 60998) {
+        CHECK(sent == port);
+    } else {
+        CHECK((sent >= 32768 && sent <= 60999));
     }
 }
 

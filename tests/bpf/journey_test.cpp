@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Packets that pass several nodes: what one node's program sends is what the next one's receives.
-#include <catch2/catch_test_macros.hpp>
-
 #include <algorithm>
+#include <catch2/catch_test_macros.hpp>
 
 #include "bpf/world.hpp"
 

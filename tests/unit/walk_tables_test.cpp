@@ -39,8 +39,9 @@ void expect_tunnel(Tables& tables, std::uint32_t vni, const char* peer, int segm
     put(tunnel.mac, kEthMac);
 }
 
-void expect_arp(Tables& tables, int segment, const char* address, const char* lladdr) {
+void expect_arp(Tables& tables, int segment, const char* address, const char* lladdr, std::uint8_t flags = 0) {
     fl_arp value{};
+    value.flags = flags;
     put(value.mac, lladdr);
     tables.arp[arp_row_key(segment, address)] = value;
 }
@@ -68,7 +69,7 @@ Tables common_tables() {
     expect_vm(tables, kTapA, kMacA, "10.0.0.11");
     expect_vm(tables, kTapB, kMacB, "10.0.0.12");
     expect_vm(tables, kTapD, kMacD, "10.0.0.14");
-    expect_arp(tables, kBrq, "10.0.0.1", kQrMac);
+    expect_arp(tables, kBrq, "10.0.0.1", kQrMac, FL_ARP_NO_TUNNEL);
     return tables;
 }
 
