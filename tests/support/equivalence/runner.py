@@ -22,7 +22,7 @@ CHUNK = 128
 BATCH = 4096
 QUIET = 0.002
 PATIENCE = 10.0
-UNREPEATED = "outputs without a number differ in a chunk, but no case alone shows it"
+UNREPEATED = "outputs without a number differ in the chunk that begins here, but no case alone shows it"
 # (name of the capture, frame without what Linux chooses freely)
 Output = tuple[str, bytes]
 
@@ -151,19 +151,21 @@ class Runner:
         spent = self._verdicts()
         outcome.fast += spent["fast"] - before["fast"]
         outcome.slow += spent["slow"] - before["slow"]
-        unclear: list[Case] = []
+        unclear: list[tuple[list[Case], Difference]] = []
         for index, (expected, seen) in enumerate(zip(off, on)):
             if self.tamper:
                 seen = self.tamper(seen)
             chunk = cases[index * CHUNK : (index + 1) * CHUNK]
-            if not self._compare(chunk, expected, seen, outcome):
-                unclear.extend(chunk)
-        if unclear:
-            self._find(unclear, outcome)
+            rest = self._compare(chunk, expected, seen, outcome)
+            if rest.missing or rest.extra:
+                unclear.append((chunk, rest))
+        for chunk, rest in unclear:
+            self._find(chunk, rest, outcome)
         return outcome
 
-    def _find(self, cases: list[Case], outcome: Outcome) -> None:
-        """Outputs that carry no number differed: each case of those chunks alone tells who made them."""
+    def _find(self, cases: list[Case], whole: Difference, outcome: Outcome) -> None:
+        """Outputs that carry no number differed: each case of the chunk alone tells who made them. `whole`: what differed
+        in the chunk, for the report if none of them does."""
         known = {difference.case.number for difference in outcome.differences}
         found = 0
         for case, off, on in zip(cases, self._pass(cases, False, 1), self._pass(cases, True, 1)):
@@ -172,7 +174,7 @@ class Runner:
                 self._judge(Difference(case, off, on), outcome, again=case.number in known)
                 found += len(outcome.differences) - before
         if not found:
-            outcome.differences.append(Difference(Case(-1, [], traits=[UNREPEATED]), [], []))
+            outcome.differences.append(whole)
 
     def _verdicts(self) -> Counter[str]:
         out: Counter[str] = Counter()
@@ -180,8 +182,8 @@ class Runner:
             out[row["class"]] += row["packets"]
         return out
 
-    def _compare(self, cases: list[Case], off: list[Output], on: list[Output], outcome: Outcome) -> bool:
-        """False if outputs differ that do not say which case they belong to."""
+    def _compare(self, cases: list[Case], off: list[Output], on: list[Output], outcome: Outcome) -> Difference:
+        """Returns the outputs that do not say which case they belong to."""
         outcome.cases += len(cases)
         outcome.frames += len(off)
         port = self.site.topology.vxlan_port
@@ -191,7 +193,7 @@ class Runner:
             outcome.silent += not expected
             if Counter(expected) != Counter(seen):
                 self._judge(Difference(case, expected, seen), outcome)
-        return Counter(by_case_off[None]) == Counter(by_case_on[None])
+        return Difference(Case(cases[0].number, [], traits=[UNREPEATED]), by_case_off[None], by_case_on[None])
 
     def _judge(self, difference: Difference, outcome: Outcome, again: bool = False) -> None:
         """`again`: the case has been counted already."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 from dataclasses import dataclass, field
 
 from equivalence.build import ETH_IPV4, UDP, eth, ipv4, udp, vxlan
@@ -25,6 +26,7 @@ CONNTRACK_DELETE = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
 REQUEST_ACK = 5
 # Strangers on an external segment: known to the node's neighbour tables, answering nothing. Host parts of the subnet.
 STRANGERS = 3
+FRAGMENTS_WAIT = 1  # seconds, ipfrag_time
 # Longer than any run: what is reachable when it begins stays so.
 FOREVER_MS = 24 * 3600 * 1000
 
@@ -145,7 +147,7 @@ class Site:
                 [ ! -w /proc/sys/net/ipv4/$key ] || echo 1000000 > /proc/sys/net/ipv4/$key
             done
             echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
-            echo 300 > /proc/sys/net/ipv4/ipfrag_time
+            echo {FRAGMENTS_WAIT} > /proc/sys/net/ipv4/ipfrag_time
             echo 67108864 > /proc/sys/net/ipv4/ipfrag_high_thresh
             for file in /proc/sys/net/ipv4/neigh/*/base_reachable_time_ms; do echo {FOREVER_MS} > $file; done
             for file in /proc/sys/net/ipv4/neigh/*/mcast_solicit; do echo 0 > $file; done
@@ -214,7 +216,8 @@ class Site:
                          if f"host:{network.name}" in self.captures]  # fmt: skip
 
     def forget(self) -> None:
-        """Removes what Linux remembers of earlier packets: connections and learned MACs."""
+        """Removes what Linux remembers of earlier packets: connections, learned MACs, fragments that wait for others."""
+        time.sleep(FRAGMENTS_WAIT + 0.2)
         for tracker in self._conntracks:
             tracker.send(struct.pack("=IHHII", 20, CONNTRACK_DELETE, REQUEST_ACK, 0, 0) + struct.pack("=BBH", 2, 0, 0))
             answer = tracker.recv(4096)
