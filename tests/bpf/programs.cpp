@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "bpf/coverage.hpp"
+#include "support/bpf_objects.hpp"
 #include "support/frame_diff.hpp"
 #include "tc_host.skel.h"
 #include "tc_host_poisoned.skel.h"
@@ -30,9 +31,6 @@
 namespace fiplane::test {
 namespace {
 
-using ObjectOwner = std::unique_ptr<bpf_object, decltype(&bpf_object__close)>;
-using ElfBytes = const void* (*)(std::size_t*);
-
 constexpr std::array<std::array<ElfBytes, 2>, FL_HOOK_COUNT> kObjects = {{
     {xdp_underlay::elf_bytes, xdp_underlay_poisoned::elf_bytes},
     {tc_underlay::elf_bytes, tc_underlay_poisoned::elf_bytes},
@@ -41,44 +39,15 @@ constexpr std::array<std::array<ElfBytes, 2>, FL_HOOK_COUNT> kObjects = {{
     {tc_host::elf_bytes, tc_host_poisoned::elf_bytes},
 }};
 
-std::string& last_message() {
-    static std::string text;
-    return text;
-}
-
-int keep_message(libbpf_print_level level, const char* format, va_list arguments) {
-    if (level == LIBBPF_DEBUG) return 0;
-    std::array<char, 1 << 16> line{};
-    const int length = std::vsnprintf(line.data(), line.size(), format, arguments);
-    last_message() += line.data();
-    return length;
-}
-
 using Counters = std::map<std::uint32_t, fl_counter>;
 
 }  // namespace
 
 struct Programs::Impl {
-    std::vector<std::array<ObjectOwner, 2>> objects;
-    std::map<std::string, const bpf_map*> maps;
+    BpfObjects loaded;
+    std::vector<std::array<bpf_object*, 2>> objects;
 
-    ObjectOwner load(ElfBytes elf_bytes) {
-        std::size_t size = 0;
-        const void* elf = elf_bytes(&size);
-        ObjectOwner object(bpf_object__open_mem(elf, size, nullptr), bpf_object__close);
-        if (object == nullptr) throw std::runtime_error("cannot open a BPF object: " + last_message());
-        bpf_map* map = nullptr;
-        bpf_object__for_each_map(map, object.get()) {
-            bpf_map__set_pin_path(map, nullptr);
-            const auto known = maps.find(bpf_map__name(map));
-            if (known != maps.end()) bpf_map__reuse_fd(map, bpf_map__fd(known->second));
-        }
-        if (bpf_object__load(object.get()) != 0) throw std::runtime_error("cannot load: " + last_message());
-        bpf_object__for_each_map(map, object.get()) maps.try_emplace(bpf_map__name(map), map);
-        return object;
-    }
-
-    [[nodiscard]] const bpf_map* map(const std::string& name) const { return maps.at(name); }
+    [[nodiscard]] const bpf_map* map(const std::string& name) const { return loaded.map(name); }
 
     /// Rows that are not zero, summed over CPUs.
     [[nodiscard]] Counters counters() const {
@@ -102,7 +71,7 @@ struct Programs::Impl {
     [[nodiscard]] RunResult run_once(fl_hook hook, int variant, const Bytes& frame, const RunOptions& options) const {
         const bool xdp = hook == FL_HOOK_XDP_UNDERLAY;
         const bpf_program* program =
-            bpf_object__next_program(objects[hook][static_cast<std::size_t>(variant)].get(), nullptr);
+            bpf_object__next_program(objects[hook][static_cast<std::size_t>(variant)], nullptr);
         Bytes out(frame.size() + 256);
         __sk_buff skb{};
         skb.gso_size = options.gso_size;
@@ -160,12 +129,9 @@ struct Programs::Impl {
 };
 
 Programs::Programs() : impl_(std::make_unique<Impl>()) {
-    libbpf_set_print(keep_message);
-    last_message().clear();
     for (const auto& variants : kObjects) {
-        ObjectOwner shipped = impl_->load(variants[0]);
-        ObjectOwner poisoned = impl_->load(variants[1]);
-        impl_->objects.push_back({std::move(shipped), std::move(poisoned)});
+        bpf_object* shipped = impl_->loaded.load(variants[0]);
+        impl_->objects.push_back({shipped, impl_->loaded.load(variants[1])});
     }
 }
 
@@ -178,7 +144,7 @@ Programs& Programs::loaded() {
 
 void Programs::clear() {
     put("fl_config", std::uint32_t{0}, fl_config{});
-    for (const auto& [name, map] : impl_->maps) {
+    for (const auto& [name, map] : impl_->loaded.maps()) {
         if (name == "fl_config" || name == "fl_counters") continue;
         Bytes key(bpf_map__key_size(map));
         while (bpf_map__get_next_key(map, nullptr, key.data(), key.size()) == 0)
@@ -234,7 +200,7 @@ std::uint64_t Programs::packets(fl_hook hook, fl_reason reason) const {
 }
 
 bpf_object* Programs::object(fl_hook hook) const {
-    return impl_->objects[hook][0].get();
+    return impl_->objects[hook][0];
 }
 
 bpf_program* Programs::program(fl_hook hook) const {
@@ -250,20 +216,15 @@ Programs::Size Programs::size(fl_hook hook) const {
 }
 
 void Programs::update(const std::string& map, const void* key, const void* value) {
-    const bpf_map* target = impl_->map(map);
-    INFO(map);
-    REQUIRE(bpf_map__update_elem(target, key, bpf_map__key_size(target), value, bpf_map__value_size(target), 0) == 0);
+    impl_->loaded.update(map, key, value);
 }
 
 void Programs::remove(const std::string& map, const void* key) {
-    const bpf_map* target = impl_->map(map);
-    INFO(map);
-    REQUIRE(bpf_map__delete_elem(target, key, bpf_map__key_size(target), 0) == 0);
+    impl_->loaded.remove(map, key);
 }
 
 bool Programs::lookup(const std::string& map, const void* key, void* value) const {
-    const bpf_map* target = impl_->map(map);
-    return bpf_map__lookup_elem(target, key, bpf_map__key_size(target), value, bpf_map__value_size(target), 0) == 0;
+    return impl_->loaded.lookup(map, key, value);
 }
 
 const char* hook_text(fl_hook hook) {

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// The small cloud that fuzzed frames travel in, as seen from one of its nodes: the rows of the BPF tables, and the same
+// facts for whoever judges what came out. Two tenants use the same addresses and the same MACs.
+//
+//   underlay: this node 10.0.0.1 (lo), peers 10.0.0.2 (all segments) and 10.0.0.3 (not tenant b)
+//   ex  VNI 1001  172.24.4.0/23: host 172.24.4.1 on br-ex, client .2 behind peer 2, gateway 172.24.4.254 behind peer 3
+//   a   VNI 2001  10.1.0.0/24 of tenant A, distributed router (domain 7): VMs a1 .5 and a2 .6 with floating IPs, a3 .7
+//                 without source check; .8 behind peer 2, .9 behind peer 3
+//   a-2 VNI 2002  10.2.0.0/24 of tenant A, same router: VM a4 .9; .6 behind peer 3 over a link with MTU 600
+//   b   VNI 3001  10.1.0.0/24 of tenant B, legacy router on this node (domain 8): VMs b1 .5 and b2 .6 with floating
+//   IPs;
+//                 .8 behind peer 2, with a floating IP of this node's router
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/types.hpp"
+#include "fiplane/abi.h"
+#include "support/bpf_objects.hpp"
+
+namespace fiplane::test {
+
+inline constexpr std::uint16_t kVxlanPort = 4789;
+inline constexpr std::uint32_t kUnderlayDevice = 1;  ///< loopback, the device of XDP test runs
+inline constexpr std::uint32_t kNobody = 0;          ///< tenant of the external segment
+
+struct CloudSegment {
+    const char* name;
+    std::uint32_t bridge;  ///< ifindex, and so the segment's number
+    std::uint32_t tunnel_device;
+    std::uint32_t vni;
+    std::uint32_t tenant;
+};
+
+struct CloudPort {
+    const char* name;
+    std::uint32_t ifindex;
+    std::uint32_t segment;
+    Mac mac;
+    Ipv4 ip;
+    bool checked;         ///< sends only from .mac and .ip
+    std::uint32_t flags;  ///< FL_OUT_*
+};
+
+struct CloudPeer {
+    Ipv4 vtep;
+    Mac underlay_mac;
+    std::vector<std::uint32_t> vnis;
+};
+
+/// Where a frame leaves. For a tunnel: `vni` and `peer`.
+struct Exit {
+    fl_out_kind kind = FL_OUT_NONE;
+    std::uint32_t ifindex = 0;
+    std::uint32_t flags = 0;
+    std::uint32_t mtu = 0;
+    std::uint32_t vni = 0;
+    Ipv4 peer{};
+};
+
+struct Journey {
+    Mac dmac{};
+    Mac smac{};
+    Ipv4 dnat{};  ///< unset: the destination stays
+    std::uint32_t hops = 0;
+    std::uint32_t mtu = 0;
+    bool snat = false;
+    bool hairpin = false;
+    Exit exit{};
+};
+
+struct FdbRow {
+    std::uint32_t segment;
+    Mac mac;
+    Exit exit;
+};
+
+struct ArpRow {
+    std::uint32_t segment;
+    Ipv4 ip;
+    Mac mac;
+};
+
+struct FipInRow {
+    std::uint32_t segment;
+    Ipv4 fip;
+    Mac router_mac;
+    Journey journey;
+};
+
+struct FipOutRow {
+    std::uint32_t port;
+    Ipv4 fixed;
+    Mac vm_mac;
+    Mac router_mac;
+    Ipv4 fip;
+    std::uint32_t domain;
+};
+
+/// Length 32 is a row of fl_dests, a shorter prefix one of fl_routes.
+struct DestRow {
+    std::uint32_t domain;
+    Prefix prefix;
+    Journey journey;
+};
+
+/// Immutable once made.
+class Cloud {
+  public:
+    Cloud();
+
+    Ipv4 vtep;
+    Mac underlay_mac;
+    std::vector<CloudSegment> segments;
+    std::vector<CloudPort> ports;
+    std::vector<CloudPeer> peers;
+    std::vector<FdbRow> fdb;
+    std::vector<ArpRow> arp;
+    std::vector<FipInRow> fip_in;
+    std::vector<FipOutRow> fip_out;
+    std::vector<DestRow> dests;
+
+    [[nodiscard]] const CloudSegment* segment(std::uint32_t bridge) const;
+    [[nodiscard]] const CloudSegment* segment_of_vni(std::uint32_t vni) const;
+    [[nodiscard]] const CloudSegment* segment_of_tunnel_device(std::uint32_t ifindex) const;
+    [[nodiscard]] const CloudPort* port(std::uint32_t ifindex) const;
+    [[nodiscard]] const CloudPort& port(const std::string& name) const;
+    [[nodiscard]] const CloudPeer* peer(Ipv4 address) const;
+
+    /// Devices on which the program of a hook runs.
+    [[nodiscard]] std::vector<std::uint32_t> devices(fl_hook hook) const;
+
+    /// Makes the devices in the calling thread's network namespace, which must be empty. Only their numbers matter: all
+    /// are bridges, which every kernel of a node has.
+    void make_devices() const;
+    /// The devices must exist: the kernel checks those in fl_devs.
+    void write_tables(const BpfObjects& objects) const;
+
+  private:
+    void add_segment_rows();
+    void add_journeys();
+    [[nodiscard]] Exit to_port(const std::string& name) const;
+    [[nodiscard]] static Exit to_tunnel(std::uint32_t vni, Ipv4 peer);
+};
+
+}  // namespace fiplane::test

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// The cloud's rows in the form of the BPF tables.
+#include <algorithm>
+#include <stdexcept>
+
+#include "fuzz/cloud.hpp"
+
+namespace fiplane::test {
+namespace {
+
+void copy(const Mac& from, __u8 (&to)[6]) {
+    std::ranges::copy(from.bytes, to);
+}
+
+void copy(Ipv4 from, __u8 (&to)[4]) {
+    std::ranges::copy(from.bytes(), to);
+}
+
+class Writer {
+  public:
+    Writer(const Cloud& cloud, const BpfObjects& objects) : cloud_(cloud), objects_(objects) {}
+
+    void write() const {
+        config();
+        sources();
+        tunnels();
+        devices();
+        segments();
+        journeys();
+    }
+
+  private:
+    template <typename K, typename V>
+    void put(const char* map, const K& key, const V& value) const {
+        objects_.update(map, &key, &value);
+    }
+
+    void config() const {
+        fl_config config{};
+        config.layout = FL_ABI_LAYOUT;
+        config.vxlan_port = kVxlanPort;
+        copy(cloud_.vtep, config.vtep);
+        put("fl_config", std::uint32_t{0}, config);
+    }
+
+    void sources() const {
+        for (const CloudPort& port : cloud_.ports) {
+            fl_source row{};
+            row.role = FL_ROLE_PORT;
+            row.segment = port.segment;
+            copy(port.mac, row.mac);
+            copy(port.ip, row.ip);
+            row.flags = port.checked ? FL_SRC_CHECK : 0;
+            source(port.ifindex, row);
+        }
+        for (const CloudSegment& segment : cloud_.segments) {
+            fl_source row{};
+            row.segment = segment.bridge;
+            row.role = FL_ROLE_HOST;
+            source(segment.bridge, row);
+            row.role = FL_ROLE_TUNNEL;
+            source(segment.tunnel_device, row);
+        }
+    }
+
+    void source(std::uint32_t ifindex, const fl_source& row) const {
+        put("fl_sources", fl_source_key{.ifindex = ifindex, .vlan = 0, .pad = {}}, row);
+    }
+
+    void tunnels() const {
+        for (const CloudPeer& peer : cloud_.peers) {
+            for (const std::uint32_t vni : peer.vnis) {
+                fl_tunnel_key key{.vni = vni, .peer = {}};
+                copy(peer.vtep, key.peer);
+                const CloudSegment* segment = cloud_.segment_of_vni(vni);
+                put("fl_tunnels", key, fl_tunnel{.segment = segment->bridge, .ifindex = segment->tunnel_device});
+            }
+        }
+    }
+
+    void devices() const {
+        for (const CloudPort& port : cloud_.ports) {
+            if ((port.flags & FL_OUT_XDP) != 0) put("fl_devs", port.ifindex, port.ifindex);
+        }
+    }
+
+    void segments() const {
+        for (const FdbRow& row : cloud_.fdb) {
+            fl_fdb_key key{.segment = row.segment, .mac = {}, .pad = {}};
+            copy(row.mac, key.mac);
+            put("fl_fdb", key, out(row.exit));
+        }
+        for (const ArpRow& row : cloud_.arp) {
+            fl_arp_key key{.segment = row.segment, .ip = {}};
+            copy(row.ip, key.ip);
+            fl_arp value{};
+            copy(row.mac, value.mac);
+            put("fl_arp", key, value);
+        }
+    }
+
+    void journeys() const {
+        for (const FipInRow& row : cloud_.fip_in) {
+            fl_fip_key key{.segment = row.segment, .fip = {}};
+            copy(row.fip, key.fip);
+            fl_fip_in value{};
+            copy(row.router_mac, value.router_mac);
+            value.next = next(row.journey);
+            put("fl_fip_in", key, value);
+        }
+        for (const FipOutRow& row : cloud_.fip_out) {
+            fl_fip_out_key key{.ifindex = row.port, .fixed = {}};
+            copy(row.fixed, key.fixed);
+            fl_fip_out value{};
+            copy(row.vm_mac, value.vm_mac);
+            copy(row.router_mac, value.router_mac);
+            copy(row.fip, value.fip);
+            value.domain = row.domain;
+            put("fl_fip_out", key, value);
+        }
+        for (const DestRow& row : cloud_.dests)
+            destination(row);
+    }
+
+    void destination(const DestRow& row) const {
+        if (row.prefix.length == 32) {
+            fl_dest_key key{.domain = row.domain, .ip = {}};
+            copy(row.prefix.address, key.ip);
+            put("fl_dests", key, next(row.journey));
+            return;
+        }
+        fl_route_key key{.prefixlen = 32U + row.prefix.length, .domain = row.domain, .ip = {}};
+        copy(row.prefix.address, key.ip);
+        put("fl_routes", key, next(row.journey));
+    }
+
+    [[nodiscard]] fl_next next(const Journey& journey) const {
+        fl_next next{};
+        copy(journey.dmac, next.dmac);
+        copy(journey.smac, next.smac);
+        copy(journey.dnat, next.dnat);
+        next.hops = journey.hops;
+        next.mtu = journey.mtu;
+        next.flags = (journey.snat ? FL_NEXT_SNAT : 0) | (journey.hairpin ? FL_NEXT_HAIRPIN : 0);
+        next.out = out(journey.exit);
+        return next;
+    }
+
+    [[nodiscard]] fl_out out(const Exit& exit) const {
+        fl_out out{};
+        out.kind = exit.kind;
+        out.ifindex = exit.ifindex;
+        out.flags = exit.flags;
+        out.mtu = exit.mtu;
+        if (exit.kind != FL_OUT_TUNNEL) return out;
+        out.vni = exit.vni;
+        copy(exit.peer, out.remote);
+        copy(cloud_.vtep, out.local);
+        copy(cloud_.peer(exit.peer)->underlay_mac, out.outer_dmac);
+        copy(cloud_.underlay_mac, out.outer_smac);
+        return out;
+    }
+
+    const Cloud& cloud_;
+    const BpfObjects& objects_;
+};
+
+}  // namespace
+
+void Cloud::write_tables(const BpfObjects& objects) const {
+    Writer(*this, objects).write();
+}
+
+}  // namespace fiplane::test

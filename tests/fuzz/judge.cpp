@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fuzz/judge.hpp"
+
+#include <fmt/format.h>
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+
+#include <array>
+
+namespace fiplane::test {
+namespace {
+
+constexpr std::array<fl_class, FL_REASON_COUNT> kClasses = {
+#define FL_X(id, class, text) FL_CLASS_##class,
+    FL_REASONS(FL_X)
+#undef FL_X
+};
+
+bool is_xdp(fl_hook hook) {
+    return hook == FL_HOOK_XDP_UNDERLAY;
+}
+
+bool is_underlay(fl_hook hook) {
+    return hook == FL_HOOK_XDP_UNDERLAY || hook == FL_HOOK_TC_UNDERLAY;
+}
+
+bool was_sent(fl_hook hook, const Outcome& outcome) {
+    if (!is_xdp(hook)) return outcome.action == TC_ACT_REDIRECT;
+    return outcome.action == XDP_TX || outcome.action == XDP_REDIRECT ||
+           (outcome.action == XDP_PASS && outcome.meta.has_value());
+}
+
+bool was_left(fl_hook hook, const Outcome& outcome) {
+    return is_xdp(hook) ? outcome.action == XDP_PASS && !outcome.meta : outcome.action == TC_ACT_UNSPEC;
+}
+
+bool equal(View a, View b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size()) == 0;
+}
+
+}  // namespace
+
+std::optional<std::string> Judge::judge(const Input& input, const Outcome& outcome) {
+    const fl_record& record = outcome.record;
+    if (record.counts != 1) return fmt::format("counted {} times", record.counts);
+    if (record.hook != static_cast<std::uint32_t>(input.hook) || record.reason >= FL_REASON_COUNT)
+        return fmt::format("counted as hook {} reason {}", record.hook, record.reason);
+    if (record.bytes != input.frame.size()) return fmt::format("counted with {} bytes", record.bytes);
+    const auto reason = static_cast<fl_reason>(record.reason);
+
+    if (was_left(input.hook, outcome)) {
+        if (kClasses[reason] == FL_CLASS_FAST || kClasses[reason] == FL_CLASS_DROP || reason == FL_REASON_XDP_DONE)
+            return "left to Linux, but counted as finished";
+        if (record.redirects != 0) return "left to Linux, but a redirect is set up";
+        if (!equal(input.frame, outcome.frame)) return "left to Linux, but not as it came";
+        return std::nullopt;
+    }
+    if (!was_sent(input.hook, outcome)) return fmt::format("action {}", outcome.action);
+    if (kClasses[reason] != FL_CLASS_FAST) return "sent, but counted as not finished";
+
+    if (auto complaint = open_input(input)) return complaint;
+    if (auto complaint = check_source()) return complaint;
+    if (reason == FL_REASON_ARP_REPLY) return check_arp_reply(input, outcome);
+    if (auto complaint = open_output(input, outcome)) return complaint;
+    if (reason == FL_REASON_L2_FORWARD || reason == FL_REASON_L2_TO_HOST) return check_l2(input, reason);
+    return check_routed(input, reason);
+}
+
+bool Judge::same_but_choices(View a, View b, bool is_tunnel_packet) {
+    if (!is_tunnel_packet) return equal(a, b);
+    // IPv4 ID 18-19, IPv4 checksum 24-25, UDP source port 34-35
+    if (a.size() != b.size() || a.size() < kOuterSize) return false;
+    return equal(a.subspan(0, 18), b.subspan(0, 18)) && equal(a.subspan(20, 4), b.subspan(20, 4)) &&
+           equal(a.subspan(26, 8), b.subspan(26, 8)) && equal(a.subspan(36), b.subspan(36));
+}
+
+Judge::Complaint Judge::open_input(const Input& input) {
+    in_ = {.frame = input.frame};
+    if (!is_underlay(input.hook)) {
+        in_.port = input.hook == FL_HOOK_TC_PORT ? cloud_.port(input.device) : nullptr;
+        if (in_.port != nullptr) in_.segment = cloud_.segment(in_.port->segment);
+        if (input.hook == FL_HOOK_TC_HOST) in_.segment = cloud_.segment(input.device);
+        if (input.hook == FL_HOOK_TC_TUNNEL) in_.segment = cloud_.segment_of_tunnel_device(input.device);
+        if (in_.segment == nullptr) return "sent from a device that is no source for this program";
+        return std::nullopt;
+    }
+    if (input.frame.size() < kOuterSize + kEthSize) return "sent a tunnel packet without inner Ethernet header";
+    if (input.gso_size != 0) return "sent a GSO tunnel packet";
+    in_.outer = in_.frame.first(kOuterSize);
+    in_.frame = in_.frame.subspan(kOuterSize);
+    const View ip = in_.outer.subspan(kEthSize);
+    if (read16(in_.outer, 12) != kTypeIp || ip[0] != 0x45 || ip[9] != kUdp || read_ip(ip, 16) != cloud_.vtep)
+        return "sent what is no tunnel packet to this node";
+    if ((in_.outer[0] & 1) != 0) return "sent a tunnel packet that came by multicast";
+    if ((read16(ip, 6) & 0x3fff) != 0) return "sent a fragment of a tunnel packet";
+    if (read16(ip, 2) != input.frame.size() - kEthSize || read16(ip, 24) != input.frame.size() - kEthSize - kIpSize)
+        return "sent a tunnel packet whose lengths are wrong";
+    if (residue(word_sum(ip.first(kIpSize))) != 0) return "sent a tunnel packet with a wrong IPv4 checksum";
+    if (read16(ip, 22) != kVxlanPort || read16(ip, 26) != 0) return "sent with another UDP port or with a UDP checksum";
+    if ((ip[1] & 1) != 0) return "sent a tunnel packet with ECT(1) or CE";
+    const std::uint32_t vni = read32(ip, 32) >> 8;
+    if (read32(ip, 28) != 0x08000000 || (read32(ip, 32) & 0xff) != 0) return "sent with other VXLAN flags";
+    const CloudPeer* peer = cloud_.peer(read_ip(ip, 12));
+    if (peer == nullptr || std::ranges::find(peer->vnis, vni) == peer->vnis.end()) return "sent a stranger's packet";
+    in_.segment = cloud_.segment_of_vni(vni);
+    return std::nullopt;
+}
+
+Judge::Complaint Judge::check_source() const {
+    if (in_.frame.size() < kEthSize) return "sent a frame without Ethernet header";
+    const std::uint16_t type = read16(in_.frame, 12);
+    if (type == 0x8100 || type == 0x88a8) return "sent a frame with a VLAN tag";
+    if ((in_.frame[6] & 1) != 0 || has_mac(in_.frame, 6, Mac{})) return "sent a frame from a multicast or zero MAC";
+    if (in_.port == nullptr || !in_.port->checked) return std::nullopt;
+    if (!has_mac(in_.frame, 6, in_.port->mac)) return "sent from a MAC that the port does not own";
+    if (type == kTypeIp && (in_.frame.size() < kEthSize + kIpSize || read_ip(in_.frame, 26) != in_.port->ip))
+        return "sent from an address that the port does not own";
+    if (type == kTypeArp && (in_.frame.size() < kEthSize + 28 || !has_mac(in_.frame, 22, in_.port->mac)))
+        return "sent ARP with a MAC that the port does not own";
+    if (type == kTypeArp && read32(in_.frame, 28) != 0 && read_ip(in_.frame, 28) != in_.port->ip)
+        return "sent ARP with an address that the port does not own";
+    return std::nullopt;
+}
+
+Judge::Complaint Judge::open_output(const Input& input, const Outcome& outcome) {
+    out_ = {.frame = outcome.frame};
+    if (auto complaint = find_exit(input, outcome)) return complaint;
+    if (out_.exit.kind == FL_OUT_TUNNEL) {
+        if (outcome.frame.size() < kOuterSize + kEthSize) return "the output is no tunnel packet";
+        out_.outer = outcome.frame.first(kOuterSize);
+        out_.frame = outcome.frame.subspan(kOuterSize);
+        if (auto complaint = check_outer(input)) return complaint;
+        out_.exit.vni = read32(out_.outer, 46) >> 8;
+        out_.exit.peer = read_ip(out_.outer, 30);
+        out_.segment = cloud_.segment_of_vni(out_.exit.vni);
+        const CloudPeer* peer = cloud_.peer(out_.exit.peer);
+        if (peer == nullptr || out_.segment == nullptr) return "encapsulated for nobody";
+        if (std::ranges::find(peer->vnis, out_.exit.vni) == peer->vnis.end()) return "encapsulated for a stranger";
+        if (!has_mac(out_.outer, 0, peer->underlay_mac)) return "encapsulated for one peer, sent to another's MAC";
+    }
+    if (out_.segment == nullptr) return "sent into no segment";
+    if (out_.frame.size() != in_.frame.size())
+        return fmt::format("the inner frame had {} bytes and has {}", in_.frame.size(), out_.frame.size());
+    return std::nullopt;
+}
+
+Judge::Complaint Judge::find_exit(const Input& input, const Outcome& outcome) {
+    auto complaint = is_xdp(input.hook) ? find_xdp_exit(outcome) : find_tc_exit(input, outcome);
+    if (complaint) return complaint;
+    if (out_.exit.kind == FL_OUT_HOST) out_.segment = cloud_.segment(out_.exit.ifindex);
+    if (out_.exit.kind == FL_OUT_PORT) {
+        out_.port = cloud_.port(out_.exit.ifindex);
+        if (out_.port == nullptr) return fmt::format("sent to device {}, which is no port", out_.exit.ifindex);
+        out_.exit.flags = out_.port->flags;
+        out_.segment = cloud_.segment(out_.port->segment);
+    }
+    return std::nullopt;
+}
+
+Judge::Complaint Judge::find_tc_exit(const Input& input, const Outcome& outcome) {
+    const fl_record& record = outcome.record;
+    if (record.redirects != 1) return fmt::format("{} redirects", record.redirects);
+    out_.exit.ifindex = record.ifindex;
+    out_.exit.kind = record.ifindex == kUnderlayDevice ? FL_OUT_TUNNEL : FL_OUT_PORT;
+    if (record.via == FL_VIA_REDIRECT && record.flags == BPF_F_INGRESS) {
+        out_.exit.kind = FL_OUT_HOST;
+        return std::nullopt;
+    }
+    if (record.flags != 0) return "redirect with other flags";
+    const CloudPort* port = cloud_.port(record.ifindex);
+    const bool may_cross = port != nullptr && (port->flags & FL_OUT_PEER) != 0 && input.hook != FL_HOOK_TC_HOST;
+    if (may_cross != (record.via == FL_VIA_PEER))
+        return "bpf_redirect_peer where it is wrong, or not where it is right";
+    return std::nullopt;
+}
+
+Judge::Complaint Judge::find_xdp_exit(const Outcome& outcome) {
+    if (outcome.meta) {
+        if (outcome.meta->magic != FL_META_MAGIC) return "metadata without its magic number";
+        out_.exit = {.kind = outcome.meta->kind, .ifindex = outcome.meta->ifindex};
+        if (out_.exit.kind != FL_OUT_PORT && out_.exit.kind != FL_OUT_HOST) return "metadata for another kind of exit";
+        const CloudPort* port = cloud_.port(out_.exit.ifindex);
+        if (outcome.meta->flags != (port == nullptr ? 0 : port->flags)) return "metadata with other flags";
+        return std::nullopt;
+    }
+    out_.exit.ifindex = kUnderlayDevice;
+    out_.exit.kind = FL_OUT_TUNNEL;
+    if (outcome.action == XDP_TX) return std::nullopt;
+    if (outcome.record.redirects != 1 || outcome.record.via != FL_VIA_MAP) return "XDP_REDIRECT without a device";
+    out_.exit = {.kind = FL_OUT_PORT, .ifindex = outcome.record.ifindex};
+    const CloudPort* port = cloud_.port(out_.exit.ifindex);
+    if (port == nullptr || (port->flags & FL_OUT_XDP) == 0) return "XDP_REDIRECT to a device that does not take it";
+    return std::nullopt;
+}
+
+/// All 50 bytes, but for the peer's MAC and VNI.
+Judge::Complaint Judge::check_outer(const Input& input) const {
+    const View eth = out_.outer;
+    const View ip = eth.subspan(kEthSize);
+    if (!has_mac(eth, 6, cloud_.underlay_mac) || read16(eth, 12) != kTypeIp) return "outer Ethernet header";
+    if (ip[0] != 0x45 || read16(ip, 6) != 0 || ip[8] != 64 || ip[9] != kUdp) return "outer IPv4 header";
+    if (read_ip(ip, 12) != cloud_.vtep) return "outer source";
+    if (input.gso_size == 0) {
+        const std::size_t udp_size = out_.frame.size() + 16;
+        if (read16(ip, 2) != udp_size + kIpSize || read16(ip, 24) != udp_size) return "outer lengths";
+    }
+    if (residue(word_sum(ip.first(kIpSize))) != 0) return "outer IPv4 checksum";
+    if (read16(ip, 22) != kVxlanPort || read16(ip, 26) != 0) return "outer UDP port or checksum";
+    if (in_.outer.empty() ? read16(ip, 20) < 32768 || read16(ip, 20) > 60999 : read16(ip, 20) != read16(in_.outer, 34))
+        return "outer UDP source port";
+    if (read32(ip, 28) != 0x08000000 || (read32(ip, 32) & 0xff) != 0) return "VXLAN header";
+
+    const std::uint16_t type = read16(in_.frame, 12);
+    unsigned ecn = 0;
+    if (type == kTypeIp && in_.frame.size() >= kEthSize + 2) ecn = in_.frame[15] & 3;
+    if (type == 0x86dd && in_.frame.size() >= kEthSize + 2) ecn = in_.frame[15] >> 4 & 3;
+    if (ip[1] != (ecn == 3 ? 2 : ecn)) return "outer congestion bits";
+    return std::nullopt;
+}
+
+}  // namespace fiplane::test
