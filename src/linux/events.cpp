@@ -104,6 +104,7 @@ void drain(int fd, std::vector<char>& buffer, EventBatch& batch, Note note) {
             const std::size_t body = at + NLMSG_HDRLEN;
             const bool whole = header.nlmsg_len > NLMSG_HDRLEN && body < size;
             note(batch, header.nlmsg_type, whole ? static_cast<unsigned char>(buffer[body]) : AF_UNSPEC);
+            if (header.nlmsg_len >= size - at) break;  // the last one, or cut; aligning a huge length would give 0
             at += NLMSG_ALIGN(header.nlmsg_len);
         }
     }
