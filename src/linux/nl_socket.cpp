@@ -17,6 +17,8 @@ constexpr int kReceiveBuffer = 4 << 20;
 /// The kernel fills dump messages up to the size of the reader's buffer, but never beyond 32 KiB.
 constexpr std::size_t kMessageBuffer = 32 << 10;
 constexpr int kDumpAttempts = 5;
+/// MAX_ERRNO of the kernel's linux/err.h.
+constexpr int kMaxErrno = 4095;
 
 struct FreeBuffer {
     void operator()(unsigned char* buffer) const { std::free(buffer); }
@@ -44,6 +46,7 @@ Answer verdict_of(const nlmsghdr& message) {
     }
     std::memcpy(&number, nlmsg_data(&message), sizeof number);
     if (number == 0 || (done && number > 0)) return {};
+    if (number > 0 || number < -kMaxErrno) return std::unexpected(KernelError{EPROTO, "no error number"});
     return std::unexpected(KernelError{-number, ack_text(message, done ? sizeof number : sizeof(nlmsgerr))});
 }
 
