@@ -26,7 +26,7 @@ from matrix import run_matrix  # noqa: E402
 from timing import scaled  # noqa: E402
 
 BUILD = Path(os.environ.get("FIPLANE_BUILD", ROOT / "build" / "release"))
-TEST_TIMEOUT = scaled(120)  # seconds; a test that needs more is stuck
+TEST_TIMEOUT = 120  # seconds; a test that needs more is stuck. A module may set its own (TIMEOUT)
 
 
 def mode() -> dict:
@@ -44,10 +44,11 @@ def pytest_report_header() -> str:
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
     def give_up(number, frame):
-        raise TimeoutError(f"{item.name} did not end within {TEST_TIMEOUT:g} s")
+        raise TimeoutError(f"{item.name} did not end within {timeout:g} s")
 
+    timeout = scaled(getattr(item.module, "TIMEOUT", TEST_TIMEOUT))
     old = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, TEST_TIMEOUT)
+    signal.setitimer(signal.ITIMER_REAL, timeout)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, old)
