@@ -52,7 +52,7 @@ def _own_source(difference: Difference, site: Site) -> bool:
     def claims(output: Output) -> bool:
         name, frame = output
         ip = ip_offset(frame, (inner_frame(frame, site.topology.vxlan_port) or 0) if name == WIRE else 0)
-        return ip is not None and frame[ip + 12 : ip + 16] in site.own_addresses
+        return ip is not None and frame[ip + 12 : ip + 16] in site.local_addresses
 
     return not difference.missing and all(map(claims, difference.extra))
 
@@ -124,8 +124,10 @@ def _stateless(difference: Difference, site: Site) -> bool:
     return _only_the_quote_differs(difference, site) or _only_errors_extra(difference, site)
 
 
+OTHERS_SOURCE = frozenset({"source a router's own", "source its destination", "source another station's"})
+
 EXCEPTIONS: tuple[Exempt, ...] = (
-    Exempt("source_is_a_routers_own", frozenset({"source a router's own"}), _own_source),
+    Exempt("source_is_a_routers_own", OTHERS_SOURCE, _own_source),
     Exempt("linux_limits_unreachable", frozenset({"destination_ip"}), _rate_limited),
     Exempt("arp_request_not_flooded", frozenset({"arp"}), _only_copies_missing),
     Exempt("udp_length_to_host", frozenset({"udp_length"}), _host_is_silent),
@@ -139,4 +141,5 @@ EXCEPTIONS: tuple[Exempt, ...] = (
         frozenset({"oddity options", "oddity nested", "oddity redirect", "oddity short", "oddity quoted_fragment"}),
         _stateless,
     ),
+    Exempt("icmp_error_out_of_a_legacy_router", frozenset({"out of a legacy router"}), _only_the_quote_differs),
 )

@@ -3,10 +3,12 @@
 
 1. The outer header of a tunnel packet that the node sends: UDP source port within 32768..60999, IPv4 ID, and the IPv4
    checksum as it follows.
-2. A packet that the node's own stack or router makes (an ICMP error, an echo reply): the IPv4 ID and the checksum as
-   it follows. Linux takes IDs from counters that other packets move.
+2. A packet that the node's own stack or router makes: the IPv4 ID and the checksum as it follows. Linux takes IDs from
+   counters that other packets move. Such a packet comes from an own address; or it is an ICMP error from a floating
+   IP (translated, or of a legacy router) with precedence "internetwork control", which no case's own errors have.
 
-3. The agent announces floating IPs by gratuitous ARP when it likes: those frames are left out.
+3. What a clock causes is left out: the agent's announcements of floating IPs by gratuitous ARP, and "reassembly time
+   exceeded" from the node's own stack, a second after a fragment whose datagram never became whole.
 
 Such fields become the same before frames are compared: the lowest port, ID zero, and its checksum. A port that is out of
 range, or a header whose checksum is wrong, stays, and so differs.
@@ -21,6 +23,19 @@ from equivalence.site import WIRE, Site
 OUTER_PORTS = range(32768, 61000)
 LOWEST_PORT = b"\x80\0"
 ZERO = b"\0\0"
+
+
+def is_from_a_clock(name: str, frame: bytes, site: Site) -> bool:
+    return is_announcement(frame, site) or _is_reassembly_timeout(name, frame, site)
+
+
+def _is_reassembly_timeout(name: str, frame: bytes, site: Site) -> bool:
+    inner = inner_frame(frame, site.topology.vxlan_port) if name == WIRE else None
+    ip = ip_offset(frame, inner or 0)
+    if ip is None or frame[ip + 9] != 1 or not _is_made_here(frame, ip, site):
+        return False
+    icmp = ip + (frame[ip] & 15) * 4
+    return frame[icmp : icmp + 2] == b"\x0b\1"
 
 
 def is_announcement(frame: bytes, site: Site) -> bool:
@@ -40,9 +55,19 @@ def normalised(name: str, frame: bytes, site: Site) -> bytes:
             frame = frame[:34] + LOWEST_PORT + frame[36:]
         frame = _without_ident(frame, 14)
     ip = ip_offset(frame, inner or 0)
-    if ip is not None and frame[ip + 12 : ip + 16] in site.own_addresses:
+    if ip is not None and _is_made_here(frame, ip, site):
         frame = _without_ident(frame, ip)
     return frame
+
+
+def _is_made_here(frame: bytes, ip: int, site: Site) -> bool:
+    icmp = ip + (frame[ip] & 15) * 4
+    return frame[ip + 12 : ip + 16] in site.own_addresses or (
+        frame[ip + 1] & 0xE0 == 0xC0
+        and frame[ip + 9] == 1
+        and frame[ip + 12 : ip + 16] in site.own_fips
+        and frame[icmp : icmp + 1] in (b"\3", b"\x0b", b"\x0c")
+    )
 
 
 def _without_ident(frame: bytes, ip: int) -> bytes:

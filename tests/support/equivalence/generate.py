@@ -51,11 +51,9 @@ class Generator:
         rng = Random(f"{self.seed}:{number}")
         family = rng.choices(list(FAMILIES), FAMILIES.values())[0]
         match family:
-            case "plain":
-                made = self._plain(rng, number)
             case "odd":
                 made = self._odd(rng, number)
-            case "error":
+            case "error" if self.answered:
                 made = self._icmp_error(rng, number)
             case "fragments":
                 made = self._fragments(rng, number)
@@ -65,8 +63,10 @@ class Generator:
                 made = arp_case(self.site, rng, number)
             case "flooded":
                 made = flooded_case(self.site, rng, number)
-            case _:
+            case "tunnel":
                 made = odd_tunnel_case(self.site, rng, number, self._packet)
+            case _:
+                made = self._plain(rng, number)
         made.traits.insert(0, family)
         return made
 
@@ -235,10 +235,11 @@ class Generator:
         message = icmp(5 if oddity == "redirect" else what, code, struct.pack("!HH", 0, mtu), quoted,
                        check=rng.getrandbits(16) if oddity == "checksum" else None)  # fmt: skip
         packet = ipv4(journey.src, journey.dst, ICMP, message, ttl=rng.choice((64, 64, 3, 255)), ident=ident(number),
-                      tos=0xC0)  # fmt: skip
+                      tos=rng.choice((0, 0x20, 0xE0)))  # fmt: skip
         frame = eth(journey.eth_dst, journey.eth_src, ETH_IPV4, packet)
         primes = [] if oddity == "untracked" else [self._shot(answer.entry, prime, number)]
-        traits = [journey.kind, f"icmp {what}/{code}", f"quotes {kind}", f"oddity {oddity}",
+        legacy = ["out of a legacy router"] if journey.kind != "fip_in" and journey.entry.tunnelled else []
+        traits = [*legacy, journey.kind, f"icmp {what}/{code}", f"quotes {kind}", f"oddity {oddity}",
                   f"quoted bytes {len(quoted)}"]  # fmt: skip
         return Case(number, [self._shot(journey.entry, frame, number)], primes, traits)
 
@@ -277,7 +278,8 @@ class Generator:
                 packets.insert(rng.randrange(len(packets)), rng.choice(packets))
         frames = [eth(journey.eth_dst, journey.eth_src, ETH_IPV4, packet) for packet in packets]
         shots = [self._shot(journey.entry, frame, number) for frame in frames]
-        return Case(number, shots, traits=[journey.kind, kind, what, f"{len(frames)} of {size} bytes", f"ttl {ttl}"])
+        traits = [*_kind_of(journey), kind, what, f"{len(frames)} of {size} bytes", f"ttl {ttl}"]
+        return Case(number, shots, traits=traits)
 
     def _offload(self, rng: Random, number: int) -> Case:
         """From a VM whose driver leaves checksums and segmentation to the host."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import struct
 import time
@@ -130,7 +131,7 @@ class Runner:
         return [
             (name, freedom.normalised(name, frame, self.site))
             for name, frame in collected
-            if not freedom.is_announcement(frame, self.site)
+            if not freedom.is_from_a_clock(name, frame, self.site)
         ]
 
     def _pass(self, cases: list[Case], fast_path: bool, size: int) -> list[list[Output]]:
@@ -159,22 +160,25 @@ class Runner:
             rest = self._compare(chunk, expected, seen, outcome)
             if rest.missing or rest.extra:
                 unclear.append((chunk, rest))
-        for chunk, rest in unclear:
-            self._find(chunk, rest, outcome)
+        if unclear:
+            self._find(unclear, outcome)
         return outcome
 
-    def _find(self, cases: list[Case], whole: Difference, outcome: Outcome) -> None:
-        """Outputs that carry no number differed: each case of the chunk alone tells who made them. `whole`: what differed
-        in the chunk, for the report if none of them does."""
+    def _find(self, chunks: list[tuple[list[Case], Difference]], outcome: Outcome) -> None:
+        """Outputs that carry no number differed: each case of those chunks alone tells who made them. What none of
+        them shows is reported for the chunk as a whole."""
         known = {difference.case.number for difference in outcome.differences}
-        found = 0
-        for case, off, on in zip(cases, self._pass(cases, False, 1), self._pass(cases, True, 1)):
-            if Counter(off) != Counter(on):
-                before = len(outcome.differences)
-                self._judge(Difference(case, off, on), outcome, again=case.number in known)
-                found += len(outcome.differences) - before
-        if not found:
-            outcome.differences.append(whole)
+        cases = [case for chunk, _ in chunks for case in chunk]
+        alone = iter(zip(cases, self._pass(cases, False, 1), self._pass(cases, True, 1)))
+        for chunk, whole in chunks:
+            missing, extra = whole.missing, whole.extra
+            for case, off, on in itertools.islice(alone, len(chunk)):
+                difference = Difference(case, off, on)
+                if difference.missing or difference.extra:
+                    missing, extra = missing - difference.missing, extra - difference.extra
+                    self._judge(difference, outcome, again=case.number in known)
+            if missing or extra:
+                outcome.differences.append(Difference(whole.case, list(missing.elements()), list(extra.elements())))
 
     def _verdicts(self) -> Counter[str]:
         out: Counter[str] = Counter()

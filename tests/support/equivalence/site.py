@@ -117,7 +117,11 @@ class Site:
         self._open_sockets()
         self.stations = self._stations()
         self.journeys = self._journeys()
-        self.own_addresses = self._own_addresses()
+        self.local_addresses = self._local_addresses()
+        # What the node's stack and routers send from these has an IPv4 ID of Linux's choice; what others send from a
+        # floating IP, which a legacy router has on its device, has not.
+        self.own_fips = {ip_bytes(fip) for fip in self.local_fips()}
+        self.own_addresses = self.local_addresses - {ip_bytes(fip) for fip in self.topology.floating_ips}
         self.announced = {mac_bytes(self.fip_mac(fip)) + ip_bytes(fip) for fip in self.local_fips()}
         return self
 
@@ -307,15 +311,15 @@ class Site:
         return next(port.mac for port in self.topology.ports.values()
                     if port.owner == "router_gateway" and port.router == router.name)  # fmt: skip
 
-    def _own_addresses(self) -> set[bytes]:
-        """Of this node's stack and routers: what they send has an IPv4 ID of Linux's choice."""
+    def _local_addresses(self) -> set[bytes]:
+        """Of this node's stack and routers."""
         out = set()
         for place in ("", *self.namespaces):
             command = "ip -j -4 address"
             text = self.node.run_in(place, command) if place else self.node.run(command).stdout
             for row in json.loads(text):
                 out.update(ip_bytes(info["local"]) for info in row.get("addr_info", []))
-        return out - {ip_bytes(fip) for fip in self.topology.floating_ips}
+        return out
 
     # Ways through the node
 
