@@ -31,8 +31,8 @@ FIP, FIP_MAC = bytes([172, 24, 5, 11]), bytes.fromhex("fa163e000001")
 @pytest.fixture
 def paper():
     """What the pure parts ask of a site."""
-    topology = SimpleNamespace(vxlan_port=4789)
-    return SimpleNamespace(topology=topology, vtep=VTEP, local_addresses={OWN}, own_addresses={OWN}, own_fips={FIP}, announced={FIP_MAC + FIP})
+    addresses = {"local_addresses": {OWN}, "own_addresses": {OWN}, "own_fips": {FIP}, "announced": {FIP_MAC + FIP}}
+    return SimpleNamespace(topology=SimpleNamespace(vxlan_port=4789), vtep=VTEP, **addresses)
 
 
 def tunnelled(sport: int = 40000, inner: Ether | None = None) -> bytes:

@@ -103,7 +103,7 @@ def narrow(warm):
 @pytest.mark.parametrize("source", ["vm1", "vm2"])
 def test_pmtu_error_comes_from_the_tunnel_with_its_mtu(narrow, warm, source, way):
     """RFC 1191: a packet with DF over the MTU of the way is answered with that MTU, in the receiver's name, because a
-    tunnel has no address of its own (skb_tunnel_check_pmtu). The sender believes it: next time its own stack refuses."""
+    tunnel has no address of its own (skb_tunnel_check_pmtu). The sender believes it: next time its stack refuses."""
     target = narrow.fip if way == "floating ip" else narrow.port.fixed_ip
     place = warm.vms[source]
     command = ["ping", "-n", "-M", "do", "-c", 1, "-W", 2, "-s", 1400 - 28, target]
@@ -273,7 +273,8 @@ def payload_frame(place: Place, kind: str, tag: bytes, target: Place | None = No
             return Ether(src=mac, dst="33:33:00:00:00:01") / group
         case "IPv6":
             assert target is not None
-            return Ether(src=mac, dst=target.port.mac) / IPv6(src="fe80::1", dst="fe80::2") / ICMPv6EchoRequest(data=tag)
+            echo = IPv6(src="fe80::1", dst="fe80::2") / ICMPv6EchoRequest(data=tag)
+            return Ether(src=mac, dst=target.port.mac) / echo
         case "tagged":
             assert target is not None
             tagged = Dot1Q(vlan=100, prio=5) / IP(src=fixed, dst=target.port.fixed_ip) / body

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames as bytes, every field of which a caller may set wrong. Addresses are bytes in wire order, numbers in host order.
+"""Frames as bytes, every field of which a caller may set wrong. Addresses are bytes in wire order, numbers in host
+order.
 
 Written with struct and not with scapy: a run makes hundreds of thousands of frames.
 """

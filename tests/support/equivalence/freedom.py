@@ -10,8 +10,8 @@
 3. What a clock causes is left out: the agent's announcements of floating IPs by gratuitous ARP, and "reassembly time
    exceeded" from the node's own stack, a second after a fragment whose datagram never became whole.
 
-Such fields become the same before frames are compared: the lowest port, ID zero, and its checksum. A port that is out of
-range, or a header whose checksum is wrong, stays, and so differs.
+Such fields become the same before frames are compared: the lowest port, ID zero, and its checksum. A port that is out
+of range, or a header whose checksum is wrong, stays, and so differs.
 """
 
 from __future__ import annotations

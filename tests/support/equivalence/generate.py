@@ -35,6 +35,17 @@ OPTIONS = {
 }
 
 
+ODDITIES = (
+    "options", "ip_checksum", "l4_checksum", "total_long", "total_short", "total_tiny", "padding", "words", "version",
+    "truncated", "udp_length", "tcp_offset", "reserved_flag", "l4_short", "source_ip", "source_mac", "destination_ip",
+    "vxlan_port",
+)  # fmt: skip
+FRAGMENTATIONS = (
+    "complete", "complete", "reversed", "shuffled", "no_first", "no_middle", "no_last", "overlap", "duplicate",
+    "options", "ttl",
+)  # fmt: skip
+
+
 class Generator:
     def __init__(self, site: Site, seed: int):
         self.site = site
@@ -97,7 +108,8 @@ class Generator:
         ttl, tos, fragment = rng.choice(TTLS), rng.choice(TOS), rng.choice((0, DF))
         packet = ipv4(journey.src, journey.dst, protocol, transport, ttl=ttl, tos=tos, ident=ident(number),
                       fragment=fragment)  # fmt: skip
-        traits = [*_kind_of(journey), kind, f"size {size}", f"ttl {ttl}", f"tos {tos:#x}", "DF" if fragment else "no DF"]
+        traits = [*_kind_of(journey), kind, f"size {size}", f"ttl {ttl}", f"tos {tos:#x}"]
+        traits.append("DF" if fragment else "no DF")
         return eth(journey.eth_dst, journey.eth_src, ETH_IPV4, packet), traits
 
     def _shot(self, entry: Entry, frame: bytes, number: int, header: VnetHeader | None = None) -> Shot:
@@ -113,9 +125,7 @@ class Generator:
         journey = self.journey(rng)
         kind = transports.choose(rng)
         length = rng.randrange(8, 200)
-        what = rng.choice(("options", "ip_checksum", "l4_checksum", "total_long", "total_short", "total_tiny", "padding",
-                           "words", "version", "truncated", "udp_length", "tcp_offset", "reserved_flag", "l4_short", "source_ip",
-                           "source_mac", "destination_ip", "vxlan_port"))  # fmt: skip
+        what = rng.choice(ODDITIES)
         traits = [*_kind_of(journey), what, kind]
         fields: dict = {"ttl": rng.choice((64, 64, 2, 255)), "ident": ident(number)}
         src, dst = journey.src, journey.dst
@@ -163,7 +173,8 @@ class Generator:
         packet = ipv4(src, dst, protocol, transport, **fields) + tail
         frame = eth(journey.eth_dst, journey.eth_src, ETH_IPV4, packet)
         if what == "source_mac":
-            mac = rng.choice((b"\x02\x77" + rng.randbytes(4), journey.eth_dst, bytes(6), b"\1\0\x5e\0\0\1", b"\xff" * 6))
+            strange = b"\x02\x77" + rng.randbytes(4)
+            mac = rng.choice((strange, journey.eth_dst, bytes(6), b"\1\0\x5e\0\0\1", b"\xff" * 6))
             frame = frame[:6] + mac + frame[12:]
         if what == "truncated":
             frame = frame[: rng.randrange(14, len(frame))]
@@ -227,7 +238,8 @@ class Generator:
             extra["fragment"] = rng.choice((MF, MF | 185, 185))
         if oddity == "nested":
             protocol, quoted_l4 = ICMP, icmp(3, 3, bytes(4), ipv4(quoted_dst, quoted_src, UDP, quoted_l4[:28]))
-        quoted = ipv4(quoted_src, quoted_dst, protocol, quoted_l4, ttl=rng.choice((1, 63)), ident=ident(number), **extra)
+        ttl = rng.choice((1, 63))
+        quoted = ipv4(quoted_src, quoted_dst, protocol, quoted_l4, ttl=ttl, ident=ident(number), **extra)
         if oddity == "short":
             quoted = quoted[: rng.choice((0, 4, 19, 20, 24, 27, 28, 31, 32, 36))]
         elif rng.random() < 0.4:
@@ -250,8 +262,7 @@ class Generator:
         pieces = rng.choice((2, 3, 4))
         length = size * (pieces - 1) + rng.randrange(1, size + 1) - transports.header_length(kind)
         protocol, whole = transports.make(rng, kind, number, journey.src, journey.dst, max(length, 1))
-        what = rng.choice(("complete", "complete", "reversed", "shuffled", "no_first", "no_middle", "no_last", "overlap",
-                           "duplicate", "options", "ttl"))  # fmt: skip
+        what = rng.choice(FRAGMENTATIONS)
         ttl = rng.choice((64, 64, 255, 2, 3))
         packets = []
         for at in range(0, len(whole), size):

@@ -7,8 +7,9 @@ import struct
 from random import Random
 
 from equivalence import transports
-from equivalence.build import ETH_ARP, ETH_IPV4, ETH_IPV6, ETH_QINQ, UDP, arp, eth, ipv4, ipv6, pseudo_header, udp, vlan
-from equivalence.build import checksum
+from equivalence.build import (
+    ETH_ARP, ETH_IPV4, ETH_IPV6, ETH_QINQ, UDP, arp, checksum, eth, ipv4, ipv6, udp, vlan,
+)  # fmt: skip
 from equivalence.case import Case, Shot, arp_mark, ident, outer_port, source_port
 from equivalence.site import Entry, Site, Station, ip_bytes, mac_bytes
 
@@ -102,7 +103,8 @@ def flooded_case(site: Site, rng: Random, number: int) -> Case:
         case "qinq":
             frame = vlan(vlan(ip_frame(target_mac, target_ip), 100), 7, ETH_QINQ)
         case "ipv6":
-            frame = eth(target_mac, station.mac, ETH_IPV6, _ipv6(rng, station, b"\xfe\x80" + bytes(10) + target_ip, payload))
+            target = b"\xfe\x80" + bytes(10) + target_ip
+            frame = eth(target_mac, station.mac, ETH_IPV6, _ipv6(rng, station, target, payload))
         case "ipv6_multicast":
             group = b"\xff\2" + bytes(13) + b"\1"
             frame = eth(b"\x33\x33\0\0\0\1", station.mac, ETH_IPV6, _ipv6(rng, station, group, payload))
@@ -137,6 +139,3 @@ def _ipv6(rng: Random, station: Station, dst: bytes, payload: bytes) -> bytes:
         body = body[:2] + struct.pack("!H", checksum(src + dst + length + struct.pack("!I", ICMPV6) + body)) + body[4:]
         return ipv6(src, dst, ICMPV6, body, traffic_class=traffic_class, hops=rng.choice((1, 64, 255)))
     return ipv6(src, dst, UDP, udp(bytes(4), bytes(4), 5000, 7, payload), traffic_class=traffic_class)
-
-
-__all__ = ["arp_case", "flooded_case", "pseudo_header"]

@@ -15,7 +15,7 @@ from typing import Callable, Iterable, Iterator
 from equivalence import freedom
 from equivalence.build import TCP, UDP, eth, ipv4, tcp, udp
 from equivalence.case import SENTINEL, Case, Shot, ident, idents_in, number_in
-from equivalence.exceptions import EXCEPTIONS, Exempt
+from equivalence.exceptions import EXCEPTIONS
 from equivalence.site import Journey, Site
 from equivalence.sockets import wait_readable
 
@@ -242,6 +242,3 @@ def on_one_cpu() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-__all__ = ["BATCH", "Difference", "Exempt", "Lost", "Outcome", "Output", "Runner", "attribute", "batches", "on_one_cpu"]

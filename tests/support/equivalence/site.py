@@ -18,7 +18,7 @@ from equivalence.build import ETH_IPV4, UDP, eth, ipv4, udp, vxlan
 from equivalence.sockets import Capture, Injector
 from lab import Lab, LabNode
 from namespaces import inside
-from topology import Network, Port, Topology
+from topology import Network, Topology
 
 WIRE = "wire"
 NETLINK_NETFILTER = 12
@@ -220,7 +220,7 @@ class Site:
                          if f"host:{network.name}" in self.captures]  # fmt: skip
 
     def forget(self) -> None:
-        """Removes what Linux remembers of earlier packets: connections, learned MACs, fragments that wait for others."""
+        """Removes what Linux remembers of earlier packets: connections, learned MACs, waiting fragments."""
         time.sleep(FRAGMENTS_WAIT + 0.2)
         for tracker in self._conntracks:
             tracker.send(struct.pack("=IHHII", 20, CONNTRACK_DELETE, REQUEST_ACK, 0, 0) + struct.pack("=BBH", 2, 0, 0))
@@ -369,7 +369,3 @@ class Site:
 def _with_answer(journey: Journey, answer: Journey) -> Journey:
     return Journey(journey.kind, journey.entry, journey.eth_src, journey.eth_dst, journey.src, journey.dst,
                    journey.exit, answer)  # fmt: skip
-
-
-def port_of(site: Site, name: str) -> Port:
-    return site.topology.ports[name]

@@ -38,8 +38,8 @@ def header_length(kind: str) -> int:
 
 def make(rng: Random, kind: str, number: int, src: bytes, dst: bytes, length: int, *, bad: bool = False,
          sport: int | None = None, dport: int | None = None, opening: bool = False) -> tuple[int, bytes]:  # fmt: skip
-    """(IP protocol, transport packet with `length` bytes of payload). `bad`: the checksum is wrong. `opening`: conntrack
-    takes it for the first packet of a flow."""
+    """(IP protocol, transport packet with `length` bytes of payload). `bad`: the checksum is wrong. `opening`:
+    conntrack takes it for the first packet of a flow."""
     payload = filler(rng, number, length)
     sport = source_port(number) if sport is None else sport
     dport = rng.choice(DESTINATION_PORTS) if dport is None else dport

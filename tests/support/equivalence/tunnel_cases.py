@@ -8,12 +8,14 @@ from typing import Callable
 
 from equivalence.build import DF, ETH_IPV4, MF, UDP, eth, ipv4, udp, vlan, vxlan
 from equivalence.case import Case, Shot, ident, outer_port
-from equivalence.site import Entry, Journey, Site
+from equivalence.site import Entry, Journey, Site, ip_bytes
 
-KINDS = ("checksum", "bad_checksum", "ecn", "tos", "ttl", "df", "wrong_vni", "other_vni", "unknown_peer", "peer_network",
-         "reserved_byte", "flags", "fragments", "one_fragment", "options", "ip_checksum", "udp_length", "padding",
-         "other_destination", "other_mac", "broadcast_mac", "vlan", "source_port", "other_port", "truncated", "nested",
-         "total_long")  # fmt: skip
+KINDS = (
+    "checksum", "bad_checksum", "ecn", "tos", "ttl", "df", "wrong_vni", "other_vni", "unknown_peer", "peer_network",
+    "reserved_byte", "flags", "fragments", "one_fragment", "options", "ip_checksum", "udp_length", "padding",
+    "other_destination", "other_mac", "broadcast_mac", "vlan", "source_port", "other_port", "truncated", "nested",
+    "total_long",
+)  # fmt: skip
 
 
 def odd_tunnel_case(
@@ -54,7 +56,7 @@ def _outer(site: Site, rng: Random, number: int, entry: Entry, inner: bytes, wha
         case "unknown_peer":
             src = rng.choice((b"\xc0\0\2\x63", b"\xc6\x33\x64\1", site.vtep))
         case "peer_network":
-            src = rng.choice([bytes(map(int, node.underlay_address.split("."))) for node in site.topology.nodes.values()])
+            src = rng.choice([ip_bytes(node.underlay_address) for node in site.topology.nodes.values()])
         case "reserved_byte":
             tunnel["reserved"] = rng.randrange(1, 256)
         case "flags":
@@ -96,6 +98,3 @@ def _outer(site: Site, rng: Random, number: int, entry: Entry, inner: bytes, wha
         packets = [ipv4(src, dst, UDP, payload, **header) + tail]
     frames = [eth(dst_mac, entry.outer_src_mac, ETH_IPV4, packet) for packet in packets]
     return [vlan(frame, rng.choice((0, 5))) for frame in frames] if what == "vlan" else frames
-
-
-__all__ = ["KINDS", "odd_tunnel_case"]
