@@ -32,7 +32,7 @@ FIP, FIP_MAC = bytes([172, 24, 5, 11]), bytes.fromhex("fa163e000001")
 def paper():
     """What the pure parts ask of a site."""
     addresses = {"local_addresses": {OWN}, "own_addresses": {OWN}, "own_fips": {FIP}, "announced": {FIP_MAC + FIP}}
-    return SimpleNamespace(topology=SimpleNamespace(vxlan_port=4789), vtep=VTEP, **addresses)
+    return SimpleNamespace(topology=SimpleNamespace(vxlan_port=4789, floating_ips={}), vtep=VTEP, **addresses)
 
 
 def tunnelled(sport: int = 40000, inner: Ether | None = None) -> bytes:
