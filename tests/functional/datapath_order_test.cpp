@@ -175,7 +175,7 @@ class Generator {
         for (std::uint32_t i = pick(3); i > 0; --i) {
             out.tunnels[{.vni = pick(3), .peer = {192, 0, 2, byte(3)}}] = {
                 .segment = 1, .ifindex = pick(3), .mac = {}, .pad = {}};
-            out.arp[{.segment = 1, .ip = {172, 24, 5, byte(5)}}] = {.mac = {byte(3)}, .pad = {}};
+            out.arp[{.segment = 1, .ip = {172, 24, 5, byte(5)}}] = {.mac = {byte(3)}, .flags = 0, .pad = 0};
         }
         return out;
     }
