@@ -132,6 +132,8 @@ class Generator:
         if what == "source_ip":
             src, name = rng.choice(self._spoofed_sources(journey))
             traits.append(f"source {name}")
+            if kind not in transports.PORTS:  # without ports it would be of one connection with others of its addresses
+                kind = "udp"
         if what == "destination_ip":
             dst, name = rng.choice(self._strange_destinations(journey))
             traits.append(f"destination {name}")
