@@ -154,6 +154,13 @@ TEST_CASE("a VM without a floating IP, or another router's MAC, is the router's 
     }
 }
 
+TEST_CASE("a malformed packet of the VM is the router's business") {
+    World world;
+    world.on_port();
+    expect_left(world, FL_HOOK_TC_PORT, world.from_vm({.checksum = 0x1234}) / Udp{}, FL_REASON_BAD_IP_HEADER);
+    expect_left(world, FL_HOOK_TC_PORT, world.from_vm({.total_length = 27}) / Udp{}, FL_REASON_BAD_IP_HEADER);
+}
+
 TEST_CASE("only IPv4 is routed") {
     World world;
     world.on_port();

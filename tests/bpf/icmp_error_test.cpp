@@ -59,6 +59,24 @@ TEST_CASE("an error from the VM quotes what it has received") {
     }
 }
 
+TEST_CASE("a quoted UDP checksum that becomes zero is written as 0xffff") {
+    World world;
+    world.on_tunnel(kExternal);
+    const auto quoted = [&](Ipv4 source, std::uint16_t word) {
+        const Bytes data = {static_cast<std::uint8_t>(word >> 8), static_cast<std::uint8_t>(word)};
+        return quote(complained(world, source, Udp{.src = 33434} / Payload{data}), 30);
+    };
+    // Adding the checksum of a payload of zeros leaves nothing to sum up.
+    const Bytes zeros = quoted(world.fixed, 0).bytes;
+    const auto word = static_cast<std::uint16_t>(zeros.at(26) << 8 | zeros.at(27));
+    const Payload translated = quoted(world.fixed, word);
+    REQUIRE((translated.bytes.at(26) == 0xff && translated.bytes.at(27) == 0xff));
+    const Icmp icmp{.type = kUnreachable, .code = 3, .rest = 0};
+    const Packet sent = world.to_fip() / icmp / quoted(world.fip, word);
+    check_sent(world.programs.run(FL_HOOK_TC_TUNNEL, sent.bytes()), kTcRedirect, FL_REASON_FIP_IN,
+               world.to_vm() / icmp / translated);
+}
+
 TEST_CASE("an error between two floating IPs of the node changes all four addresses") {
     World world;
     world.on_port();
