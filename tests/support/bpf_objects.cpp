@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support/bpf_objects.hpp"
 
+#include <unistd.h>
+
 #include <array>
 #include <cstdarg>
+#include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <stdexcept>
 
 namespace fiplane::test {
@@ -34,6 +39,25 @@ BpfObjects::BpfObjects() {
     last_message().clear();
 }
 
+BpfObjects::~BpfObjects() {
+    if (const char* directory = std::getenv("FIPLANE_BPF_COUNTERS")) write_counters(directory);
+}
+
+void BpfObjects::write_counters(const std::string& directory) const {
+    for (std::size_t i = 0; i < objects_.size(); ++i) {
+        bpf_map* map = nullptr;
+        bpf_object__for_each_map(map, objects_[i].get()) {
+            if (!std::string_view(bpf_map__name(map)).ends_with(".data.coverage")) continue;
+            std::string counters(bpf_map__value_size(map), '\0');
+            const std::uint32_t key = 0;
+            if (bpf_map__lookup_elem(map, &key, sizeof(key), counters.data(), counters.size(), 0) != 0) continue;
+            const std::string name = directory + "/" + std::to_string(getpid()) + "-" + std::to_string(i);
+            std::ofstream(name + ".o", std::ios::binary) << elf_[i];
+            std::ofstream(name + ".counters", std::ios::binary) << counters;
+        }
+    }
+}
+
 bpf_object* BpfObjects::load(ElfBytes elf_bytes) {
     std::size_t size = 0;
     const void* elf = elf_bytes(&size);
@@ -50,6 +74,7 @@ bpf_object* BpfObjects::load(ElfBytes elf_bytes) {
     bpf_object__for_each_map(map, object.get()) {
         if (!bpf_map__is_internal(map)) maps_.try_emplace(bpf_map__name(map), map);
     }
+    elf_.emplace_back(static_cast<const char*>(elf), size);
     return objects_.emplace_back(std::move(object)).get();
 }
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace fiplane::test {
@@ -19,6 +20,11 @@ using ElfBytes = const void* (*)(std::size_t*);
 class BpfObjects {
   public:
     BpfObjects();
+    /// If the objects count what runs (tests/support/bpf_coverage.py) and $FIPLANE_BPF_COUNTERS names a directory,
+    /// writes each object and its counters there.
+    ~BpfObjects();
+    BpfObjects(const BpfObjects&) = delete;
+    BpfObjects& operator=(const BpfObjects&) = delete;
 
     /// The object lives as long as this.
     bpf_object* load(ElfBytes elf_bytes);
@@ -32,8 +38,11 @@ class BpfObjects {
     bool lookup(const std::string& map, const void* key, void* value) const;
 
   private:
+    void write_counters(const std::string& directory) const;
+
     using Owner = std::unique_ptr<bpf_object, decltype(&bpf_object__close)>;
     std::vector<Owner> objects_;
+    std::vector<std::string_view> elf_;  ///< of each object
     std::map<std::string, const bpf_map*> maps_;
 };
 
