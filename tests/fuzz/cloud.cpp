@@ -91,9 +91,10 @@ void Cloud::add_segment_rows() {
                            {kA2, kQrA2, router},
                            {kB, kVm8, to_tunnel(kVniB, kPeer2)},
                            {kB, kQrB, router}});
-    arp = {{kEx, ip("172.24.5.11"), kFg}, {kEx, ip("172.24.5.12"), kFg}, {kEx, ip("172.24.5.21"), kQg},
-           {kEx, ip("172.24.5.22"), kQg}, {kEx, ip("172.24.5.29"), kQg}, {kA, ip("10.1.0.8"), kVm8},
-           {kA, ip("10.1.0.9"), kVm9},    {kB, ip("10.1.0.8"), kVm8}};
+    arp = {{kEx, ip("172.24.5.11"), kFg},       {kEx, ip("172.24.5.12"), kFg}, {kEx, ip("172.24.5.21"), kQg},
+           {kEx, ip("172.24.5.22"), kQg},       {kEx, ip("172.24.5.29"), kQg}, {kA, ip("10.1.0.8"), kVm8},
+           {kA, ip("10.1.0.9"), kVm9},          {kB, ip("10.1.0.8"), kVm8},    {kA, ip("10.1.0.1"), kQrA, false},
+           {kA2, ip("10.2.0.1"), kQrA2, false}, {kB, ip("10.1.0.1"), kQrB}};
 }
 
 void Cloud::add_journeys() {

@@ -82,6 +82,7 @@ struct ArpRow {
     std::uint32_t segment;
     Ipv4 ip;
     Mac mac;
+    bool crosses_tunnels = true;  ///< answers may enter tunnels
 };
 
 struct FipInRow {

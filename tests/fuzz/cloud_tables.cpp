@@ -73,7 +73,11 @@ class Writer {
                 fl_tunnel_key key{.vni = vni, .peer = {}};
                 copy(peer.vtep, key.peer);
                 const CloudSegment* segment = cloud_.segment_of_vni(vni);
-                put("fl_tunnels", key, fl_tunnel{.segment = segment->bridge, .ifindex = segment->tunnel_device});
+                fl_tunnel row{};
+                row.segment = segment->bridge;
+                row.ifindex = segment->tunnel_device;
+                copy(cloud_.underlay_mac, row.mac);
+                put("fl_tunnels", key, row);
             }
         }
     }
@@ -95,6 +99,7 @@ class Writer {
             copy(row.ip, key.ip);
             fl_arp value{};
             copy(row.mac, value.mac);
+            value.flags = row.crosses_tunnels ? 0 : FL_ARP_NO_TUNNEL;
             put("fl_arp", key, value);
         }
     }

@@ -91,7 +91,7 @@ Judge::Complaint Judge::open_input(const Input& input) {
     const View ip = in_.outer.subspan(kEthSize);
     if (read16(in_.outer, 12) != kTypeIp || ip[0] != 0x45 || ip[9] != kUdp || read_ip(ip, 16) != cloud_.vtep)
         return "sent what is no tunnel packet to this node";
-    if ((in_.outer[0] & 1) != 0) return "sent a tunnel packet that came by multicast";
+    if (!has_mac(in_.outer, 0, cloud_.underlay_mac)) return "sent a tunnel packet that is for another host's MAC";
     if ((read16(ip, 6) & 0x3fff) != 0) return "sent a fragment of a tunnel packet";
     if (read16(ip, 2) != input.frame.size() - kEthSize || read16(ip, 24) != input.frame.size() - kEthSize - kIpSize)
         return "sent a tunnel packet whose lengths are wrong";
@@ -193,6 +193,13 @@ Judge::Complaint Judge::find_xdp_exit(const Outcome& outcome) {
     return std::nullopt;
 }
 
+/// One that Linux's vxlan device would choose (ip_local_port_range). From tunnel to tunnel such a port is kept.
+bool Judge::is_source_port(std::uint16_t port) const {
+    const auto may_be_chosen = [](std::uint16_t number) { return number >= 32768 && number < 60999; };
+    if (in_.outer.empty() || !may_be_chosen(read16(in_.outer, 34))) return may_be_chosen(port);
+    return port == read16(in_.outer, 34);
+}
+
 /// All 50 bytes, but for the peer's MAC and VNI.
 Judge::Complaint Judge::check_outer(const Input& input) const {
     const View eth = out_.outer;
@@ -206,8 +213,7 @@ Judge::Complaint Judge::check_outer(const Input& input) const {
     }
     if (residue(word_sum(ip.first(kIpSize))) != 0) return "outer IPv4 checksum";
     if (read16(ip, 22) != kVxlanPort || read16(ip, 26) != 0) return "outer UDP port or checksum";
-    if (in_.outer.empty() ? read16(ip, 20) < 32768 || read16(ip, 20) > 60999 : read16(ip, 20) != read16(in_.outer, 34))
-        return "outer UDP source port";
+    if (!is_source_port(read16(ip, 20))) return "outer UDP source port";
     if (read32(ip, 28) != 0x08000000 || (read32(ip, 32) & 0xff) != 0) return "VXLAN header";
 
     const std::uint16_t type = read16(in_.frame, 12);

@@ -64,6 +64,8 @@ Judge::Complaint Judge::check_arp_reply(const Input& input, const Outcome& outco
     const auto row = std::ranges::find_if(
         cloud_.arp, [&](const ArpRow& each) { return each.segment == in_.segment->bridge && each.ip == target; });
     if (row == cloud_.arp.end()) return "answered for an address that is not known";
+    const bool from_tunnel = !in_.outer.empty() || input.hook == FL_HOOK_TC_TUNNEL;
+    if (from_tunnel && !row->crosses_tunnels) return "answered into a tunnel for a distributed router";
     if (!is_broadcast(in) && !has_mac(in, 0, row->mac)) return "answered what was sent to somebody else";
 
     expected_.assign(in_.outer.begin(), in_.outer.end());
@@ -89,6 +91,8 @@ Judge::Complaint Judge::check_arp_reply(const Input& input, const Outcome& outco
     const std::span<std::uint8_t> outer(expected_);
     if (outcome.frame.size() != expected_.size()) return "length of the ARP reply";
     std::swap_ranges(outer.begin(), outer.begin() + 6, outer.begin() + 6);
+    if (!is_source_port(read16(outcome.frame, 34))) return "outer UDP source port of the ARP reply";
+    std::copy_n(outcome.frame.begin() + 34, 2, outer.begin() + 34);
     outer[15] = 0;
     write16(outer, 16, expected_.size() - kEthSize);
     std::copy_n(outcome.frame.begin() + 18, 2, outer.begin() + 18);  // ID: free
@@ -131,6 +135,7 @@ Judge::Complaint Judge::check_routable(const Input& input) const {
     if (frame[14] != 0x45) return "routed a packet with IPv4 options or a wrong version";
     if (read16(frame, 16) != frame.size() - kEthSize) return "routed a packet whose length is wrong";
     if (residue(word_sum(frame.subspan(kEthSize, kIpSize))) != 0) return "routed a packet with a wrong IPv4 checksum";
+    if ((read16(frame, 20) & 0x3fff) != 0) return "routed a fragment";
     if (is_martian(read_ip(frame, 26))) return "routed a packet from an address that is no source";
     if (is_martian(read_ip(frame, 30))) return "routed a packet to an address that is not routed";
     if (!in_.outer.empty() && frame[23] == kTcp) return "decapsulated TCP";

@@ -21,7 +21,6 @@ Judge::Complaint Judge::translate_transport(Ipv4 src, Ipv4 dst) {
     if (src == read_ip(in, 26) && dst == read_ip(in, 30)) return std::nullopt;
     const std::uint8_t protocol = in[23];
     if (protocol == kDccp || protocol == kUdpLite) return "translated a protocol whose checksum it does not know";
-    if ((read16(in, 20) & 0x1fff) != 0) return std::nullopt;
     const std::size_t size = in.size() - kL4;
     switch (protocol) {
         case kTcp:
@@ -32,6 +31,9 @@ Judge::Complaint Judge::translate_transport(Ipv4 src, Ipv4 dst) {
             if (size < 8) return "translated half an ICMP header";
             if (in[kL4] == 5) return "translated an ICMP redirect";
             return is_icmp_error(in[kL4]) ? translate_quote(src, dst) : Complaint{};
+        case kGre:
+        case kSctp:
+            return size < 8 ? Complaint("translated what Linux drops: less than 8 bytes of GRE or SCTP") : Complaint{};
         default:
             return std::nullopt;
     }
@@ -52,7 +54,6 @@ Judge::Complaint Judge::translate_checksum(std::size_t at, std::size_t check_at,
 
 Judge::Complaint Judge::translate_quote(Ipv4 src, Ipv4 dst) {
     const View in = in_.frame;
-    if ((read16(in, 20) & 0x2000) != 0) return "translated a fragment of an ICMP error";
     if (in.size() < kQuotedL4 + 8) return "translated an ICMP error with too short a quote";
     if (in[kQuotedIp] != 0x45 || (read16(in, kQuotedIp + 6) & 0x1fff) != 0)
         return "translated an ICMP error that quotes options or a later fragment";

@@ -65,8 +65,10 @@ Packets ipv4_packets(Ipv4 src, Ipv4 dst) {
     out.push_back(ip4 / Udp{} / Payload("congested"));
     for (const std::uint8_t ttl : {std::uint8_t{1}, std::uint8_t{2}, std::uint8_t{3}, std::uint8_t{4}})
         out.push_back(Ip4{.src = src, .dst = dst, .ttl = ttl} / Udp{});
-    for (const std::uint8_t protocol : {std::uint8_t{33}, std::uint8_t{47}, std::uint8_t{132}, std::uint8_t{136}})
-        out.push_back(Ip4{.src = src, .dst = dst, .protocol = protocol} / Payload::counting(24));
+    for (const std::uint8_t protocol : {std::uint8_t{33}, std::uint8_t{47}, std::uint8_t{132}, std::uint8_t{136}}) {
+        for (const std::size_t size : {std::size_t{24}, std::size_t{7}})
+            out.push_back(Ip4{.src = src, .dst = dst, .protocol = protocol} / Payload::counting(size));
+    }
     out.push_back(Ip4{.src = src, .dst = dst, .options = {1, 1, 1, 0}} / Udp{});
     return out;
 }

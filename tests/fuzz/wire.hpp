@@ -22,6 +22,8 @@ inline constexpr std::uint8_t kIcmp = 1;
 inline constexpr std::uint8_t kTcp = 6;
 inline constexpr std::uint8_t kUdp = 17;
 inline constexpr std::uint8_t kDccp = 33;
+inline constexpr std::uint8_t kGre = 47;
+inline constexpr std::uint8_t kSctp = 132;
 inline constexpr std::uint8_t kUdpLite = 136;
 
 inline std::uint16_t read16(View bytes, std::size_t at) {
