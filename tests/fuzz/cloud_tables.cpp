@@ -83,9 +83,9 @@ class Writer {
     }
 
     void devices() const {
-        for (const CloudPort& port : cloud_.ports) {
-            if ((port.flags & FL_OUT_XDP) != 0) put("fl_devs", port.ifindex, port.ifindex);
-        }
+        // Those without FL_OUT_XDP, too: it is the row's flag that allows a redirect.
+        for (const CloudPort& port : cloud_.ports)
+            put("fl_devs", port.ifindex, port.ifindex);
     }
 
     void segments() const {
