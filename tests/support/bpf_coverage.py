@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """BPF objects that count how often each region of their source runs, in the kernel, and the lines that follow from it.
 
-clang's source-based coverage (-fprofile-instr-generate -fcoverage-mapping) works for the BPF target up to the last step:
-it expects a runtime and sections that libbpf does not load. So the counters are moved to a data section, which libbpf
+clang's source-based coverage (-fprofile-instr-generate -fcoverage-mapping) works for the BPF target up to the last
+step: it expects a runtime and sections that libbpf does not load. So the counters are moved to a data section, which libbpf
 makes a map of, and what only the runtime needs is left out. A second object keeps what llvm-cov reads.
 
     bpf_coverage.py compile CLANG SOURCE OBJECT FLAG...    used by CMake: OBJECT, OBJECT.cov and OBJECT.counters
@@ -22,8 +22,8 @@ from pathlib import Path
 
 LLVM = "-19"
 SECTION = ".data.coverage"
-COUNTERS = re.compile(r'^@(__profc_[\w.]+) = private global \[(\d+) x i64\] zeroinitializer, section "__llvm_prf_cnts".*$',
-                      re.MULTILINE)
+COUNTERS = re.compile(r"^@(__profc_[\w.]+) = private global \[(\d+) x i64\] zeroinitializer, "
+                      r'section "__llvm_prf_cnts".*$', re.MULTILINE)
 DATA = re.compile(r"^@__profd_([\w.]+) = private global .*? \{ i64 -?\d+, i64 (-?\d+), .*$", re.MULTILINE)
 RUNTIME = re.compile(r"^@(?:__profd_|__covrec_|__llvm_|llvm\.(?:compiler\.)?used).*\n", re.MULTILINE)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mutants of the BPF sources: each differs from the sources in one line, by one small mistake that a person could make."""
+"""Mutants of the BPF sources: each differs from the sources in one line, by a small mistake that a person could make."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ REPLACEMENTS = [
 ]
 
 # A whole statement on one line that is no declaration and no jump.
-STATEMENT = re.compile(r"^\s*(?!return\b|break\b|case\b|default\b|goto\b|const\b|struct\b|static\b|enum\b|bool\b|__\w+\s|typedef\b|\}|#|SEC)"
-                       r"[*(\w].*;\s*$")
+NO_STATEMENT = r"(?:return|break|case|default|goto|const|struct|static|enum|bool|typedef)\b|__\w+\s|\}|#|SEC"
+STATEMENT = re.compile(rf"^\s*(?!{NO_STATEMENT})[*(\w].*;\s*$")
 CONDITION = re.compile(r"^(\s*(?:\} else )?(?:if|while) \()(.*)(\)(?: \{)?\s*)$")
 SKIPPED = re.compile(r"^\s*(?:#(?!\s*define)|FL_STATIC_ASSERT|__uint\(|__type\(|char _license|fl_inline\b|SEC\()")
 
