@@ -3,8 +3,8 @@
 """BPF objects that count how often each region of their source runs, in the kernel, and the lines that follow from it.
 
 clang's source-based coverage (-fprofile-instr-generate -fcoverage-mapping) works for the BPF target up to the last
-step: it expects a runtime and sections that libbpf does not load. So the counters are moved to a data section, which libbpf
-makes a map of, and what only the runtime needs is left out. A second object keeps what llvm-cov reads.
+step: it expects a runtime and sections that libbpf does not load. So the counters are moved to a data section, which
+libbpf makes a map of, and what only the runtime needs is left out. A second object keeps what llvm-cov reads.
 
     bpf_coverage.py compile CLANG SOURCE OBJECT FLAG...    used by CMake: OBJECT, OBJECT.cov and OBJECT.counters
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mutants of the BPF sources: each differs from the sources in one line, by a small mistake that a person could make."""
+"""Mutants of the BPF sources: each differs from them in one line, by a small mistake that a person could make."""
 
 from __future__ import annotations
 
