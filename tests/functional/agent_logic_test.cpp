@@ -14,6 +14,7 @@
 #include "agent/pacing.hpp"
 #include "agent/problems.hpp"
 #include "agent/status.hpp"
+#include "support/time_scale.hpp"
 
 namespace fiplane::test {
 namespace {
@@ -88,14 +89,14 @@ TEST_CASE("The event loop fires timers in order, and those that were cancelled n
     auto loop = EventLoop::create();
     REQUIRE(loop.has_value());
     std::string order;
-    loop->after(20ms, [&] { order += 'b'; });
-    loop->after(1ms, [&] {
+    loop->after(scaled(20ms), [&] { order += 'b'; });
+    loop->after(scaled(1ms), [&] {
         order += 'a';
         loop->after(0ms, [&] { order += 'n'; });
     });
-    const auto cancelled = loop->after(5ms, [&] { order += 'x'; });
+    const auto cancelled = loop->after(scaled(5ms), [&] { order += 'x'; });
     loop->cancel(cancelled);
-    loop->after(40ms, [&] { loop->stop(); });
+    loop->after(scaled(40ms), [&] { loop->stop(); });
     REQUIRE(loop->run().has_value());
     CHECK(order == "anb");
 }
@@ -117,7 +118,7 @@ TEST_CASE("A handler may unwatch others that are ready in the same round", "[age
     REQUIRE(loop->watch(second[0], EPOLLIN, serve).has_value());
     CHECK(write(first[1], "x", 1) == 1);
     CHECK(write(second[1], "x", 1) == 1);
-    loop->after(20ms, [&] { loop->stop(); });
+    loop->after(scaled(20ms), [&] { loop->stop(); });
     REQUIRE(loop->run().has_value());
     CHECK(calls == 1);
     for (const int fd : {first[0], first[1], second[0], second[1]})
