@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Programs at devices: XDP and tcx.
+// Programs at devices: XDP and tc, by tcx or (before Linux 6.6) clsact.
+#include <bpf/libbpf.h>
 #include <linux/if_link.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -20,6 +21,24 @@ const Attachment& attachment(const Datapath& datapath, fl_hook hook) {
     throw std::runtime_error("no such attachment");
 }
 
+/// Somebody else's program at the egress hook, in the way that this kernel has; a link that must be kept, or none.
+UniqueFd attach_egress(const UniqueFd& program, int ifindex) {
+    if (has_tcx()) {
+        UniqueFd link(bpf_link_create(program.get(), ifindex, BPF_TCX_EGRESS, nullptr));
+        REQUIRE(link);
+        return link;
+    }
+    LIBBPF_OPTS(bpf_tc_hook, hook);
+    hook.ifindex = ifindex;
+    hook.attach_point = BPF_TC_EGRESS;
+    const int made = bpf_tc_hook_create(&hook);
+    REQUIRE((made == 0 || made == -EEXIST));
+    LIBBPF_OPTS(bpf_tc_opts, options);
+    options.prog_fd = program.get();
+    REQUIRE(bpf_tc_attach(&hook, &options) == 0);
+    return {};
+}
+
 }  // namespace
 
 TEST_CASE("each role gets its programs, and attach leaves exactly what was asked for", "[datapath][attach]") {
@@ -33,30 +52,30 @@ TEST_CASE("each role gets its programs, and attach leaves exactly what was asked
     using Kind = DeviceRole::Kind;
     need(datapath.attach({role(Kind::kUnderlay, underlay, "eth0"), role(Kind::kTunnel, tunnel, "vxlan0"),
                           role(Kind::kPort, port, "tap0"), role(Kind::kHost, host, "br0")}));
-    CHECK(tcx_programs(underlay).size() == 1);
-    CHECK(tcx_programs(tunnel).size() == 1);
-    CHECK(tcx_programs(port).size() == 1);
-    CHECK(tcx_programs(host).empty());
-    CHECK(tcx_programs(host, BPF_TCX_EGRESS).size() == 1);
+    CHECK(tc_programs(underlay).size() == 1);
+    CHECK(tc_programs(tunnel).size() == 1);
+    CHECK(tc_programs(port).size() == 1);
+    CHECK(tc_programs(host).empty());
+    CHECK(tc_programs(host, TcHook::kEgress).size() == 1);
     CHECK(datapath.attachments().size() == 5);
-    CHECK(attachment(datapath, FL_HOOK_TC_HOST).mode == "tcx");
+    CHECK(attachment(datapath, FL_HOOK_TC_HOST).mode == tc_mode());
     CHECK(attachment(datapath, FL_HOOK_TC_HOST).device == "br0");
     CHECK(attachment(datapath, FL_HOOK_XDP_UNDERLAY).mode == "none");
     CHECK(attachment(datapath, FL_HOOK_XDP_UNDERLAY).why == "switched off");
 
-    const auto kept = tcx_links(port);
+    const auto kept = tc_identity(port);
     auto refused = role(Kind::kTunnel, tunnel, "vxlan0");
     refused.refused = "tcx ingress prog 9 other";
     need(datapath.attach({role(Kind::kPort, port, "tap0"), refused}));
-    CHECK(tcx_links(port) == kept);
-    CHECK(tcx_programs(underlay).empty());
-    CHECK(tcx_programs(tunnel).empty());
-    CHECK(tcx_programs(host, BPF_TCX_EGRESS).empty());
+    CHECK(tc_identity(port) == kept);
+    CHECK(tc_programs(underlay).empty());
+    CHECK(tc_programs(tunnel).empty());
+    CHECK(tc_programs(host, TcHook::kEgress).empty());
     CHECK(attachment(datapath, FL_HOOK_TC_TUNNEL).mode == "none");
     CHECK(attachment(datapath, FL_HOOK_TC_TUNNEL).why == "tcx ingress prog 9 other");
 
     need(datapath.detach());
-    CHECK(tcx_programs(port).empty());
+    CHECK(tc_programs(port).empty());
     CHECK(datapath.attachments().empty());
     CHECK(bench.map_id("fl_config") != 0);
 }
@@ -87,7 +106,7 @@ TEST_CASE("XDP on a veth: native, generic, and what auto chooses", "[datapath][a
         CHECK(xdp(datapath) == "none");
         CHECK(xdp_shown("eth0").empty());
         CHECK(attachment(datapath, FL_HOOK_XDP_UNDERLAY).why.find("GSO") != std::string::npos);
-        CHECK(attachment(datapath, FL_HOOK_TC_UNDERLAY).mode == "tcx");
+        CHECK(attachment(datapath, FL_HOOK_TC_UNDERLAY).mode == tc_mode());
         // The node becomes a hub, and ceases to be one.
         need(datapath.attach({hub}));
         CHECK(xdp(datapath) == "xdp native");
@@ -132,7 +151,7 @@ TEST_CASE("a device without native XDP: none in auto mode, an error if forced", 
     CHECK(attachment(forced, FL_HOOK_XDP_UNDERLAY).mode == "none");
     CHECK(attachment(forced, FL_HOOK_XDP_UNDERLAY).why == "the driver has no native XDP");
     // The rest of the device's programs came nevertheless.
-    CHECK(tcx_programs(bridge).size() == 1);
+    CHECK(tc_programs(bridge).size() == 1);
 }
 
 TEST_CASE("programs of others are named, ours are not, and a foreign XDP program stays", "[datapath][attach]") {
@@ -147,10 +166,9 @@ TEST_CASE("programs of others are named, ours are not, and a foreign XDP program
     CHECK(datapath.foreign_programs(idle).empty());
 
     const auto other_tc = other_program(BPF_PROG_TYPE_SCHED_CLS, "their_tc", -1);
-    const UniqueFd tc_link(bpf_link_create(other_tc.get(), underlay, BPF_TCX_EGRESS, nullptr));
-    REQUIRE(tc_link);
+    const UniqueFd tc_link = attach_egress(other_tc, underlay);
     CHECK(datapath.foreign_programs(underlay) ==
-          std::vector{"tcx egress prog " + std::to_string(program_id(other_tc)) + " their_tc"});
+          std::vector{tc_mode() + " egress prog " + std::to_string(program_id(other_tc)) + " their_tc"});
 
     need(datapath.detach());
     const auto other_xdp = other_program(BPF_PROG_TYPE_XDP, "their_xdp", 2);
@@ -164,7 +182,7 @@ TEST_CASE("programs of others are named, ours are not, and a foreign XDP program
     const auto refused = datapath.attach({role(DeviceRole::Kind::kUnderlay, idle, "idle")});
     REQUIRE_FALSE(refused);
     CHECK(refused.error().code == ExitCode::kMissingFeature);
-    CHECK(attachment(datapath, FL_HOOK_TC_UNDERLAY).mode == "tcx");
+    CHECK(attachment(datapath, FL_HOOK_TC_UNDERLAY).mode == tc_mode());
     CHECK(datapath.foreign_programs(idle) == std::vector{phrase});
 
     auto automatic = bench.open(XdpMode::kAuto);
@@ -193,7 +211,7 @@ TEST_CASE("programs stay attached when the process is killed", "[datapath][attac
     }
     char answer = 0;
     CHECK(read(ready[0], &answer, 1) == 1);
-    const auto alive = tcx_programs(port);
+    const auto alive = tc_programs(port);
     kill(child, SIGKILL);
     waitpid(child, nullptr, 0);
     close(ready[0]);
@@ -201,8 +219,8 @@ TEST_CASE("programs stay attached when the process is killed", "[datapath][attac
     REQUIRE(answer == 'y');
 
     CHECK(alive.size() == 1);
-    CHECK(tcx_programs(port) == alive);
-    CHECK(tcx_programs(underlay).size() == 1);
+    CHECK(tc_programs(port) == alive);
+    CHECK(tc_programs(underlay).size() == 1);
     CHECK(xdp_shown("eth0") == "xdp");
     CHECK(bench.row<fl_fip_in>("fl_fip_in", fip_key(2)));
     // The kernel still runs them: traffic is counted with nobody at home.
@@ -237,10 +255,10 @@ TEST_CASE("a device that goes takes its programs along, and its index may come b
         CHECK(access(pin.c_str(), F_OK) != 0);
     }
     DatapathBench::ip({"link", "add", "tap1", "index", index, "type", "veth", "peer", "name", "tap1p"});
-    REQUIRE(tcx_programs(port).empty());
+    REQUIRE(tc_programs(port).empty());
     need(datapath.attach({role(DeviceRole::Kind::kPort, port, "tap1")}));
-    CHECK(tcx_programs(port).size() == 1);
-    CHECK(datapath.attachments().at(0).mode == "tcx");
+    CHECK(tc_programs(port).size() == 1);
+    CHECK(datapath.attachments().at(0).mode == tc_mode());
 }
 
 }  // namespace fiplane::test

@@ -8,15 +8,20 @@
 #include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <catch2/catch_test_macros.hpp>
 #include <cerrno>
+#include <cstdio>
 #include <iterator>
 #include <optional>
+#include <regex>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/tables.hpp"
@@ -106,19 +111,28 @@ class DatapathBench {
     std::string bpffs_;
 };
 
-/// Program ids at a tcx hook, asked of the kernel.
-inline std::vector<std::uint32_t> tcx_programs(int ifindex, bpf_attach_type type = BPF_TCX_INGRESS) {
-    std::uint32_t ids[64] = {};
-    struct bpf_prog_query_opts options{};
-    options.sz = sizeof(options);
-    options.prog_ids = ids;
-    options.count = 64;
-    if (bpf_prog_query_opts(ifindex, type, &options) != 0) return {};
-    return {ids, ids + options.count};
+/// Whether the running kernel has tcx: Linux 6.6 and later. Else programs of tc are clsact filters.
+inline bool has_tcx() {
+    utsname name{};
+    int major = 0, minor = 0;
+    REQUIRE(uname(&name) == 0);
+    REQUIRE(std::sscanf(name.release, "%d.%d", &major, &minor) == 2);
+    return std::pair(major, minor) >= std::pair(6, 6);
 }
 
-/// Link ids at a tcx hook.
-inline std::vector<std::uint32_t> tcx_links(int ifindex, bpf_attach_type type = BPF_TCX_INGRESS) {
+/// How Datapath says that a tc program is attached on this kernel.
+inline std::string tc_mode() {
+    return has_tcx() ? "tcx" : "clsact";
+}
+
+enum class TcHook : std::uint8_t { kIngress, kEgress };
+
+/// Program and link ids at a tcx hook, asked of the kernel.
+struct TcxIds {
+    std::vector<std::uint32_t> programs;
+    std::vector<std::uint32_t> links;
+};
+inline TcxIds tcx_ids(int ifindex, TcHook hook) {
     std::uint32_t programs[64] = {};
     std::uint32_t links[64] = {};
     struct bpf_prog_query_opts options{};
@@ -126,8 +140,32 @@ inline std::vector<std::uint32_t> tcx_links(int ifindex, bpf_attach_type type = 
     options.prog_ids = programs;
     options.link_ids = links;
     options.count = 64;
+    const auto type = hook == TcHook::kIngress ? BPF_TCX_INGRESS : BPF_TCX_EGRESS;
     if (bpf_prog_query_opts(ifindex, type, &options) != 0) return {};
-    return {links, links + options.count};
+    return {{programs, programs + options.count}, {links, links + options.count}};
+}
+
+/// Ids of the programs that clsact filters run, as iproute2 shows them.
+inline std::vector<std::uint32_t> clsact_programs(int ifindex, TcHook hook) {
+    std::array<char, IF_NAMESIZE> device{};
+    if (if_indextoname(static_cast<unsigned>(ifindex), device.data()) == nullptr) return {};
+    const char* side = hook == TcHook::kIngress ? "ingress" : "egress";
+    const auto shown = run_process({"tc", "filter", "show", "dev", device.data(), side}).out;
+    std::vector<std::uint32_t> ids;
+    const std::regex pattern(" id ([0-9]+) ");
+    for (std::sregex_iterator at(shown.begin(), shown.end(), pattern), end; at != end; ++at)
+        ids.push_back(static_cast<std::uint32_t>(std::stoul((*at)[1])));
+    return ids;
+}
+
+/// Ids of the programs that tc runs at a device, in the way that this kernel has.
+inline std::vector<std::uint32_t> tc_programs(int ifindex, TcHook hook = TcHook::kIngress) {
+    return has_tcx() ? tcx_ids(ifindex, hook).programs : clsact_programs(ifindex, hook);
+}
+
+/// What stays the same as long as an attachment is not let go: the link; with clsact there is only the program.
+inline std::vector<std::uint32_t> tc_identity(int ifindex, TcHook hook = TcHook::kIngress) {
+    return has_tcx() ? tcx_ids(ifindex, hook).links : clsact_programs(ifindex, hook);
 }
 
 /// "xdp" (native), "xdpgeneric" or "" as iproute2 shows a device.
