@@ -113,3 +113,23 @@ def test_unexpected_skips_are_found(tmp_path, capsys):
     assert "skipped UNEXPECTEDLY: fullstack: b test_b.py:7: needs two cores" in output
     expected.write_text("bpf: *: tcx came with 6.6\nfullstack: b*: one core will do\n")
     assert skips.main(str(results), str(expected)) == 0
+
+
+def test_skips_inside_a_vm_count(tmp_path, capsys):
+    """What vmtests/run left of a kernel is read instead of what its test printed, and by the kernel's name."""
+    results, expected = tmp_path / "results.xml", tmp_path / "expected"
+    results.write_text(
+        '<testsuite><testcase name="vm: 6.1"><system-out>SKIPPED [1] a.py:1: b</system-out></testcase></testsuite>'
+    )
+    inside = tmp_path / "vm-results" / "6.1" / "results.xml"
+    inside.parent.mkdir(parents=True)
+    inside.write_text(
+        '<testsuite><testcase name="bpf: a"><skipped/><system-out>SKIPPED:\n  no tcx here\n\n</system-out></testcase>'
+        "</testsuite>"
+    )
+    expected.write_text("bpf: a: only the machine's own kernel may skip it\n")
+    assert skips.main(str(results), str(expected)) == 1
+    assert "skipped UNEXPECTEDLY: vm: 6.1: bpf: a: no tcx here" in capsys.readouterr().out
+    expected.write_text("vm: 6.1: bpf: a: tcx came with 6.6\n")
+    assert skips.main(str(results), str(expected)) == 0
+    assert "a.py" not in capsys.readouterr().out

@@ -65,7 +65,7 @@ class Watched {
     /// Serves notifications until there have been none for a while.
     void settle() {
         pollfd readable{observer_->fd(), POLLIN, 0};
-        while (poll(&readable, 1, 100) > 0) {
+        while (poll(&readable, 1, static_cast<int>(scaled(100ms).count())) > 0) {
             if (observer_->drain()) REQUIRE(observer_->refresh().has_value());
         }
     }

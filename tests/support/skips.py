@@ -32,14 +32,15 @@ def skipped(results: Path, prefix: str = "") -> list[tuple[str, str]]:
     out = []
     for case in ElementTree.parse(results).getroot().iter("testcase"):
         name, text = prefix + case.get("name", ""), case.findtext("system-out") or ""
+        inside = results.parent / "vm-results" / name.removeprefix("vm: ") / "results.xml"
+        if name.startswith("vm: ") and inside.exists():
+            out += skipped(inside, f"{name}: ")
+            continue
         if case.find("skipped") is not None:
             reason = CATCH_SKIP.search(text)
             said = " ".join(reason.group(1).split()) if reason else text.strip()[-300:]
             out.append((name, said or "no reason given"))
         out += [(f"{name} {place}", reason) for place, reason in PYTEST_SKIP.findall(text)]
-        inside = results.parent / "vm-results" / name.removeprefix("vm: ") / "results.xml"
-        if name.startswith("vm: ") and inside.exists():
-            out += skipped(inside, f"{name}: ")
     return out
 
 
