@@ -93,5 +93,7 @@ def warm(lab):
         lost = [f"{cell.source} -> {cell.floating_ip}" for cell in cells if cell.ping_ms is None]
         if not lost:
             break
+    if lost:
+        lab.collect(lab.artefacts / f"warm-up-{lab.name}")
     assert not lost, f"warm-up pings lost: {lost}"
     return lab
