@@ -22,12 +22,20 @@ bool replace(T& current, T&& fresh) {
     return true;
 }
 
+/// Multicast comes and goes with the kernel's own memberships (IGMP, IPv6 addresses), in states that look configured.
+bool is_multicast(const Neighbour& neighbour) {
+    return neighbour.address.value >> 28 == 0xe;
+}
+bool is_multicast(const FdbEntry& entry) {
+    return entry.mac.is_multicast();
+}
+
 /// Entries that somebody configured, as opposed to learned ones.
 template <typename T>
 std::vector<T> configured(const std::vector<T>& entries) {
     std::vector<T> kept;
     std::ranges::copy_if(entries, std::back_inserter(kept),
-                         [](const T& entry) { return (entry.state & kConfiguredStates) != 0; });
+                         [](const T& entry) { return (entry.state & kConfiguredStates) != 0 && !is_multicast(entry); });
     return kept;
 }
 
