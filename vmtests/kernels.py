@@ -17,7 +17,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-MIRROR, SECURITY_MIRROR = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
 
 # The generic image, not the cloud one: the VM's root comes over 9p, which the cloud image does not have.
 META_PACKAGE = "linux-image-amd64"
@@ -167,13 +166,13 @@ class _Apt:
 
 
 def _source(suite: str) -> str:
-    """One line of sources.list, with the machine's own mirror if it has one."""
+    """One line of sources.list, with the machine's own mirror. None for a security suite that the machine has not: its
+    kernels come with the next point release of Debian, too."""
     mirrors = _machine_mirrors()
-    if suite.endswith("-security"):
-        mirror = mirrors.get(suite, SECURITY_MIRROR)
-    else:
-        mirror = mirrors.get(suite) or mirrors.get("bookworm", MIRROR)
-    return f"deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n"
+    mirror = mirrors.get(suite) or (None if suite.endswith("-security") else mirrors.get("bookworm"))
+    if mirror is None and not suite.endswith("-security"):
+        raise KernelError("no source for Debian 12 (bookworm) in /etc/apt: add one, then run this again")
+    return f"deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n" if mirror else ""
 
 
 def _machine_mirrors() -> dict[str, str]:

@@ -117,8 +117,8 @@ Result<Netns> Netns::create(const NetnsName& name) {
     if (auto good = check_name(name); !good) return pass_on(good);
     if (auto ready = prepare_directory(); !ready) return pass_on(ready);
     const std::string path = path_of(name);
-    const UniqueFd placeholder(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_CREAT | O_EXCL, 0));
-    if (!placeholder) return fail_errno(errno, fmt::format("cannot create network namespace {}", name), path);
+    const UniqueFd mount_point(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_CREAT | O_EXCL, 0));
+    if (!mount_point) return fail_errno(errno, fmt::format("cannot create network namespace {}", name), path);
     const auto abandon = [&path](Error error) {
         umount2(path.c_str(), MNT_DETACH);
         unlink(path.c_str());

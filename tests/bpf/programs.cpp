@@ -199,6 +199,15 @@ std::uint64_t Programs::packets(fl_hook hook, fl_reason reason) const {
     return row == all.end() ? 0 : row->second.packets;
 }
 
+bool Programs::can_test_checksum_complete() const {
+    const Bytes frame(64);
+    LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame.data(), .data_size_in = static_cast<__u32>(frame.size()),
+                .flags = BPF_F_TEST_SKB_CHECKSUM_COMPLETE);
+    const int error = bpf_prog_test_run_opts(bpf_program__fd(program(FL_HOOK_TC_TUNNEL)), &opts);
+    REQUIRE((error == 0 || error == -EINVAL));
+    return error == 0;
+}
+
 bpf_object* Programs::object(fl_hook hook) const {
     return impl_->objects[hook][0];
 }

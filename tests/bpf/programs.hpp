@@ -15,6 +15,10 @@
 #include "fiplane/abi.h"
 #include "support/packet.hpp"
 
+// SKIP must stand in the test itself to end it.
+#define REQUIRE_CHECKSUM_COMPLETE(programs) \
+    if (!(programs).can_test_checksum_complete()) SKIP("the kernel cannot test CHECKSUM_COMPLETE")
+
 namespace fiplane::test {
 
 /// The device that test runs are on unless a test says otherwise: loopback, whose row tests write as they need it.
@@ -80,6 +84,8 @@ class Programs {
 
     /// Of a counter, since the process began.
     [[nodiscard]] std::uint64_t packets(fl_hook hook, fl_reason reason) const;
+    /// Whether the kernel gives test runs an skb->csum (BPF_F_TEST_SKB_CHECKSUM_COMPLETE).
+    [[nodiscard]] bool can_test_checksum_complete() const;
     [[nodiscard]] bpf_object* object(fl_hook hook) const;
     [[nodiscard]] bpf_program* program(fl_hook hook) const;
     /// Verifier's own count of processed instructions, and length of the program.

@@ -97,3 +97,12 @@ def warm(lab):
         lab.collect(lab.artefacts / f"warm-up-{lab.name}")
     assert not lost, f"warm-up pings lost: {lost}"
     return lab
+
+
+@pytest.fixture
+def original(warm):
+    """The topology as it was, again after the test."""
+    text = warm.topology_file.read_text()
+    yield
+    warm.reload(lambda _: text)
+    warm.wait_until_ready()

@@ -29,15 +29,6 @@ def assign(lab: Lab, **changes: str | None) -> None:
     lab.reload(lambda text: text[: text.index("floating_ips:")] + "floating_ips:\n" + "".join(lines))
 
 
-@pytest.fixture
-def original(warm):
-    """The topology as it was, again after the test."""
-    text = warm.topology_file.read_text()
-    yield
-    warm.reload(lambda _: text)
-    warm.wait_until_ready()
-
-
 class Ping:
     """A ping at 100 packets a second that must lose nothing."""
 

@@ -104,6 +104,7 @@ def test_unexpected_skips_are_found(tmp_path, capsys):
         '<testsuite><testcase name="bpf: a"><skipped message="SKIP_RETURN_CODE=4"/><system-out>x.cpp:1: SKIPPED:\n'
         "explicitly with message:\n  no tcx here\n\n</system-out></testcase>"
         '<testcase name="fullstack: b"><system-out>SKIPPED [1] test_b.py:7: needs two cores\n</system-out></testcase>'
+        "<testcase name='bpf'><system-out>/x/nat_test.cpp:106: skipped: 'no skb->csum'\n</system-out></testcase>"
         "</testsuite>"
     )
     expected.write_text("# comment\nbpf: *: tcx came with 6.6\n")
@@ -111,7 +112,8 @@ def test_unexpected_skips_are_found(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "skipped: bpf: a: no tcx here" in output
     assert "skipped UNEXPECTEDLY: fullstack: b test_b.py:7: needs two cores" in output
-    expected.write_text("bpf: *: tcx came with 6.6\nfullstack: b*: one core will do\n")
+    assert "skipped UNEXPECTEDLY: bpf nat_test.cpp:106: no skb->csum" in output
+    expected.write_text("bpf: *: tcx came with 6.6\nfullstack: b*: one core will do\nbpf nat*: no flag for it\n")
     assert skips.main(str(results), str(expected)) == 0
 
 

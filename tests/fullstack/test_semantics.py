@@ -382,14 +382,6 @@ def first_answer(watch: Watch, since: float) -> float:
     return min((stamp - since for stamp in watch.answers() if stamp > since), default=float("inf"))
 
 
-@pytest.fixture
-def original(warm):
-    text = warm.topology_file.read_text()
-    yield
-    warm.reload(lambda _: text)
-    warm.wait_until_ready()
-
-
 def test_floating_ip_that_changes_nodes_is_reachable_within_a_second(warm, taps, original):
     """The new node announces the address by gratuitous ARP (request and reply, RFC 5227 4.3) from its fg- MAC; whoever
     had the old MAC in mind talks to the new owner at once."""
