@@ -89,6 +89,10 @@ Result<> Attacher::take_over_one(const HookPoint& point) {
     UniqueFd fd(bpf_obj_get(paths_.link(point).c_str()));
     if (!fd) return fail_errno(errno, "cannot open a pin", paths_.link(point));
     if (point.hook != FL_HOOK_XDP_UNDERLAY && tc_ == TcBackend::kClsact) {
+        // No filter: the device took it along, or the pin's maker died before it attached.
+        auto filters = query_.filters(point.ifindex, is_egress(point.hook));
+        if (!filters) return pass_on(filters);
+        if (std::ranges::none_of(*filters, is_our_filter)) return unlink_pin(paths_.link(point));
         held_.emplace(point, Held{});
         return {};
     }
@@ -219,7 +223,7 @@ Result<> Attacher::attach_clsact(const HookPoint& point) {
         const auto there = [&own](const FilterFacts& filter) {
             return is_our_filter(filter) && filter.program_id == own->id;
         };
-        if (std::any_of(filters->begin(), filters->end(), there)) return {};
+        if (std::ranges::any_of(*filters, there)) return {};
     }
     // The mark comes before the filter and is exchanged in one step after it, so there is never a filter without one.
     const std::string path = paths_.link(point);
