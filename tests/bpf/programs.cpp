@@ -13,16 +13,6 @@
 #include "bpf/coverage.hpp"
 #include "support/bpf_objects.hpp"
 #include "support/frame_diff.hpp"
-#include "tc_host.skel.h"
-#include "tc_host_poisoned.skel.h"
-#include "tc_port.skel.h"
-#include "tc_port_poisoned.skel.h"
-#include "tc_tunnel.skel.h"
-#include "tc_tunnel_poisoned.skel.h"
-#include "tc_underlay.skel.h"
-#include "tc_underlay_poisoned.skel.h"
-#include "xdp_underlay.skel.h"
-#include "xdp_underlay_poisoned.skel.h"
 
 #ifndef BPF_F_TEST_SKB_CHECKSUM_COMPLETE
 #define BPF_F_TEST_SKB_CHECKSUM_COMPLETE (1U << 2)
@@ -30,14 +20,6 @@
 
 namespace fiplane::test {
 namespace {
-
-constexpr std::array<std::array<ElfBytes, 2>, FL_HOOK_COUNT> kObjects = {{
-    {xdp_underlay::elf_bytes, xdp_underlay_poisoned::elf_bytes},
-    {tc_underlay::elf_bytes, tc_underlay_poisoned::elf_bytes},
-    {tc_tunnel::elf_bytes, tc_tunnel_poisoned::elf_bytes},
-    {tc_port::elf_bytes, tc_port_poisoned::elf_bytes},
-    {tc_host::elf_bytes, tc_host_poisoned::elf_bytes},
-}};
 
 using Counters = std::map<std::uint32_t, fl_counter>;
 
@@ -129,9 +111,11 @@ struct Programs::Impl {
 };
 
 Programs::Programs() : impl_(std::make_unique<Impl>()) {
-    for (const auto& variants : kObjects) {
-        bpf_object* shipped = impl_->loaded.load(variants[0]);
-        impl_->objects.push_back({shipped, impl_->loaded.load(variants[1])});
+    for (std::size_t hook = 0; hook < FL_HOOK_COUNT; ++hook) {
+        const char* name = hook_text(static_cast<fl_hook>(hook));
+        bpf_object* shipped = impl_->loaded.load(fmt::format(FIPLANE_BPF_OBJECTS "/{}.bpf.o", name));
+        impl_->objects.push_back(
+            {shipped, impl_->loaded.load(fmt::format(FIPLANE_BPF_POISONED "/{}_poisoned.bpf.o", name))});
     }
 }
 

@@ -3,10 +3,12 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <functional>
 
+#include "functional/agent_bench.hpp"
 #include "functional/linux_witness.hpp"
 #include "linux/events.hpp"
 #include "linux/nft.hpp"
@@ -47,6 +49,11 @@ TEST_CASE("each kind of change is told apart and arrives at once", "[linux][even
     for (const auto* name : {"a", "b", "br0"})
         must(bench.rtnl.change_link(bench.link(name).ifindex, name, {.up = true}));
     must(bench.rtnl.change_link(bench.link("b").ifindex, "b", {.master = bridge}));
+    // The kernel tells of a carrier when it has time (linkwatch); until then a link is not up.
+    wait_until("the links are up", [&bench] {
+        return std::ranges::all_of(std::array{"a", "b", "br0"},
+                                   [&bench](auto* name) { return bench.link(name).running; });
+    });
     auto events = must(NetnsEvents::open(bench.netns()));
     CHECK_FALSE(events.receive().any());
 

@@ -12,16 +12,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "tc_host.skel.h"
-#include "tc_host_traced.skel.h"
-#include "tc_port.skel.h"
-#include "tc_port_traced.skel.h"
-#include "tc_tunnel.skel.h"
-#include "tc_tunnel_traced.skel.h"
-#include "tc_underlay.skel.h"
-#include "tc_underlay_traced.skel.h"
-#include "xdp_underlay.skel.h"
-#include "xdp_underlay_traced.skel.h"
+#include "fuzz/frame_file.hpp"
 
 #ifndef BPF_F_TEST_SKB_CHECKSUM_COMPLETE
 #define BPF_F_TEST_SKB_CHECKSUM_COMPLETE (1U << 2)
@@ -29,19 +20,6 @@
 
 namespace fiplane::test {
 namespace {
-
-struct Objects {
-    ElfBytes shipped;
-    ElfBytes traced;
-};
-
-constexpr std::array<Objects, FL_HOOK_COUNT> kObjects = {{
-    {xdp_underlay::elf_bytes, xdp_underlay_traced::elf_bytes},
-    {tc_underlay::elf_bytes, tc_underlay_traced::elf_bytes},
-    {tc_tunnel::elf_bytes, tc_tunnel_traced::elf_bytes},
-    {tc_port::elf_bytes, tc_port_traced::elf_bytes},
-    {tc_host::elf_bytes, tc_host_traced::elf_bytes},
-}};
 
 [[noreturn]] void fail(const std::string& what) {
     throw std::runtime_error(what + ": " + std::strerror(errno));
@@ -84,9 +62,10 @@ Runner::Runner(const Cloud& cloud) : values_(static_cast<std::size_t>(libbpf_num
     stay_on_this_cpu();
     if (unshare(CLONE_NEWNET) != 0) fail("cannot make a network namespace");
     cloud.make_devices();
-    for (std::size_t hook = 0; hook < kObjects.size(); ++hook) {
-        programs_[hook].shipped = program_fd(objects_.load(kObjects[hook].shipped));
-        bpf_object* traced = objects_.load(kObjects[hook].traced);
+    for (std::size_t hook = 0; hook < programs_.size(); ++hook) {
+        const char* name = program_name(static_cast<fl_hook>(hook));
+        programs_[hook].shipped = program_fd(objects_.load(fmt::format(FIPLANE_BPF_OBJECTS "/{}.bpf.o", name)));
+        bpf_object* traced = objects_.load(fmt::format(FIPLANE_BPF_TRACED "/{}_traced.bpf.o", name));
         programs_[hook].traced = program_fd(traced);
         programs_[hook].record = map_record(traced);
     }

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <stdexcept>
 
@@ -52,17 +53,15 @@ void BpfObjects::write_counters(const std::string& directory) const {
             const std::uint32_t key = 0;
             if (bpf_map__lookup_elem(map, &key, sizeof(key), counters.data(), counters.size(), 0) != 0) continue;
             const std::string name = directory + "/" + std::to_string(getpid()) + "-" + std::to_string(i);
-            std::ofstream(name + ".o", std::ios::binary) << elf_[i];
+            std::filesystem::copy_file(paths_[i], name + ".o", std::filesystem::copy_options::overwrite_existing);
             std::ofstream(name + ".counters", std::ios::binary) << counters;
         }
     }
 }
 
-bpf_object* BpfObjects::load(ElfBytes elf_bytes) {
-    std::size_t size = 0;
-    const void* elf = elf_bytes(&size);
-    Owner object(bpf_object__open_mem(elf, size, nullptr), bpf_object__close);
-    if (object == nullptr) throw std::runtime_error("cannot open a BPF object: " + last_message());
+bpf_object* BpfObjects::load(const std::string& path) {
+    Owner object(bpf_object__open_file(path.c_str(), nullptr), bpf_object__close);
+    if (object == nullptr) throw std::runtime_error("cannot open " + path + ": " + last_message());
     bpf_map* map = nullptr;
     bpf_object__for_each_map(map, object.get()) {
         if (bpf_map__is_internal(map)) continue;
@@ -70,11 +69,11 @@ bpf_object* BpfObjects::load(ElfBytes elf_bytes) {
         const auto known = maps_.find(bpf_map__name(map));
         if (known != maps_.end()) bpf_map__reuse_fd(map, bpf_map__fd(known->second));
     }
-    if (bpf_object__load(object.get()) != 0) throw std::runtime_error("cannot load: " + last_message());
+    if (bpf_object__load(object.get()) != 0) throw std::runtime_error("cannot load " + path + ": " + last_message());
     bpf_object__for_each_map(map, object.get()) {
         if (!bpf_map__is_internal(map)) maps_.try_emplace(bpf_map__name(map), map);
     }
-    elf_.emplace_back(static_cast<const char*>(elf), size);
+    paths_.push_back(path);
     return objects_.emplace_back(std::move(object)).get();
 }
 

@@ -1,20 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// BPF objects from skeletons, loaded unpinned; maps of the same name are one map in all of them.
+// BPF objects from files, loaded unpinned; maps of the same name are one map in all of them.
 #pragma once
 
 #include <bpf/libbpf.h>
 
-#include <cstddef>
 #include <map>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace fiplane::test {
-
-/// A skeleton's elf_bytes().
-using ElfBytes = const void* (*)(std::size_t*);
 
 /// Everything throws std::runtime_error, with libbpf's own messages where it has some. Not thread-safe. Needs root.
 class BpfObjects {
@@ -26,8 +21,8 @@ class BpfObjects {
     BpfObjects(const BpfObjects&) = delete;
     BpfObjects& operator=(const BpfObjects&) = delete;
 
-    /// The object lives as long as this.
-    bpf_object* load(ElfBytes elf_bytes);
+    /// Loads an ELF file. The object lives as long as this.
+    bpf_object* load(const std::string& path);
 
     /// A map by its name in the source. Variables (.bss and the like) are no such map: each object has its own.
     [[nodiscard]] const bpf_map* map(const std::string& name) const;
@@ -42,7 +37,7 @@ class BpfObjects {
 
     using Owner = std::unique_ptr<bpf_object, decltype(&bpf_object__close)>;
     std::vector<Owner> objects_;
-    std::vector<std::string_view> elf_;  ///< of each object
+    std::vector<std::string> paths_;  ///< of each object
     std::map<std::string, const bpf_map*> maps_;
 };
 
