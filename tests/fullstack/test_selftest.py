@@ -108,13 +108,24 @@ def test_unexpected_skips_are_found(tmp_path, capsys):
         "</testsuite>"
     )
     expected.write_text("# comment\nbpf: *: tcx came with 6.6\n")
-    assert skips.main(str(results), str(expected)) == 1
+    assert skips.main(str(expected), str(results)) == 1
     output = capsys.readouterr().out
     assert "skipped: bpf: a: no tcx here" in output
     assert "skipped UNEXPECTEDLY: fullstack: b test_b.py:7: needs two cores" in output
     assert "skipped UNEXPECTEDLY: bpf nat_test.cpp:106: no skb->csum" in output
     expected.write_text("bpf: *: tcx came with 6.6\nfullstack: b*: one core will do\nbpf nat*: no flag for it\n")
-    assert skips.main(str(results), str(expected)) == 0
+    assert skips.main(str(expected), str(results)) == 0
+
+
+def test_a_run_without_tests_is_a_failure(tmp_path, capsys):
+    """`tools/test -- -R nonsense`: each of its runs of ctest may be empty, not all of them."""
+    nothing, one, expected = tmp_path / "nothing.xml", tmp_path / "one.xml", tmp_path / "expected"
+    nothing.write_text("<testsuite></testsuite>")
+    one.write_text('<testsuite><testcase name="bpf"/></testsuite>')
+    assert skips.main(str(expected), str(nothing), str(nothing)) == 1
+    assert "no test was chosen" in capsys.readouterr().out
+    assert skips.main(str(expected), str(nothing), str(one)) == 0
+    assert skips.main(str(expected), str(one), str(tmp_path / "absent.xml")) == 1
 
 
 def test_skips_inside_a_vm_count(tmp_path, capsys):
@@ -130,8 +141,8 @@ def test_skips_inside_a_vm_count(tmp_path, capsys):
         "</testsuite>"
     )
     expected.write_text("bpf: a: only the machine's own kernel may skip it\n")
-    assert skips.main(str(results), str(expected)) == 1
+    assert skips.main(str(expected), str(results)) == 1
     assert "skipped UNEXPECTEDLY: vm: 6.1: bpf: a: no tcx here" in capsys.readouterr().out
     expected.write_text("vm: 6.1: bpf: a: tcx came with 6.6\n")
-    assert skips.main(str(results), str(expected)) == 0
+    assert skips.main(str(expected), str(results)) == 0
     assert "a.py" not in capsys.readouterr().out

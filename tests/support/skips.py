@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints what CTest skipped, with the reasons, and fails on a skip that nobody expects.
+"""Prints what CTest skipped, with the reasons, and fails on a skip that nobody expects, or if no test ran at all.
 
-    skips.py RESULTS.xml EXPECTED
+    skips.py EXPECTED RESULTS.xml...
 
 EXPECTED: one line for each test that may be skipped, "NAME: why"; NAME is the name as CTest (or, inside a fullstack
 suite, pytest) prints it, with * for any text. Lines that begin with # are comments.
@@ -61,11 +61,19 @@ def report(found: list[tuple[str, str]], expected_file: Path) -> int:
     return unexpected
 
 
-def main(results: str, expected_file: str) -> int:
-    if not Path(results).exists():
-        print(f"{results} is missing: ctest did not finish")
+def main(expected_file: str, *results: str) -> int:
+    found: list[tuple[str, str]] = []
+    ran = False
+    for path in map(Path, results):
+        if not path.exists():
+            print(f"{path} is missing: ctest did not finish")
+            return 1
+        ran = ran or ElementTree.parse(path).find(".//testcase") is not None
+        found += skipped(path)
+    if not ran:
+        print("no test was chosen")
         return 1
-    return 1 if report(skipped(Path(results)), Path(expected_file)) else 0
+    return 1 if report(found, Path(expected_file)) else 0
 
 
 if __name__ == "__main__":
