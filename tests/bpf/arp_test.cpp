@@ -246,4 +246,17 @@ TEST_CASE("ARP of a VM port") {
         request.eth.src = world.neighbour_mac;
         expect_left(world, FL_HOOK_TC_PORT, request.packet(), FL_REASON_NOT_OWN_ADDRESS);
     }
+    SECTION("of a port without the check, with a sender that is another's") {
+        world.on_unchecked_port();
+        request.eth.src = request.arp.sender_mac = world.neighbour_mac;
+        request.arp.sender_ip = world.neighbour;
+        const Packet answer =
+            Eth{.dst = world.neighbour_mac, .src = world.remote_mac} / Arp{.operation = 2,
+                                                                           .sender_mac = world.remote_mac,
+                                                                           .sender_ip = world.remote,
+                                                                           .target_mac = world.neighbour_mac,
+                                                                           .target_ip = world.neighbour};
+        check_sent(world.programs.run(FL_HOOK_TC_PORT, request.packet().bytes()), kTcRedirect, FL_REASON_ARP_REPLY,
+                   answer);
+    }
 }

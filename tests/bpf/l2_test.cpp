@@ -179,9 +179,7 @@ TEST_CASE("a port sends only from its own addresses") {
         expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_NOT_OWN_ADDRESS);
     }
     SECTION("a port without the check may") {
-        world.programs.put(
-            "fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
-            fl_source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
+        world.on_unchecked_port();
         const Packet packet = Eth{.dst = world.remote_mac, .src = world.neighbour_mac} /
                               Ip4{.src = world.neighbour, .dst = world.remote} / body();
         check_sent(world.programs.run(FL_HOOK_TC_PORT, packet.bytes()), kTcRedirect, FL_REASON_L2_FORWARD,

@@ -61,11 +61,19 @@ World::World() {
     programs.put_fip_stat_row(fip_stat_key(neighbour_fip));
 }
 
-void World::on_port() {
-    fl_source source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = FL_SRC_CHECK};
+void World::put_port(std::uint32_t flags) {
+    fl_source source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = flags};
     copy(vm_mac, source.mac);
     copy(fixed, source.ip);
     programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}}, source);
+}
+
+void World::on_port() {
+    put_port(FL_SRC_CHECK);
+}
+
+void World::on_unchecked_port() {
+    put_port(0);
 }
 
 void World::on_tunnel(std::uint32_t segment) {

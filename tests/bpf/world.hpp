@@ -53,6 +53,7 @@ struct World {
     World();
 
     void on_port();                         ///< kThisDevice is the VM's port, with the source check
+    void on_unchecked_port();               ///< the same without it
     void on_tunnel(std::uint32_t segment);  ///< kThisDevice is the kernel's tunnel device of the segment
     void on_host(std::uint32_t segment);    ///< kThisDevice is the segment's bridge
 
@@ -83,6 +84,9 @@ struct World {
     /// Inside the tenant segment: from the VM behind node b to the VM here, and back.
     [[nodiscard]] Packet remote_to_vm() const;
     [[nodiscard]] Packet vm_to_remote() const;
+
+  private:
+    void put_port(std::uint32_t flags);
 };
 
 [[nodiscard]] fl_fip_stat_key fip_stat_key(Ipv4 address);

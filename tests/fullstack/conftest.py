@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One lab per run of pytest. What it is like, the environment says:
+"""One lab per module. What it is like, the environment says:
 
 FIPLANE_BUILD      build directory (default: build/release of this tree)
 FIPLANE_FAST_PATH  on (default) or off
@@ -10,6 +10,7 @@ FIPLANE_TIME_SCALE how many times slower this machine is than a real one (defaul
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -66,13 +67,45 @@ def pytest_runtest_makereport(item, call):
         report.sections.append(("artefacts", str(directory)))
 
 
+class LabKeeper:
+    """At most one lab runs. A module gets the one of the module before it if it wants the same, and both leave a lab as
+    they found it (SHARES_LAB)."""
+
+    def __init__(self) -> None:
+        self._running = contextlib.ExitStack()
+        self._lab: Lab | None = None
+        self._wanted: object = None
+        self.is_warm = False
+
+    def lab(self, shared: bool, topology: Path, options: dict) -> Lab:
+        wanted = (topology, options) if shared else object()
+        if self._lab is None or self._wanted != wanted:
+            self.close()
+            lab = Lab(topology, BUILD, artefacts=BUILD / "fullstack-artefacts", **options)
+            self._lab, self._wanted = self._running.enter_context(lab), wanted
+        return self._lab
+
+    def close(self) -> None:
+        self._lab, self.is_warm = None, False
+        self._running.close()
+
+
+@pytest.fixture(scope="session")
+def lab_keeper():
+    keeper = LabKeeper()
+    yield keeper
+    keeper.close()
+
+
 @pytest.fixture(scope="module")
-def lab(request):
+def lab(request, lab_keeper):
     """The module may name its topology (TOPOLOGY) and override parts of the mode (LAB)."""
     topology = getattr(request.module, "TOPOLOGY", ROOT / "examples" / "devstack-dvr-vxlan.yaml")
     options = {**mode(), **getattr(request.module, "LAB", {})}
-    with Lab(topology, BUILD, artefacts=BUILD / "fullstack-artefacts", **options) as running:
-        yield running
+    shared = getattr(request.module, "SHARES_LAB", False)
+    yield lab_keeper.lab(shared, topology, options)
+    if not shared:
+        lab_keeper.close()
 
 
 @pytest.fixture
@@ -82,12 +115,14 @@ def taps(lab):
 
 
 @pytest.fixture(scope="module")
-def warm(lab):
+def warm(lab, lab_keeper):
     """Everybody has talked to everybody: neighbours are resolved, so the fast path knows all next hops.
 
     The first packets of a fresh lab meet carriers and neighbours that are still settling, so there is a second round;
     what the tests assert is measured after it.
     """
+    if lab_keeper.is_warm:
+        return lab
     for _ in range(2):
         cells = run_matrix(lab, pings=2, with_ssh=False)
         lost = [f"{cell.source} -> {cell.floating_ip}" for cell in cells if cell.ping_ms is None]
@@ -96,6 +131,7 @@ def warm(lab):
     if lost:
         lab.collect(lab.artefacts / f"warm-up-{lab.name}")
     assert not lost, f"warm-up pings lost: {lost}"
+    lab_keeper.is_warm = True
     return lab
 
 

@@ -8,6 +8,8 @@ import pytest
 from matrix import missing, ping, run_matrix
 from measure import all_counts
 
+SHARES_LAB = True
+
 
 def test_M8_matrix_is_complete_and_fast(warm):
     """M8: every node and VM reaches every floating IP by ping and ssh; with the fast path on, at least 99 % of the

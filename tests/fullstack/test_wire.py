@@ -18,6 +18,7 @@ from frames import assert_same, assert_tunnelled, is_tunnelled, match_inner
 from lab import Lab
 from topology import Port
 
+SHARES_LAB = True
 EXTERNAL, TENANT = "public", "private"
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 PROTOCOLS = ["udp", "tcp", "icmp", "other"]
