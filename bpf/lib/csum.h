@@ -8,9 +8,9 @@
 
 #include "lib/base.h"
 
+/* @sum: below 2^48, so three times is enough. */
 fl_inline __u16 csum_fold(__u64 sum)
 {
-	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);

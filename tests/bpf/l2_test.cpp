@@ -44,6 +44,30 @@ TEST_CASE("from a port into the tunnel of its segment") {
                world.to_peer(kTenantVni, packet));
 }
 
+TEST_CASE("from a port to another port of the segment") {
+    World world;
+    world.on_port();
+    world.set_fdb(kTenant, world.neighbour_mac, world.port_out(kNeighbourPort));
+    const Packet packet =
+        Eth{.dst = world.neighbour_mac, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = world.neighbour} / body();
+    check_sent(world.programs.run(FL_HOOK_TC_PORT, packet.bytes()), kTcRedirect, FL_REASON_L2_FORWARD, packet);
+}
+
+TEST_CASE("only the first byte says that a MAC is multicast, and only all zeros are none") {
+    World world;
+    world.on_host(kTenant);
+    const auto* address = GENERATE("02:01:01:01:01:01", "02:00:00:00:00:00", "00:00:02:00:00:00", "00:00:00:00:00:02");
+    SECTION("as the source") {
+        const Packet packet = Eth{.dst = world.vm_mac, .src = mac(address)} / Ip4{.src = world.remote} / body();
+        check_sent(world.programs.run(FL_HOOK_TC_HOST, packet.bytes()), kTcRedirect, FL_REASON_L2_FORWARD, packet);
+    }
+    SECTION("as the destination") {
+        world.set_fdb(kTenant, mac(address), world.port_out(kVmPort));
+        const Packet packet = Eth{.dst = mac(address), .src = world.remote_mac} / Ip4{.src = world.remote} / body();
+        check_sent(world.programs.run(FL_HOOK_TC_HOST, packet.bytes()), kTcRedirect, FL_REASON_L2_FORWARD, packet);
+    }
+}
+
 TEST_CASE("other protocols are carried by MAC") {
     World world;
     world.on_port();

@@ -3,6 +3,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 #include <catch2/generators/catch_generators_range.hpp>
+#include <cstring>
 
 #include "bpf/world.hpp"
 
@@ -94,6 +95,51 @@ TEST_CASE("checksums are right for any data, also where one becomes zero") {
     }
     // The word after which nothing is left to sum up: the checksum is zero and is sent as 0xffff.
     CHECK(checksum_with(base) == 0xffff);
+}
+
+TEST_CASE("a header sum that must be folded three times") {
+    World world;
+    // The sum as 16-bit words in the machine's byte order, which is how a program folds it (RFC 1071, 2B).
+    const auto word16 = [](const Bytes& frame, std::size_t at) {
+        std::uint16_t word = 0;
+        std::memcpy(&word, &frame.at(at), sizeof(word));
+        return word;
+    };
+    const auto word32 = [](const Bytes& frame, std::size_t at) {
+        std::uint32_t word = 0;
+        std::memcpy(&word, &frame.at(at), sizeof(word));
+        return word;
+    };
+    int found = 0;
+    for (std::uint32_t id = 0; id < 0x10000; ++id) {
+        const Ip4 fields{.id = static_cast<std::uint16_t>(id)};
+        const Packet sent = world.to_fip(fields) / Udp{};
+        const Packet delivered = world.to_vm(fields) / Udp{};
+        const Bytes before = sent.bytes();
+        const Bytes after = delivered.bytes();
+        std::uint64_t sum = static_cast<std::uint16_t>(~word16(before, 24));
+        for (const std::size_t address : {26UL, 30UL})
+            sum += std::uint64_t{static_cast<std::uint32_t>(~word32(before, address))} + word32(after, address);
+        sum += static_cast<std::uint16_t>(~std::uint16_t{before.at(22)}) + std::uint32_t{after.at(22)};  // TTL
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        if (sum <= 0xffff) continue;
+        ++found;
+        check_in(world, FL_HOOK_XDP_UNDERLAY, sent, delivered);
+    }
+    CHECK(found > 0);
+}
+
+TEST_CASE("an address change that must be folded twice") {
+    World world;
+    // In the machine's byte order (little endian) the new address is the old one plus 1, and the source stays: the
+    // change adds up to 0x1ffffffff.
+    world.fixed = ip("173.24.5.11");
+    REQUIRE(world.fip == ip("172.24.5.11"));
+    world.set_fip_in(world.next_to_vm());
+    check_in(world, FL_HOOK_TC_TUNNEL, world.to_fip() / Tcp{}, world.to_vm() / Tcp{});
+    check_in(world, FL_HOOK_TC_TUNNEL, world.to_fip() / Udp{}, world.to_vm() / Udp{});
+    check_in(world, FL_HOOK_XDP_UNDERLAY, world.to_fip() / Udp{}, world.to_vm() / Udp{});
 }
 
 TEST_CASE("skb->csum is right after each translation") {
