@@ -55,13 +55,13 @@ TEST_CASE("malformed IPv4 headers") {
 TEST_CASE("a header checksum of 0xffff where 0 would be right is accepted, as ip_fast_csum does") {
     World world;
     world.on_tunnel(kExternal);
-    // Find an identification with which the checksum is zero.
+    // The identification that fills the header's sum up to 0xffff is the checksum of the header without one.
     Ip4 fields;
-    for (std::uint32_t id = 0; id < 0x10000; ++id) {
-        fields.id = static_cast<std::uint16_t>(id);
-        const Bytes frame = (world.to_fip(fields) / body()).bytes();
-        if (frame.at(24) == 0 && frame.at(25) == 0) break;
-    }
+    fields.id = 0;
+    const Bytes without = (world.to_fip(fields) / body()).bytes();
+    fields.id = static_cast<std::uint16_t>(without.at(24) << 8 | without.at(25));
+    const Bytes frame = (world.to_fip(fields) / body()).bytes();
+    REQUIRE((frame.at(24) == 0 && frame.at(25) == 0));
     const Packet expected = world.to_vm(fields) / body();
     fields.checksum = GENERATE(std::uint16_t{0}, std::uint16_t{0xffff});
     check_sent(world.programs.run(FL_HOOK_TC_TUNNEL, (world.to_fip(fields) / body()).bytes()), kTcRedirect,
