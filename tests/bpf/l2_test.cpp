@@ -87,6 +87,10 @@ TEST_CASE("other protocols are carried by MAC") {
     SECTION("adjust_room does not encapsulate what is not IP: Linux does") {
         expect_left(world, FL_HOOK_TC_PORT, eth / Payload{"no IP at all"}, FL_REASON_ENCAP_REFUSED);
     }
+    SECTION("nor ARP, which is not counted as traffic that should have been fast") {
+        const Arp probe{.sender_mac = world.vm_mac, .sender_ip = world.fixed, .target_ip = ip("10.1.0.99")};
+        expect_left(world, FL_HOOK_TC_PORT, eth / probe, FL_REASON_ARP_OTHER);
+    }
     SECTION("on the underlay the tunnel device takes them, which sets skb->protocol right") {
         const fl_hook hook = GENERATE(FL_HOOK_XDP_UNDERLAY, FL_HOOK_TC_UNDERLAY);
         const Packet packet = Eth{.dst = world.vm_mac, .src = world.remote_mac} / Ip6{} / Udp{};

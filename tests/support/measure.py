@@ -8,7 +8,8 @@ import json
 import statistics
 import subprocess
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Callable, Sequence
 
 from guests import Vm
@@ -21,26 +22,35 @@ UDP_BYTES = 64
 
 @dataclass(frozen=True)
 class Counts:
-    """Unicast packets of the overlay that a node's programs saw, and those of them that they finished themselves."""
+    """Unicast packets of the overlay that a node's programs saw, those of them that they finished themselves, and why
+    not the others, by hook and reason."""
 
     packets: int
     fast: int
+    others: Counter = field(default_factory=Counter)
 
     @property
     def share(self) -> float:
         return self.fast / self.packets if self.packets else 0.0
 
     def __sub__(self, earlier: Counts) -> Counts:
-        return Counts(self.packets - earlier.packets, self.fast - earlier.fast)
+        others = self.others - earlier.others
+        return Counts(self.packets - earlier.packets, self.fast - earlier.fast, others)
+
+    def __str__(self) -> str:
+        others = ", ".join(f"{count} {why}" for why, count in self.others.most_common())
+        return f"{self.fast} of {self.packets} packets in BPF ({self.share:.2%}); {others or 'no others'}"
 
 
 def counts(status: dict) -> Counts:
     """From `fiplane status -o json`: by class, as the agent counts its share (PASS and FLOOD do not count)."""
-    rows = [(row["class"], row["packets"]) for row in status["counters"]]
-    return Counts(
-        packets=sum(packets for kind, packets in rows if kind in ("fast", "slow", "drop")),
-        fast=sum(packets for kind, packets in rows if kind == "fast"),
-    )
+    total = Counter()
+    others = Counter()
+    for row in status["counters"]:
+        total[row["class"]] += row["packets"]
+        if row["class"] in ("slow", "drop"):
+            others[f"{row['hook']} {row['reason']}"] += row["packets"]
+    return Counts(total["fast"] + total["slow"] + total["drop"], total["fast"], others)
 
 
 def all_counts(lab: Lab) -> dict[str, Counts]:
