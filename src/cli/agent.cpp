@@ -56,46 +56,47 @@ ExitCode run(Options options) {
     return ExitCode::kOk;
 }
 
-void add_datapath_options(CLI::App& verb, Options& options) {
-    verb.add_option("--fast-path", options.fast_path, "off: build and mend only, Linux carries all packets")
-        ->check(CLI::IsMember({"on", "off"}))
-        ->default_str(options.fast_path)
-        ->type_name("on|off");
-    verb.add_option("--xdp", options.xdp, "XDP on the underlay device; auto: native where it pays")
-        ->check(CLI::IsMember({"auto", "native", "generic", "off"}))
-        ->default_str(options.xdp)
-        ->type_name("auto|native|generic|off");
-    verb.add_option("--max-floating-ips", options.agent.datapath.max_floating_ips,
-                    "size of the floating IP tables; used when they are made")
-        ->check(CLI::Range(1U, 16U * 1024 * 1024))
-        ->default_str(std::to_string(options.agent.datapath.max_floating_ips))
-        ->type_name("N");
+void add_datapath_options(Verb& verb, Options& options) {
+    verb.option({.names = "--fast-path",
+                 .help = "off: build and mend only, Linux carries all packets",
+                 .type = "",
+                 .choices = {"on", "off"}},
+                options.fast_path);
+    verb.option({.names = "--xdp",
+                 .help = "XDP on the underlay device; auto: native where it pays",
+                 .type = "",
+                 .choices = {"auto", "native", "generic", "off"}},
+                options.xdp);
+    verb.option(
+        {.names = "--max-floating-ips", .help = "size of the floating IP tables; used when they are made", .type = "N"},
+        options.agent.datapath.max_floating_ips, 16U * 1024 * 1024);
     add_pin_dir_option(verb, options.agent.datapath.pin_dir);
 }
 
 }  // namespace
 
-void add_agent(CLI::App& app, ExitCode& outcome) {
-    auto* verb =
-        app.add_subcommand("agent", "Build this node, keep it right and accelerate it; runs in the foreground");
+void add_agent(CommandLine& line) {
+    Verb verb = line.verb("agent", "Build this node, keep it right and accelerate it; runs in the foreground");
     auto options = std::make_shared<Options>();
-    verb->add_option("--topology", options->agent.topology_file, "the topology file")->required()->type_name("FILE");
-    add_node_option(*verb, options->agent.node);
-    add_datapath_options(*verb, *options);
-    add_state_dir_option(*verb, options->agent.build.state_dir);
-    add_socket_option(*verb, options->agent.socket);
-    verb->add_option("--log-level", options->log_level, "how much goes to stderr")
-        ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "off"}))
-        ->default_str(options->log_level)
-        ->type_name("LEVEL");
-    verb->footer(
+    verb.required_option({.names = "--topology", .help = "the topology file", .type = "FILE"},
+                         options->agent.topology_file);
+    add_node_option(verb, options->agent.node);
+    add_datapath_options(verb, *options);
+    add_state_dir_option(verb, options->agent.build.state_dir);
+    add_socket_option(verb, options->agent.socket);
+    verb.option({.names = "--log-level",
+                 .help = "how much goes to stderr",
+                 .type = "LEVEL",
+                 .choices = {"trace", "debug", "info", "warning", "error", "off"}},
+                options->log_level);
+    verb.footer(
         R"(SIGHUP reloads the file, as `fiplane reload` does. SIGTERM and SIGINT stop the agent and leave everything in
 place: the overlay is Linux's, the fast path is pinned and goes on with the tables as they are. A new agent takes over
 what it finds. `fiplane teardown` removes it all.
 
 Example:
   fiplane agent --topology /etc/fiplane/topology.yaml --node subnode1)");
-    verb->callback([options, &outcome] { outcome = run(*options); });
+    verb.does([options] { return run(*options); });
 }
 
 }  // namespace fiplane::cli

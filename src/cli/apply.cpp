@@ -68,20 +68,20 @@ ExitCode run(const Options& options) {
 
 }  // namespace
 
-void add_apply(CLI::App& app, ExitCode& outcome) {
-    auto* verb = app.add_subcommand("apply", "Build a node once, without agent and fast path");
+void add_apply(CommandLine& line) {
+    Verb verb = line.verb("apply", "Build a node once, without agent and fast path");
     auto options = std::make_shared<Options>();
-    verb->add_option("FILE", options->file, "the topology file")->required();
-    add_node_option(*verb, options->node);
-    add_state_dir_option(*verb, options->build.state_dir);
-    add_pin_dir_option(*verb, options->pin_dir);
-    verb->footer(
+    verb.argument("FILE", options->file, "the topology file");
+    add_node_option(verb, options->node);
+    add_state_dir_option(verb, options->build.state_dir);
+    add_pin_dir_option(verb, options->pin_dir);
+    verb.footer(
         R"(Refuses while an agent runs, which does all of this by itself. VM devices that do not exist yet are left out:
 run it again once they do, or run the agent.
 
 Example:
   fiplane apply /etc/fiplane/topology.yaml --node subnode1)");
-    verb->callback([options, &outcome] { outcome = run(*options); });
+    verb.does([options] { return run(*options); });
 }
 
 }  // namespace fiplane::cli

@@ -35,37 +35,33 @@ const char* action_name(Step::Action action) {
 
 }  // namespace
 
-void add_output_option(CLI::App& verb, std::string& output) {
-    verb.add_option("-o,--output", output, "text or json")
-        ->check(CLI::IsMember({"text", "json"}))
-        ->default_str(output)
-        ->type_name("FORMAT");
+void add_output_option(Verb& verb, std::string& output) {
+    verb.option({.names = "-o,--output", .help = "text or json", .type = "FORMAT", .choices = {"text", "json"}},
+                output);
 }
 
-void add_socket_option(CLI::App& verb, std::string& socket) {
-    verb.add_option("--socket", socket, "the agent's control socket")
-        ->envname("FIPLANE_SOCKET")
-        ->default_str(socket)
-        ->type_name("PATH");
+void add_socket_option(Verb& verb, std::string& socket) {
+    verb.option({.names = "--socket",
+                 .help = "the agent's control socket",
+                 .type = "PATH",
+                 .choices = {},
+                 .variable = "FIPLANE_SOCKET"},
+                socket);
 }
 
-void add_node_option(CLI::App& verb, std::string& node) {
+void add_node_option(Verb& verb, std::string& node) {
     node = host_name();
-    verb.add_option("--node", node, "the node of the topology that this machine is")
-        ->default_str(node)
-        ->type_name("NAME");
+    verb.option({.names = "--node", .help = "the node of the topology that this machine is", .type = "NAME"}, node);
 }
 
-void add_state_dir_option(CLI::App& verb, std::string& state_dir) {
-    verb.add_option("--state-dir", state_dir, "link-local pairs and rule priorities, kept over reboots")
-        ->default_str(state_dir)
-        ->type_name("DIR");
+void add_state_dir_option(Verb& verb, std::string& state_dir) {
+    verb.option(
+        {.names = "--state-dir", .help = "link-local pairs and rule priorities, kept over reboots", .type = "DIR"},
+        state_dir);
 }
 
-void add_pin_dir_option(CLI::App& verb, std::string& pin_dir) {
-    verb.add_option("--pin-dir", pin_dir, "where maps and links are pinned, on a bpffs")
-        ->default_str(pin_dir)
-        ->type_name("DIR");
+void add_pin_dir_option(Verb& verb, std::string& pin_dir) {
+    verb.option({.names = "--pin-dir", .help = "where maps and links are pinned, on a bpffs", .type = "DIR"}, pin_dir);
 }
 
 void print_mistakes(const std::vector<Mistake>& mistakes, const std::string& file) {

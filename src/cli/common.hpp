@@ -2,7 +2,6 @@
 // What several verbs share: options with the same meaning, loading, asking the agent.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -10,6 +9,7 @@
 
 #include "agent/control_protocol.hpp"
 #include "build/builder.hpp"
+#include "cli/command_line.hpp"
 #include "core/model.hpp"
 #include "core/result.hpp"
 
@@ -18,13 +18,13 @@ namespace fiplane::cli {
 constexpr const char* kDefaultPinDir = "/sys/fs/bpf/fiplane";
 
 /// "-o json" or "-o text".
-void add_output_option(CLI::App& verb, std::string& output);
+void add_output_option(Verb& verb, std::string& output);
 /// "--socket PATH", also from FIPLANE_SOCKET.
-void add_socket_option(CLI::App& verb, std::string& socket);
+void add_socket_option(Verb& verb, std::string& socket);
 /// "--node NAME"; the default is the host's name up to the first dot.
-void add_node_option(CLI::App& verb, std::string& node);
-void add_state_dir_option(CLI::App& verb, std::string& state_dir);
-void add_pin_dir_option(CLI::App& verb, std::string& pin_dir);
+void add_node_option(Verb& verb, std::string& node);
+void add_state_dir_option(Verb& verb, std::string& state_dir);
+void add_pin_dir_option(Verb& verb, std::string& pin_dir);
 
 /// Loads a file for a verb; with mistakes, all of them are printed and the outcome is kBadTopology.
 [[nodiscard]] std::optional<Topology> load_or_print(const std::string& file);

@@ -63,19 +63,19 @@ ExitCode run(const Options& options) {
 
 }  // namespace
 
-void add_explain(CLI::App& app, ExitCode& outcome) {
-    auto* verb = app.add_subcommand("explain", "Say why a floating IP's packets are fast or slow");
+void add_explain(CommandLine& line) {
+    Verb verb = line.verb("explain", "Say why a floating IP's packets are fast or slow");
     auto options = std::make_shared<Options>();
-    verb->add_option("ADDRESS", options->address, "a floating IP, or the fixed IP behind one")->required();
-    add_socket_option(*verb, options->socket);
-    add_output_option(*verb, options->output);
-    verb->footer(
+    verb.argument("ADDRESS", options->address, "a floating IP, or the fixed IP behind one");
+    add_socket_option(verb, options->socket);
+    add_output_option(verb, options->output);
+    verb.footer(
         R"(The steps are what Linux would do with a packet, in the order in which it would, up to the first thing that the
 fast path does not understand.
 
 Example:
   fiplane explain 172.24.5.1)");
-    verb->callback([options, &outcome] { outcome = run(*options); });
+    verb.does([options] { return run(*options); });
 }
 
 }  // namespace fiplane::cli

@@ -25,18 +25,18 @@ ExitCode run(const Options& options) {
 
 }  // namespace
 
-void add_fast_path(CLI::App& app, ExitCode& outcome) {
-    auto* verb = app.add_subcommand("fast-path", "Switch the fast path on or off while the agent runs");
+void add_fast_path(CommandLine& line) {
+    Verb verb = line.verb("fast-path", "Switch the fast path on or off while the agent runs");
     auto options = std::make_shared<Options>();
-    verb->add_option("STATE", options->state, "on or off")->required()->check(CLI::IsMember({"on", "off"}));
-    add_socket_option(*verb, options->socket);
-    verb->footer(
+    verb.argument("STATE", options->state, "on or off", {"on", "off"});
+    add_socket_option(verb, options->socket);
+    verb.footer(
         R"(Off detaches every program at once; Linux carries all packets, connections live on. The switch lasts until the
 agent ends: a new agent does what its --fast-path says.
 
 Example:
   fiplane fast-path off)");
-    verb->callback([options, &outcome] { outcome = run(*options); });
+    verb.does([options] { return run(*options); });
 }
 
 }  // namespace fiplane::cli

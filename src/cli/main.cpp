@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // fiplane: the command line. Every verb's exit code is an ExitCode (core/result.hpp).
 #include <cstdio>
+#include <exception>
 
-#include "cli/terminal.hpp"
 #include "cli/verbs.hpp"
 
 namespace {
@@ -21,27 +21,12 @@ constexpr const char* kExitCodes = R"(Exit codes:
 `fiplane VERB --help` explains a verb. All of it: fiplane(8).)";
 
 int run(int argc, char** argv) {
-    CLI::App app{"Overlay networks, routers and floating IPs on plain IP, with an eBPF fast path."};
-    app.name("fiplane");
-    app.require_subcommand(1);
-    app.footer(kExitCodes);
-    app.set_version_flag("--version", "fiplane " FIPLANE_VERSION);
-    ExitCode outcome = ExitCode::kOk;
+    CommandLine line("Overlay networks, routers and floating IPs on plain IP, with an eBPF fast path.", kExitCodes);
     for (const auto add : {add_validate, add_plan, add_apply, add_teardown, add_agent, add_reload, add_status,
                            add_explain, add_fast_path, add_version}) {
-        add(app, outcome);
+        add(line);
     }
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::Success& asked) {  // --help, --version
-        return app.exit(asked);
-    } catch (const CLI::ParseError& mistake) {
-        const bool verb_known = !app.get_subcommands().empty();
-        const std::string verb = verb_known ? " " + app.get_subcommands().front()->get_name() : "";
-        return static_cast<int>(
-            print_error({ExitCode::kUsage, mistake.what(), {}, "see `fiplane" + verb + " --help`"}));
-    }
-    return static_cast<int>(outcome);
+    return static_cast<int>(line.run(argc, argv));
 }
 
 }  // namespace

@@ -59,18 +59,18 @@ ExitCode run(const Options& options) {
 
 }  // namespace
 
-void add_plan(CLI::App& app, ExitCode& outcome) {
-    auto* verb = app.add_subcommand("plan", "Show what building a node would change; changes nothing");
+void add_plan(CommandLine& line) {
+    Verb verb = line.verb("plan", "Show what building a node would change; changes nothing");
     auto options = std::make_shared<Options>();
-    verb->add_option("FILE", options->file, "the topology file")->required();
-    add_node_option(*verb, options->node);
-    add_state_dir_option(*verb, options->build.state_dir);
-    add_output_option(*verb, options->output);
-    verb->footer(R"(Lines begin with + for what would be added, ~ changed, - removed.
+    verb.argument("FILE", options->file, "the topology file");
+    add_node_option(verb, options->node);
+    add_state_dir_option(verb, options->build.state_dir);
+    add_output_option(verb, options->output);
+    verb.footer(R"(Lines begin with + for what would be added, ~ changed, - removed.
 
 Example:
   fiplane plan /etc/fiplane/topology.yaml --node subnode1)");
-    verb->callback([options, &outcome] { outcome = run(*options); });
+    verb.does([options] { return run(*options); });
 }
 
 }  // namespace fiplane::cli

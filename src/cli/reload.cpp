@@ -34,17 +34,17 @@ ExitCode run(const Options& options) {
 
 }  // namespace
 
-void add_reload(CLI::App& app, ExitCode& outcome) {
-    auto* verb = app.add_subcommand("reload", "Make the agent read its topology file again");
+void add_reload(CommandLine& line) {
+    Verb verb = line.verb("reload", "Make the agent read its topology file again");
     auto options = std::make_shared<Options>();
-    add_socket_option(*verb, options->socket);
-    add_output_option(*verb, options->output);
-    verb->footer(
+    add_socket_option(verb, options->socket);
+    add_output_option(verb, options->output);
+    verb.footer(
         R"(A file with mistakes changes nothing: the agent keeps the old topology, all mistakes are printed, the exit code is 2.
 
 Example:
   fiplane validate /etc/fiplane/topology.yaml && fiplane reload)");
-    verb->callback([options, &outcome] { outcome = run(*options); });
+    verb.does([options] { return run(*options); });
 }
 
 }  // namespace fiplane::cli

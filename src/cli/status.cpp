@@ -164,17 +164,17 @@ ExitCode run(const Options& options) {
 
 }  // namespace
 
-void add_status(CLI::App& app, ExitCode& outcome) {
-    auto* verb = app.add_subcommand("status", "Show the node: fast path, devices, floating IPs, counters");
+void add_status(CommandLine& line) {
+    Verb verb = line.verb("status", "Show the node: fast path, devices, floating IPs, counters");
     auto options = std::make_shared<Options>();
-    add_socket_option(*verb, options->socket);
-    add_output_option(*verb, options->output);
-    verb->footer(
+    add_socket_option(verb, options->socket);
+    add_output_option(verb, options->output);
+    verb.footer(
         R"(The share is that of packets which BPF finished among all unicast packets of the overlay that a program saw.
 
 Example:
   fiplane status -o json | jq .share)");
-    verb->callback([options, &outcome] { outcome = run(*options); });
+    verb.does([options] { return run(*options); });
 }
 
 }  // namespace fiplane::cli

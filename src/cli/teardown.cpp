@@ -57,18 +57,18 @@ ExitCode run(const Options& options) {
 
 }  // namespace
 
-void add_teardown(CLI::App& app, ExitCode& outcome) {
-    auto* verb = app.add_subcommand("teardown", "Remove everything that fiplane made on this node");
+void add_teardown(CommandLine& line) {
+    Verb verb = line.verb("teardown", "Remove everything that fiplane made on this node");
     auto options = std::make_shared<Options>();
-    verb->add_flag("-n,--dry-run", options->dry_run, "only say what would be removed");
-    add_pin_dir_option(*verb, options->pin_dir);
-    verb->footer(
+    verb.flag("-n,--dry-run", options->dry_run, "only say what would be removed");
+    add_pin_dir_option(verb, options->pin_dir);
+    verb.footer(
         R"(Objects are known by their mark (interface alias fiplane:...); nobody else's are touched, VM devices neither.
 The state directory stays, so that an overlay that is built again has the same addresses. Refuses while an agent runs.
 
 Example:
   fiplane teardown --dry-run)");
-    verb->callback([options, &outcome] { outcome = run(*options); });
+    verb.does([options] { return run(*options); });
 }
 
 }  // namespace fiplane::cli

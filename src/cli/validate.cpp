@@ -50,17 +50,17 @@ ExitCode run(const Options& options) {
 
 }  // namespace
 
-void add_validate(CLI::App& app, ExitCode& outcome) {
-    auto* verb = app.add_subcommand("validate", "Check a topology file; needs no privileges, touches nothing");
+void add_validate(CommandLine& line) {
+    Verb verb = line.verb("validate", "Check a topology file; needs no privileges, touches nothing");
     auto options = std::make_shared<Options>();
-    verb->add_option("FILE", options->file, "the topology file")->required();
-    add_output_option(*verb, options->output);
-    verb->footer(
+    verb.argument("FILE", options->file, "the topology file");
+    add_output_option(verb, options->output);
+    verb.footer(
         R"(With -o json the resolved topology is printed: every id, MAC address and device name that the nodes derive.
 
 Example:
   fiplane validate /etc/fiplane/topology.yaml)");
-    verb->callback([options, &outcome] { outcome = run(*options); });
+    verb.does([options] { return run(*options); });
 }
 
 }  // namespace fiplane::cli

@@ -7,12 +7,12 @@
 
 namespace fiplane::cli {
 
-void add_version(CLI::App& app, ExitCode& outcome) {
-    auto* verb = app.add_subcommand("version", "Print the version");
-    verb->footer("Example:\n  fiplane version");
-    verb->callback([&outcome] {
+void add_version(CommandLine& line) {
+    Verb verb = line.verb("version", "Print the version");
+    verb.footer("Example:\n  fiplane version");
+    verb.does([] {
         fmt::print("fiplane {} (table layout {})\n", FIPLANE_VERSION, FL_ABI_LAYOUT);
-        outcome = ExitCode::kOk;
+        return ExitCode::kOk;
     });
 }
 
