@@ -10,6 +10,8 @@
 #include <filesystem>
 #include <utility>
 
+#include "core/reasons.hpp"
+
 namespace fiplane {
 namespace {
 

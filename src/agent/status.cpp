@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "core/reasons.hpp"
+
 namespace fiplane {
 namespace {
 

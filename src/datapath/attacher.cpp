@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "core/reasons.hpp"
 #include "datapath/clsact.hpp"
 #include "datapath/preflight.hpp"
 #include "datapath/program_info.hpp"

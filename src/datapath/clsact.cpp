@@ -7,6 +7,7 @@
 
 #include <cerrno>
 
+#include "core/reasons.hpp"
 #include "datapath/datapath.hpp"
 
 namespace fiplane {

@@ -99,10 +99,4 @@ class Datapath {
     std::unique_ptr<Impl> impl_;
 };
 
-/// Operators' names: FL_HOOK_TC_PORT -> "tc_port", FL_REASON_FIP_IN -> "fip_in", its class and its text.
-[[nodiscard]] std::string_view hook_name(fl_hook hook);
-[[nodiscard]] std::string_view reason_name(fl_reason reason);
-[[nodiscard]] fl_class reason_class(fl_reason reason);
-[[nodiscard]] std::string_view reason_text(fl_reason reason);
-
 }  // namespace fiplane

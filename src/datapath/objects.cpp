@@ -14,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/reasons.hpp"
 #include "datapath/datapath.hpp"
 #include "datapath/load_log.hpp"
 #include "datapath/map_set.hpp"

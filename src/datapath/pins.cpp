@@ -11,6 +11,7 @@
 #include <charconv>
 #include <filesystem>
 
+#include "core/reasons.hpp"
 #include "datapath/clsact.hpp"
 #include "datapath/datapath.hpp"
 #include "linux/unique_fd.hpp"

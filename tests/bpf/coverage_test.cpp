@@ -10,6 +10,7 @@
 #include <map>
 
 #include "bpf/programs.hpp"
+#include "core/reasons.hpp"
 #include "support/run_process.hpp"
 
 using namespace fiplane;
@@ -62,7 +63,7 @@ TEST_CASE("every reason is listed as reachable, or why it is not", "[coverage]")
         listed.insert(reason);
     for (int i = 0; i < FL_REASON_COUNT; ++i) {
         const auto reason = static_cast<fl_reason>(i);
-        INFO(reason_text_of(reason));
+        INFO(reason_name(reason));
         CHECK(listed.contains(reason) != kUnreachable.contains(reason));
     }
 }
@@ -78,13 +79,13 @@ TEST_CASE("the suite produces every reachable verdict", "[coverage]") {
     INFO(suite.out);
     REQUIRE(suite.exit_status == 0);
     for (const auto& [hook, reason] : reachable()) {
-        INFO(hook_text(hook) << ": no test produces " << reason_text_of(reason));
+        INFO(hook_name(hook) << ": no test produces " << reason_name(reason));
         CHECK(covered.contains({hook, reason}));
     }
     // And the list above is complete, or a new verdict of a hook would not be asked for.
     for (const auto& [hook, reason] : covered) {
         if (reason == FL_REASON_XDP_DONE) continue;
-        INFO(hook_text(hook) << " can give " << reason_text_of(reason) << ", which reachable() does not list");
+        INFO(hook_name(hook) << " can give " << reason_name(reason) << ", which reachable() does not list");
         CHECK(reachable().contains({hook, reason}));
     }
 }

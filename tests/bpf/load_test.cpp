@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "bpf/world.hpp"
+#include "core/reasons.hpp"
 
 using namespace fiplane;
 using namespace fiplane::test;
@@ -13,9 +14,9 @@ TEST_CASE("the programs load, and the verifier needs few instructions for them")
     for (int i = 0; i < FL_HOOK_COUNT; ++i) {
         const auto hook = static_cast<fl_hook>(i);
         const auto size = Programs::loaded().size(hook);
-        std::cout << hook_text(hook) << ": " << size.instructions << " instructions, " << size.verified
+        std::cout << hook_name(hook) << ": " << size.instructions << " instructions, " << size.verified
                   << " verified\n";
-        INFO(hook_text(hook));
+        INFO(hook_name(hook));
         CHECK(size.instructions > 0);
         // A quarter of the 1,000,000 that the oldest supported kernel allows to every privileged program is far away;
         // a stage that is suddenly verified once per path of another one comes near it.

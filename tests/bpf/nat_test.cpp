@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "bpf/world.hpp"
+#include "core/reasons.hpp"
 
 using namespace fiplane;
 using namespace fiplane::test;
@@ -62,7 +63,7 @@ TEST_CASE("every protocol is translated towards the VM") {
     const fl_hook hook = GENERATE(FL_HOOK_XDP_UNDERLAY, FL_HOOK_TC_UNDERLAY, FL_HOOK_TC_TUNNEL);
     for (const Body& body : bodies()) {
         if (hook != FL_HOOK_TC_TUNNEL && std::string_view(body.name).starts_with("TCP")) continue;
-        DYNAMIC_SECTION(hook_text(hook) << ": " << body.name) {
+        DYNAMIC_SECTION(hook_name(hook) << ": " << body.name) {
             const Ip4 fields{.protocol = body.protocol};
             check_in(world, hook, world.to_fip(fields) / body.packet, world.to_vm(fields) / body.packet);
         }

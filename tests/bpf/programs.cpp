@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "bpf/coverage.hpp"
+#include "core/reasons.hpp"
 #include "support/bpf_objects.hpp"
 #include "support/frame_diff.hpp"
 
@@ -112,7 +113,7 @@ struct Programs::Impl {
 
 Programs::Programs() : impl_(std::make_unique<Impl>()) {
     for (std::size_t hook = 0; hook < FL_HOOK_COUNT; ++hook) {
-        const char* name = hook_text(static_cast<fl_hook>(hook));
+        const std::string_view name = hook_name(static_cast<fl_hook>(hook));
         bpf_object* shipped = impl_->loaded.load(fmt::format(FIPLANE_BPF_OBJECTS "/{}.bpf.o", name));
         impl_->objects.push_back(
             {shipped, impl_->loaded.load(fmt::format(FIPLANE_BPF_POISONED "/{}_poisoned.bpf.o", name))});
@@ -144,7 +145,7 @@ RunResult Programs::run(fl_hook hook, const Bytes& frame, const RunOptions& opti
     const RunResult poisoned = impl_->run_once(hook, 1, frame, options);
     const fl_reason poisoned_reason = Impl::counted(hook, frame, middle, impl_->counters());
 
-    INFO("reason " << reason_text_of(shipped.reason));
+    INFO("reason " << reason_name(shipped.reason));
     CHECK(shipped.action == poisoned.action);
     CHECK(shipped.reason == poisoned_reason);
     const auto difference = frame_difference(shipped.frame, poisoned.frame, Freedom::kOuterPortAndId);
@@ -218,19 +219,6 @@ void Programs::remove(const std::string& map, const void* key) {
 
 bool Programs::lookup(const std::string& map, const void* key, void* value) const {
     return impl_->loaded.lookup(map, key, value);
-}
-
-const char* hook_text(fl_hook hook) {
-    static constexpr std::array<const char*, FL_HOOK_COUNT> kNames = {"xdp_underlay", "tc_underlay", "tc_tunnel",
-                                                                      "tc_port", "tc_host"};
-    return kNames[hook];
-}
-
-const char* reason_text_of(fl_reason reason) {
-#define FL_X(id, class, text) #id,
-    static constexpr std::array<const char*, FL_REASON_COUNT> kNames = {FL_REASONS(FL_X)};
-#undef FL_X
-    return kNames[reason];
 }
 
 }  // namespace fiplane::test

@@ -104,7 +104,4 @@ class Programs {
     std::unique_ptr<Impl> impl_;
 };
 
-[[nodiscard]] const char* hook_text(fl_hook hook);
-[[nodiscard]] const char* reason_text_of(fl_reason reason);
-
 }  // namespace fiplane::test

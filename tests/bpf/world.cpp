@@ -5,6 +5,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <cstring>
 
+#include "core/reasons.hpp"
 #include "support/frame_diff.hpp"
 
 namespace fiplane::test {
@@ -209,14 +210,14 @@ fl_fip_stat_key fip_stat_key(Ipv4 address) {
 }
 
 void check_sent(const RunResult& result, int action, fl_reason reason, const Packet& expected) {
-    CHECK(std::string(reason_text_of(result.reason)) == reason_text_of(reason));
+    CHECK(reason_name(result.reason) == reason_name(reason));
     CHECK(result.action == action);
     const auto difference = frame_difference(expected.bytes(), result.frame, Freedom::kOuterPortAndId);
     if (difference) FAIL_CHECK(*difference);
 }
 
 void check_left(fl_hook hook, const RunResult& result, fl_reason reason, const Bytes& frame) {
-    CHECK(std::string(reason_text_of(result.reason)) == reason_text_of(reason));
+    CHECK(reason_name(result.reason) == reason_name(reason));
     CHECK(result.action == (hook == FL_HOOK_XDP_UNDERLAY ? kXdpPass : kTcNext));
     CHECK_FALSE(result.meta);
     const auto difference = frame_difference(frame, result.frame);

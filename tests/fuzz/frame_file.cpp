@@ -11,11 +11,10 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "core/reasons.hpp"
+
 namespace fiplane::test {
 namespace {
-
-constexpr std::array<const char*, FL_HOOK_COUNT> kNames = {"xdp_underlay", "tc_underlay", "tc_tunnel", "tc_port",
-                                                           "tc_host"};
 
 [[noreturn]] void fail(const std::filesystem::path& path, const std::string& what) {
     throw std::runtime_error(path.string() + ": " + what);
@@ -33,14 +32,11 @@ Bytes from_hex(const std::filesystem::path& path, const std::string& text) {
 
 }  // namespace
 
-const char* program_name(fl_hook hook) {
-    return kNames.at(hook);
-}
-
 std::optional<fl_hook> program_of(std::string_view name) {
-    const auto found = std::ranges::find(kNames, name);
-    if (found == kNames.end()) return std::nullopt;
-    return static_cast<fl_hook>(found - kNames.begin());
+    for (int hook = 0; hook < FL_HOOK_COUNT; ++hook) {
+        if (hook_name(static_cast<fl_hook>(hook)) == name) return static_cast<fl_hook>(hook);
+    }
+    return std::nullopt;
 }
 
 Input read_frame_file(const std::filesystem::path& path) {
@@ -76,7 +72,7 @@ Input read_frame_file(const std::filesystem::path& path) {
 void write_frame_file(const std::filesystem::path& path, const Input& input, const std::string& comment) {
     std::filesystem::create_directories(path.parent_path());
     std::ofstream file(path);
-    file << fmt::format("# {}\nprogram {}\ndevice {}\ngso_size {}\nframe {:02x}\n", comment, program_name(input.hook),
+    file << fmt::format("# {}\nprogram {}\ndevice {}\ngso_size {}\nframe {:02x}\n", comment, hook_name(input.hook),
                         input.device, input.gso_size, fmt::join(input.frame, ""));
     if (!file.flush()) fail(path, "cannot be written");
 }

@@ -12,7 +12,6 @@
 
 namespace fiplane::test {
 
-[[nodiscard]] const char* program_name(fl_hook hook);
 [[nodiscard]] std::optional<fl_hook> program_of(std::string_view name);
 
 /// Throws std::runtime_error with the file's name.

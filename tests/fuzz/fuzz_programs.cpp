@@ -11,6 +11,7 @@
 #include <random>
 #include <set>
 
+#include "core/reasons.hpp"
 #include "fuzz/campaign.hpp"
 #include "fuzz/frame_file.hpp"
 #include "support/frame_diff.hpp"
@@ -19,12 +20,6 @@ using namespace fiplane;
 using namespace fiplane::test;
 
 namespace {
-
-constexpr std::array<const char*, FL_REASON_COUNT> kReasons = {
-#define FL_X(id, class, text) #id,
-    FL_REASONS(FL_X)
-#undef FL_X
-};
 
 struct Options {
     std::uint64_t seed = std::random_device{}();
@@ -81,7 +76,7 @@ class Fuzzer {
   private:
     [[nodiscard]] bool chosen(fl_hook hook) const {
         return options_.programs.empty() ||
-               std::ranges::find(options_.programs, program_name(hook)) != options_.programs.end();
+               std::ranges::find(options_.programs, hook_name(hook)) != options_.programs.end();
     }
 
     int fuzz(fl_hook hook) {
@@ -92,16 +87,17 @@ class Fuzzer {
         const auto start = std::chrono::steady_clock::now();
         auto finding = campaign_.fuzz(generator, hook, limits);
         const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-        fmt::print("{}: {} frames in {:.1f} s, {:.0f} frames/s\n", program_name(hook), campaign_.frames(), time.count(),
+        fmt::print("{}: {} frames in {:.1f} s, {:.0f} frames/s\n", hook_name(hook), campaign_.frames(), time.count(),
                    static_cast<double>(campaign_.frames()) / time.count());
         for (std::size_t i = 0; i < FL_REASON_COUNT; ++i) {
-            if (campaign_.verdicts()[i] != 0) fmt::print("    {:16} {:12}\n", kReasons[i], campaign_.verdicts()[i]);
+            if (campaign_.verdicts()[i] != 0)
+                fmt::print("    {:16} {:12}\n", reason_name(static_cast<fl_reason>(i)), campaign_.verdicts()[i]);
         }
         if (finding) return report(campaign_.minimise(std::move(*finding)), {});
         for (const fl_reason reason : must_see(hook)) {
             if (campaign_.verdicts()[reason] != 0) continue;
-            fmt::print("{}: no frame was {}: the fuzzer does not get that far any more\n", program_name(hook),
-                       kReasons[reason]);
+            fmt::print("{}: no frame was {}: the fuzzer does not get that far any more\n", hook_name(hook),
+                       reason_name(reason));
             return 1;
         }
         return 0;
@@ -110,10 +106,10 @@ class Fuzzer {
     int report(const Finding& finding, std::filesystem::path path) {
         if (path.empty()) {
             path = std::filesystem::path(options_.findings) /
-                   fmt::format("{}-{}.frame", program_name(finding.input.hook), options_.seed);
+                   fmt::format("{}-{}.frame", hook_name(finding.input.hook), options_.seed);
             write_frame_file(path, finding.input, finding.complaint);
         }
-        fmt::print("\nFOUND in {}: {}\n", program_name(finding.input.hook), finding.complaint);
+        fmt::print("\nFOUND in {}: {}\n", hook_name(finding.input.hook), finding.complaint);
         show(path);
         fmt::print("Again: fuzz_programs --frame {}\nA fixed one belongs in tests/fuzz/corpus/programs.\n",
                    path.string());
@@ -126,8 +122,8 @@ class Fuzzer {
         Outcome outcome;
         const auto complaint = campaign_.try_one(input, outcome);
         const fl_record& record = outcome.record;
-        fmt::print("{} on device {}, gso_size {}: action {}, {} {}\n", program_name(input.hook), input.device,
-                   input.gso_size, outcome.action, record.reason < FL_REASON_COUNT ? kReasons[record.reason] : "?",
+        fmt::print("{} on device {}, gso_size {}: action {}, {} {}\n", hook_name(input.hook), input.device,
+                   input.gso_size, outcome.action, reason_name(static_cast<fl_reason>(record.reason)),
                    complaint.value_or("as it should be"));
         if (record.redirects != 0)
             fmt::print("redirect kind {} to device {} with flags {}\n", record.via, record.ifindex, record.flags);
@@ -154,7 +150,7 @@ int main(int argc, char** argv) try {
     app.add_option("--count", options.count, "frames for each program");
     app.add_option("--seconds", options.seconds, "time for all programs together");
     app.add_option("--program", options.programs, "only this program (may be repeated)")
-        ->check(CLI::IsMember({"xdp_underlay", "tc_underlay", "tc_tunnel", "tc_port", "tc_host"}));
+        ->check([](const std::string& name) { return program_of(name) ? "" : "there is no such program"; });
     app.add_option("--corpus", options.corpus, "directory of frames that are replayed first");
     app.add_option("--findings", options.findings, "directory for frames that break a rule");
     app.add_option("--frame", options.frame, "run only this file and print what came of it");

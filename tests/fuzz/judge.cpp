@@ -7,14 +7,10 @@
 
 #include <array>
 
+#include "core/reasons.hpp"
+
 namespace fiplane::test {
 namespace {
-
-constexpr std::array<fl_class, FL_REASON_COUNT> kClasses = {
-#define FL_X(id, class, text) FL_CLASS_##class,
-    FL_REASONS(FL_X)
-#undef FL_X
-};
 
 bool is_xdp(fl_hook hook) {
     return hook == FL_HOOK_XDP_UNDERLAY;
@@ -49,14 +45,15 @@ std::optional<std::string> Judge::judge(const Input& input, const Outcome& outco
     const auto reason = static_cast<fl_reason>(record.reason);
 
     if (was_left(input.hook, outcome)) {
-        if (kClasses[reason] == FL_CLASS_FAST || kClasses[reason] == FL_CLASS_DROP || reason == FL_REASON_XDP_DONE)
+        if (reason_class(reason) == FL_CLASS_FAST || reason_class(reason) == FL_CLASS_DROP ||
+            reason == FL_REASON_XDP_DONE)
             return "left to Linux, but counted as finished";
         if (record.redirects != 0) return "left to Linux, but a redirect is set up";
         if (!equal(input.frame, outcome.frame)) return "left to Linux, but not as it came";
         return std::nullopt;
     }
     if (!was_sent(input.hook, outcome)) return fmt::format("action {}", outcome.action);
-    if (kClasses[reason] != FL_CLASS_FAST) return "sent, but counted as not finished";
+    if (reason_class(reason) != FL_CLASS_FAST) return "sent, but counted as not finished";
 
     if (auto complaint = open_input(input)) return complaint;
     if (auto complaint = check_source()) return complaint;

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "core/reasons.hpp"
 #include "fuzz/frame_file.hpp"
 
 #ifndef BPF_F_TEST_SKB_CHECKSUM_COMPLETE
@@ -63,7 +64,7 @@ Runner::Runner(const Cloud& cloud) : values_(static_cast<std::size_t>(libbpf_num
     if (unshare(CLONE_NEWNET) != 0) fail("cannot make a network namespace");
     cloud.make_devices();
     for (std::size_t hook = 0; hook < programs_.size(); ++hook) {
-        const char* name = program_name(static_cast<fl_hook>(hook));
+        const std::string_view name = hook_name(static_cast<fl_hook>(hook));
         programs_[hook].shipped = program_fd(objects_.load(fmt::format(FIPLANE_BPF_OBJECTS "/{}.bpf.o", name)));
         bpf_object* traced = objects_.load(fmt::format(FIPLANE_BPF_TRACED "/{}_traced.bpf.o", name));
         programs_[hook].traced = program_fd(traced);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Names that operators see in `status` and scripts match on: they are interface.
+#include "core/reasons.hpp"
+
 #include <catch2/catch_test_macros.hpp>
 #include <set>
 #include <string>
-
-#include "datapath/datapath.hpp"
 
 namespace fiplane::test {
 

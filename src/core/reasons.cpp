@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operators' names of hooks and verdicts, made from the lists of fiplane/abi.h at compile time.
+// Made from the lists of fiplane/abi.h at compile time.
+#include "core/reasons.hpp"
+
 #include <array>
 #include <cstddef>
-#include <string_view>
-
-#include "datapath/datapath.hpp"
 
 namespace fiplane {
 
@@ -73,7 +72,6 @@ constexpr bool every_hook_has_a_name() {
 }
 static_assert(every_hook_has_a_name());
 
-/// Numbers come from maps that another build may have written, so they are checked.
 const ReasonRow* row_of(fl_reason reason) {
     const auto index = static_cast<std::size_t>(reason);
     return index < kReasonRows.size() ? &kReasonRows[index] : nullptr;
