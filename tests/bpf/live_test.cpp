@@ -157,13 +157,10 @@ Packet body() {
     return Udp{} / Payload{"live"};
 }
 
-#define NEEDS_NAMESPACES() \
-    if (!may_make_namespaces()) SKIP("needs root for network namespaces")
-
 }  // namespace
 
 TEST_CASE("what XDP has finished, tc delivers by the metadata") {
-    NEEDS_NAMESPACES();
+    REQUIRE_ROOT();
     Node node;
     node.attach_xdp();
     node.attach_tc(FL_HOOK_TC_UNDERLAY, node.nic);
@@ -185,7 +182,7 @@ TEST_CASE("what XDP has finished, tc delivers by the metadata") {
 }
 
 TEST_CASE("tc delivers to the port, directly or through its peer, as a packet for the receiving host") {
-    NEEDS_NAMESPACES();
+    REQUIRE_ROOT();
     Node node;
     const std::uint32_t flags = GENERATE(0U, std::uint32_t{FL_OUT_PEER});
     fl_next next = node.world.next_to_vm();
@@ -211,7 +208,7 @@ TEST_CASE("tc delivers to the port, directly or through its peer, as a packet fo
 }
 
 TEST_CASE("a VM's frame comes out of the underlay device in a tunnel packet") {
-    NEEDS_NAMESPACES();
+    REQUIRE_ROOT();
     Node node;
     node.attach_tc(FL_HOOK_TC_PORT, node.port);
     fl_source source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = 0};
@@ -228,7 +225,7 @@ TEST_CASE("a VM's frame comes out of the underlay device in a tunnel packet") {
 }
 
 TEST_CASE("what the host sends into a segment is answered and forwarded at its bridge") {
-    NEEDS_NAMESPACES();
+    REQUIRE_ROOT();
     Node node;
     node.attach_tc(FL_HOOK_TC_HOST, node.br);
     node.world.programs.put(
@@ -258,7 +255,7 @@ TEST_CASE("what the host sends into a segment is answered and forwarded at its b
 }
 
 TEST_CASE("an ARP request from the wire is answered on the wire, in XDP and in tc") {
-    NEEDS_NAMESPACES();
+    REQUIRE_ROOT();
     Node node;
     if (GENERATE(true, false)) node.attach_xdp();
     node.attach_tc(FL_HOOK_TC_UNDERLAY, node.nic);

@@ -22,9 +22,6 @@ namespace {
 using namespace std::chrono_literals;
 using Catch::Matchers::ContainsSubstring;
 
-#define REQUIRE_ROOT() \
-    if (!may_make_namespaces()) SKIP("network namespaces need root")
-
 bool exists(const std::string& device) {
     return std::filesystem::exists("/sys/class/net/" + device) ||
            run_process(words("ip link show " + device)).exit_status == 0;

@@ -58,7 +58,7 @@ int order_of(const std::string& plan, const std::string& first, const std::strin
 }  // namespace
 
 TEST_CASE("D6 D8: a floating IP moves to another VM of the node", "[build][fip]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     Topology topology = example("devstack-dvr-vxlan.yaml");
     std::erase_if(topology.floating_ips, [](const FloatingIp& fip) { return fip.address == ip("172.24.5.12"); });
     Lab lab(topology);
@@ -92,7 +92,7 @@ TEST_CASE("D6 D8: a floating IP moves to another VM of the node", "[build][fip]"
 }
 
 TEST_CASE("D5 D8: a floating IP goes to another node, and its old node gives up all of it", "[build][fip]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     Topology topology = example("devstack-dvr-vxlan.yaml");
     Lab lab(topology);
     lab.apply_all(topology);
@@ -125,7 +125,7 @@ TEST_CASE("D5 D8: a floating IP goes to another node, and its old node gives up 
 }
 
 TEST_CASE("D8: a removal that was interrupted is taken up again", "[build][fip]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     Topology topology = example("devstack-dvr-vxlan.yaml");
     Lab lab(topology);
     LabNode& node = lab.node(0);
@@ -143,7 +143,7 @@ TEST_CASE("D8: a removal that was interrupted is taken up again", "[build][fip]"
 }
 
 TEST_CASE("M10: networks, nodes and routers that leave the topology leave the node", "[build][fip]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     const Topology topology = example("devstack-dvr-vxlan.yaml");
     Lab lab(topology);
     LabNode& node = lab.node(0);
@@ -179,7 +179,7 @@ TEST_CASE("M10: networks, nodes and routers that leave the topology leave the no
 }
 
 TEST_CASE("D10: a legacy router serves VMs of all nodes from one", "[build][fip]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     Topology topology = example("devstack-legacy-vxlan.yaml");
     Lab lab(topology);
     LabNode& primary = lab.node(0);
@@ -217,7 +217,7 @@ TEST_CASE("D10: a legacy router serves VMs of all nodes from one", "[build][fip]
 }
 
 TEST_CASE("ten thousand floating IPs are planned and applied in bounded time", "[build][scale]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     Topology topology = example("devstack-dvr-vxlan.yaml");
     constexpr std::size_t kCount = 10000;
     for (auto& subnet : topology.subnets) {

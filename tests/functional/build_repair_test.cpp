@@ -125,7 +125,7 @@ std::vector<Damage> damages(const Topology& topology) {
 }  // namespace
 
 TEST_CASE("damage is found, named and mended; traffic flows again", "[build][repair]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     const Topology topology = example("devstack-dvr-vxlan.yaml");
     Lab lab(topology);
     lab.apply_all(topology);
@@ -148,7 +148,7 @@ TEST_CASE("damage is found, named and mended; traffic flows again", "[build][rep
 }
 
 TEST_CASE("what an operator or the kernel added beside it stays", "[build][repair]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     const Topology topology = example("devstack-dvr-vxlan.yaml");
     Lab lab(topology);
     LabNode& node = lab.node(0);
@@ -167,7 +167,7 @@ TEST_CASE("what an operator or the kernel added beside it stays", "[build][repai
 }
 
 TEST_CASE("teardown leaves the node as it was, and building again gives the same addresses (D7)", "[build][repair]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     const Topology topology = example("devstack-dvr-vxlan.yaml");
     Lab lab(topology);
     LabNode& node = lab.node(0);
@@ -202,7 +202,7 @@ TEST_CASE("teardown leaves the node as it was, and building again gives the same
 }
 
 TEST_CASE("names that belong to somebody else are refused, and nothing is touched", "[build][foreign]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     const Topology topology = example("devstack-dvr-vxlan.yaml");
     Lab lab(topology);
     LabNode& node = lab.node(0);
@@ -239,7 +239,7 @@ TEST_CASE("names that belong to somebody else are refused, and nothing is touche
 }
 
 TEST_CASE("teardown leaves a stranger's namespace and bridge", "[build][foreign]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     const Topology topology = example("devstack-dvr-vxlan.yaml");
     Lab lab(topology);
     LabNode& node = lab.node(0);
@@ -252,7 +252,7 @@ TEST_CASE("teardown leaves a stranger's namespace and bridge", "[build][foreign]
 }
 
 TEST_CASE("a VM device in somebody else's bridge is left there and waited for", "[build][foreign]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     const Topology topology = example("devstack-dvr-vxlan.yaml");
     Lab lab(topology);
     LabNode& node = lab.node(0);
@@ -269,7 +269,7 @@ TEST_CASE("a VM device in somebody else's bridge is left there and waited for", 
 }
 
 TEST_CASE("a missing underlay is named with what is there", "[build]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     Topology topology = example("devstack-dvr-vxlan.yaml");
     Lab lab(topology);
     LabNode& node = lab.node(0);

@@ -20,7 +20,7 @@ bool mentions(const std::vector<std::string>& lines, const std::string& text) {
 }  // namespace
 
 TEST_CASE("M1 M6 M8 M10 D1-D5 D9: three nodes with a distributed router carry traffic", "[build][traffic]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     const Topology topology = example("devstack-dvr-vxlan.yaml");
     Lab lab(topology);
     lab.apply_all(topology);

@@ -17,9 +17,6 @@ namespace {
 using Catch::Matchers::ContainsSubstring;
 using Catch::Matchers::StartsWith;
 
-#define REQUIRE_ROOT() \
-    if (!may_make_namespaces()) SKIP("network namespaces need root")
-
 ProcessResult fiplane(const std::string& arguments) {
     return run_process(words(FIPLANE_BINARY " " + arguments));
 }

@@ -42,7 +42,7 @@ UniqueFd attach_egress(const UniqueFd& program, int ifindex) {
 }  // namespace
 
 TEST_CASE("each role gets its programs, and attach leaves exactly what was asked for", "[datapath][attach]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const int underlay = DatapathBench::veth("eth0");
     const int tunnel = DatapathBench::veth("vxlan0");
@@ -81,7 +81,7 @@ TEST_CASE("each role gets its programs, and attach leaves exactly what was asked
 }
 
 TEST_CASE("XDP on a veth: native, generic, and what auto chooses", "[datapath][attach][xdp]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const int underlay = DatapathBench::veth("eth0");
     const auto end_node = role(DeviceRole::Kind::kUnderlay, underlay, "eth0", false);
@@ -132,7 +132,7 @@ TEST_CASE("XDP on a veth: native, generic, and what auto chooses", "[datapath][a
 }
 
 TEST_CASE("a device without native XDP: none in auto mode, an error if forced", "[datapath][attach][xdp]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     DatapathBench::ip({"link", "add", "br0", "type", "bridge"});
     const int bridge = DatapathBench::index_of("br0");
@@ -155,7 +155,7 @@ TEST_CASE("a device without native XDP: none in auto mode, an error if forced", 
 }
 
 TEST_CASE("programs of others are named, ours are not, and a foreign XDP program stays", "[datapath][attach]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const int underlay = DatapathBench::veth("eth0");
     const int idle = DatapathBench::veth("idle");
@@ -191,7 +191,7 @@ TEST_CASE("programs of others are named, ours are not, and a foreign XDP program
 }
 
 TEST_CASE("programs stay attached when the process is killed", "[datapath][attach]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const int underlay = DatapathBench::veth("eth0");
     const int port = DatapathBench::veth("tap0");
@@ -231,7 +231,7 @@ TEST_CASE("programs stay attached when the process is killed", "[datapath][attac
 }
 
 TEST_CASE("a device that goes takes its programs along, and its index may come back", "[datapath][attach]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const int port = DatapathBench::veth("tap0");
     const auto index = std::to_string(port);

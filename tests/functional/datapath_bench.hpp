@@ -31,10 +31,6 @@
 #include "support/run_process.hpp"
 #include "support/scratch_netns.hpp"
 
-// SKIP must stand in the test itself to end it.
-#define REQUIRE_BPF_ROOT() \
-    if (!fiplane::test::may_make_namespaces()) SKIP("needs root")
-
 namespace fiplane::test {
 
 template <typename T>

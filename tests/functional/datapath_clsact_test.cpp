@@ -29,7 +29,7 @@ DeviceRole port_role(int ifindex, const std::string& name) {
 }  // namespace
 
 TEST_CASE("a clsact filter of ours is found, replaced in place, and removed alone", "[datapath][clsact]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const int port = DatapathBench::veth("tap0");
     const HookPoint ingress{FL_HOOK_TC_PORT, port};
@@ -77,7 +77,7 @@ TEST_CASE("a clsact filter of ours is found, replaced in place, and removed alon
 }
 
 TEST_CASE("an attacher by clsact finds what an earlier one left, and leaves nothing itself", "[datapath][clsact]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const int port = DatapathBench::veth("tap0");
     const int other = DatapathBench::veth("tap1");

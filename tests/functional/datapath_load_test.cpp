@@ -15,7 +15,7 @@
 namespace fiplane::test {
 
 TEST_CASE("a refused program's error has the verifier's words and a cause", "[datapath][load]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const LibbpfMessages messages;
     bpf_object_open_opts options{};
@@ -64,7 +64,7 @@ TEST_CASE("causes of a failed load are told apart", "[datapath][load]") {
 }
 
 TEST_CASE("missing capabilities are named before anything is tried", "[datapath][load]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const pid_t child = fork();
     REQUIRE(child >= 0);

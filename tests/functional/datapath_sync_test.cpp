@@ -7,7 +7,7 @@
 namespace fiplane::test {
 
 TEST_CASE("sync makes the maps equal to the tables and then has nothing to do", "[datapath][sync]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     auto datapath = bench.open();
     const Tables desired = some_tables(3);
@@ -41,7 +41,7 @@ TEST_CASE("sync makes the maps equal to the tables and then has nothing to do", 
 }
 
 TEST_CASE("a rewritten row keeps the programs' last-use stamp", "[datapath][sync]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     auto datapath = bench.open();
     Tables desired = some_tables(2);
@@ -68,7 +68,7 @@ TEST_CASE("a rewritten row keeps the programs' last-use stamp", "[datapath][sync
 }
 
 TEST_CASE("a full map leaves out only what does not fit, and says so", "[datapath][sync]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     auto datapath = need(Datapath::open(bench.options(XdpMode::kAuto, 4)));
     const auto full = datapath.sync(some_tables(6));
@@ -99,7 +99,7 @@ TEST_CASE("a full map leaves out only what does not fit, and says so", "[datapat
 }
 
 TEST_CASE("a row in a full map is still rewritten in place", "[datapath][sync]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     auto datapath = need(Datapath::open(bench.options(XdpMode::kAuto, 4)));
     Tables desired = some_tables(4);
@@ -110,7 +110,7 @@ TEST_CASE("a row in a full map is still rewritten in place", "[datapath][sync]")
 }
 
 TEST_CASE("withdraw removes every row that translates an address, and nothing else", "[datapath][sync]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     auto datapath = bench.open();
     Tables desired = some_tables(3);
@@ -137,7 +137,7 @@ TEST_CASE("withdraw removes every row that translates an address, and nothing el
 }
 
 TEST_CASE("fl_devs follows the rows that XDP may redirect by", "[datapath][sync]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const int port = DatapathBench::veth("tap0");
     auto datapath = bench.open();
@@ -169,7 +169,7 @@ TEST_CASE("fl_devs follows the rows that XDP may redirect by", "[datapath][sync]
 }
 
 TEST_CASE("what somebody else removed is found out and put back", "[datapath][sync]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     auto datapath = bench.open();
     const Tables desired = some_tables(3);
@@ -188,7 +188,7 @@ TEST_CASE("what somebody else removed is found out and put back", "[datapath][sy
 }
 
 TEST_CASE("tables larger than a read batch come back whole", "[datapath][sync]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     Tables desired = some_tables(1);
     for (std::uint32_t i = 0; i < 5000; ++i) {
@@ -204,7 +204,7 @@ TEST_CASE("tables larger than a read batch come back whole", "[datapath][sync]")
 }
 
 TEST_CASE("counters are summed over CPUs and named for readers of the bare map", "[datapath][counters]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     auto datapath = bench.open();
     CHECK(need(datapath.read_counters()).empty());

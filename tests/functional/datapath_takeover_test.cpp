@@ -14,7 +14,7 @@ std::vector<DeviceRole> port_role(int ifindex, const std::string& name) {
 }  // namespace
 
 TEST_CASE("a second open takes over maps and links, and writes nothing", "[datapath][takeover]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const int port = DatapathBench::veth("tap0");
     const Tables desired = some_tables(3);
@@ -50,7 +50,7 @@ TEST_CASE("a second open takes over maps and links, and writes nothing", "[datap
 }
 
 TEST_CASE("a link with another program gets ours without being let go", "[datapath][takeover]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     if (!has_tcx()) SKIP("tc has no links before Linux 6.6");
     const DatapathBench bench;
     const int port = DatapathBench::veth("tap0");
@@ -78,7 +78,7 @@ TEST_CASE("a link with another program gets ours without being let go", "[datapa
 }
 
 TEST_CASE("another layout number throws maps and links away", "[datapath][takeover]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const int port = DatapathBench::veth("tap0");
     {
@@ -104,7 +104,7 @@ TEST_CASE("another layout number throws maps and links away", "[datapath][takeov
 }
 
 TEST_CASE("a pinned map of another definition throws all maps away", "[datapath][takeover]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     static_cast<void>(need(bench.open().sync(some_tables(3))));
     const auto map_id = bench.map_id("fl_fip_in");
@@ -122,7 +122,7 @@ TEST_CASE("a pinned map of another definition throws all maps away", "[datapath]
 }
 
 TEST_CASE("a map that is missing among the pins is made again beside the others", "[datapath][takeover]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     static_cast<void>(need(bench.open().sync(some_tables(3))));
     const auto map_id = bench.map_id("fl_fip_in");
@@ -133,7 +133,7 @@ TEST_CASE("a map that is missing among the pins is made again beside the others"
 }
 
 TEST_CASE("maps keep their size when the limit changes", "[datapath][takeover]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     {
         auto first = need(Datapath::open(bench.options(XdpMode::kAuto, 8)));
@@ -147,7 +147,7 @@ TEST_CASE("maps keep their size when the limit changes", "[datapath][takeover]")
 }
 
 TEST_CASE("remove_pins leaves nothing behind, with and without an open datapath", "[datapath][takeover]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const int port = DatapathBench::veth("tap0");
     auto open = std::optional<Datapath>(bench.open());
@@ -163,7 +163,7 @@ TEST_CASE("remove_pins leaves nothing behind, with and without an open datapath"
 }
 
 TEST_CASE("without a BPF file system the error says how to mount one", "[datapath][open]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const DatapathBench bench;
     const std::string directory = "/tmp/fl-no-bpffs-" + std::to_string(getpid()) + "/fiplane";
     const auto refused = Datapath::open({directory, XdpMode::kAuto, 16});

@@ -11,9 +11,6 @@
 #include "support/run_process.hpp"
 #include "support/scratch_netns.hpp"
 
-#define REQUIRE_ROOT() \
-    if (!::fiplane::test::may_make_namespaces()) SKIP("network namespaces need root")
-
 namespace fiplane::test {
 
 /// The value, or a failed test with the error's message.

@@ -188,7 +188,7 @@ void overrun(const Observer& observer) {
 }  // namespace
 
 TEST_CASE("After any sequence of changes in Linux the maps are what a fresh start would compile", "[model]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     const unsigned seed = from_environment("FIPLANE_MODEL_SEED", 1);
     const unsigned steps = from_environment("FIPLANE_MODEL_STEPS", 250);
     Random random(seed);
@@ -242,7 +242,7 @@ TEST_CASE("After any sequence of changes in Linux the maps are what a fresh star
 }
 
 TEST_CASE("Lost notifications are made good by a full dump", "[model]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     Model model;
     model.serve();
     const auto before = model.observer().counters().overruns;
@@ -258,7 +258,7 @@ TEST_CASE("Lost notifications are made good by a full dump", "[model]") {
 }
 
 TEST_CASE("A sync that was interrupted anywhere is finished by the next agent", "[model]") {
-    REQUIRE_BPF_ROOT();
+    REQUIRE_ROOT();
     Random random(from_environment("FIPLANE_MODEL_SEED", 1));
     Model model;
     model.serve();

@@ -110,7 +110,7 @@ const auto kBound = scaled(100ms);
 }  // namespace
 
 TEST_CASE("Changes made by hand are in the snapshot within 100 ms, by partial dumps only", "[observe]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     Watched watched;
     run("ip link add p0 type veth peer name p1");
     run("ip link set p0 up");
@@ -168,7 +168,7 @@ TEST_CASE("Changes made by hand are in the snapshot within 100 ms, by partial du
 }
 
 TEST_CASE("Routes that the kernel drops in silence with their device or address are noticed", "[observe]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     Watched watched;
     run("ip link add p0 type veth peer name p1");
     run("ip link set p0 up");
@@ -187,7 +187,7 @@ TEST_CASE("Routes that the kernel drops in silence with their device or address 
 }
 
 TEST_CASE("Router namespaces are watched from their creation to their deletion", "[observe]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     Watched watched;
     run("ip netns add qrouter-a");
     run("ip netns add unrelated");
@@ -211,7 +211,7 @@ TEST_CASE("Router namespaces are watched from their creation to their deletion",
 }
 
 TEST_CASE("The directory of namespaces may come later than the observer", "[observe]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     isolate_mounts();
     REQUIRE(unshare(CLONE_NEWNS) == 0);
     REQUIRE(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
@@ -227,7 +227,7 @@ TEST_CASE("The directory of namespaces may come later than the observer", "[obse
 }
 
 TEST_CASE("The other ends of veth pairs are named, whichever namespace comes first", "[observe]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     Watched watched;
     run("ip netns add qrouter-a");
     run("ip netns add vm");
@@ -260,7 +260,7 @@ TEST_CASE("The other ends of veth pairs are named, whichever namespace comes fir
 }
 
 TEST_CASE("Lost notifications lead to a full dump, and the snapshot is right", "[observe]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     Watched watched;
     run("ip link add p0 type veth peer name p1");
     run("ip link set p0 up");
@@ -290,7 +290,7 @@ TEST_CASE("Lost notifications lead to a full dump, and the snapshot is right", "
 }
 
 TEST_CASE("Only what somebody configured counts as a configuration change", "[observe]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     Watched watched;
     run("ip link add p0 type veth peer name p1");
     run("ip link add br0 type bridge");
@@ -323,7 +323,7 @@ TEST_CASE("Only what somebody configured counts as a configuration change", "[ob
 }
 
 TEST_CASE("A periodic full dump sees what has no notification, and foreign programs are asked for", "[observe]") {
-    if (!may_make_namespaces()) SKIP("network namespaces need root");
+    REQUIRE_ROOT();
     ObserverOptions options;
     options.full_dump_interval = 1s;
     std::vector<std::string> answer;

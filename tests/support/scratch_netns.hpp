@@ -11,8 +11,7 @@
 namespace fiplane::test {
 
 /// A namespace that lives as long as this object, named "flt-<pid>-<counter>-<label>" below the private /run/netns.
-/// Needs root: tests begin with `if (!may_make_namespaces()) SKIP(...)`. Failure to make one throws, which fails the
-/// test.
+/// Needs root: tests begin with REQUIRE_ROOT(). Failure to make one throws, which fails the test.
 class ScratchNetns {
   public:
     explicit ScratchNetns(const std::string& label = "ns");
@@ -35,3 +34,8 @@ void isolate_mounts();
 [[nodiscard]] bool may_make_namespaces();
 
 }  // namespace fiplane::test
+
+/// First statement of a test case that needs those privileges. Only a test program that is run by hand gets to skip:
+/// tools/test refuses to begin without root. A macro, because SKIP must stand in the test itself to end it.
+#define REQUIRE_ROOT() \
+    if (!::fiplane::test::may_make_namespaces()) SKIP("network namespaces need root")
