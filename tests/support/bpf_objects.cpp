@@ -9,7 +9,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <stdexcept>
 
@@ -53,7 +52,7 @@ void BpfObjects::write_counters(const std::string& directory) const {
             const std::uint32_t key = 0;
             if (bpf_map__lookup_elem(map, &key, sizeof(key), counters.data(), counters.size(), 0) != 0) continue;
             const std::string name = directory + "/" + std::to_string(getpid()) + "-" + std::to_string(i);
-            std::filesystem::copy_file(paths_[i], name + ".o", std::filesystem::copy_options::overwrite_existing);
+            std::ofstream(name + ".object") << paths_[i];
             std::ofstream(name + ".counters", std::ios::binary) << counters;
         }
     }

@@ -16,7 +16,7 @@ class BpfObjects {
   public:
     BpfObjects();
     /// If the objects count what runs (tests/support/bpf_coverage.py) and $FIPLANE_BPF_COUNTERS names a directory,
-    /// writes each object and its counters there.
+    /// writes the counters of each object there (.counters), and the object's path (.object).
     ~BpfObjects();
     BpfObjects(const BpfObjects&) = delete;
     BpfObjects& operator=(const BpfObjects&) = delete;
