@@ -46,20 +46,46 @@ def _only_copies_missing(difference: Difference, site: Site) -> bool:
     return not difference.extra and bool(difference.missing) and all(map(is_copy, difference.missing))
 
 
+def _ip_at(output: Output, site: Site) -> int | None:
+    """Offset of the IPv4 header, the inner one of a tunnel packet."""
+    name, frame = output
+    return ip_offset(frame, (inner_frame(frame, site.topology.vxlan_port) or 0) if name == WIRE else 0)
+
+
+def _transport_checksum(frame: bytes, ip: int) -> range:
+    """Offsets of the transport checksum of the IPv4 packet at `ip`; none of a protocol without one."""
+    at, length = L4_CHECK.get(frame[ip + 9], (0, 0))
+    start = ip + (frame[ip] & 15) * 4 + at
+    return range(start, start + length)
+
+
+def _are_twins(difference: Difference, may_become: Callable[[Output, bytes], Iterable[int] | None]) -> bool:
+    """Whether each frame that Linux sent came out of the same place, altered only at the offsets that
+    `may_become(Linux's, ours)` gives (None: these two are no pair), and nothing else came out."""
+    extra = list(difference.extra.elements())
+
+    def take_twin(output: Output) -> bool:
+        name, frame = output
+        for twin in extra:
+            if twin[0] != name or len(twin[1]) != len(frame):
+                continue
+            allowed = may_become(output, twin[1])
+            if allowed is not None and {i for i, (a, b) in enumerate(zip(frame, twin[1])) if a != b} <= set(allowed):
+                extra.remove(twin)
+                return True
+        return False
+
+    return all(map(take_twin, difference.missing.elements())) and not extra
+
+
 def _own_source(difference: Difference, site: Site) -> bool:
     """Linux drops what claims to come from a router's own address; the fast path does not know those addresses."""
 
     def claims(output: Output) -> bool:
-        name, frame = output
-        ip = ip_offset(frame, (inner_frame(frame, site.topology.vxlan_port) or 0) if name == WIRE else 0)
-        return ip is not None and frame[ip + 12 : ip + 16] in site.local_addresses
+        ip = _ip_at(output, site)
+        return ip is not None and output[1][ip + 12 : ip + 16] in site.local_addresses
 
     return not difference.missing and all(map(claims, difference.extra))
-
-
-def _ip_at(output: Output, site: Site) -> int | None:
-    name, frame = output
-    return ip_offset(frame, (inner_frame(frame, site.topology.vxlan_port) or 0) if name == WIRE else 0)
 
 
 def _source_is_translated_too(difference: Difference, site: Site) -> bool:
@@ -67,24 +93,14 @@ def _source_is_translated_too(difference: Difference, site: Site) -> bool:
     floating IP. It differs in its source, in the checksums over that, and in the TTL of the longer way at most."""
     fixed = {ip_bytes(fip): ip_bytes(site.topology.ports[row.port].fixed_ip)
              for fip, row in site.topology.floating_ips.items()}  # fmt: skip
-    extra = list(difference.extra.elements())
-    for output in difference.missing.elements():
-        ip = _ip_at(output, site)
-        if ip is None:
-            return False
-        frame = output[1]
-        transport = ip + (frame[ip] & 15) * 4
-        at, length = L4_CHECK.get(frame[ip + 9], (0, 0))
-        allowed = {ip + 8, *range(ip + 10, ip + 16), *range(transport + at, transport + at + length)}
-        for twin in extra:
-            changed = [i for i, (a, b) in enumerate(zip(frame, twin[1])) if a != b]
-            sources = fixed.get(frame[ip + 12 : ip + 16]) == twin[1][ip + 12 : ip + 16]
-            if twin[0] == output[0] and len(twin[1]) == len(frame) and sources and allowed.issuperset(changed):
-                extra.remove(twin)
-                break
-        else:
-            return False
-    return not extra
+
+    def may_become(output: Output, ours: bytes) -> set[int] | None:
+        ip, linux = _ip_at(output, site), output[1]
+        if ip is None or fixed.get(linux[ip + 12 : ip + 16]) != ours[ip + 12 : ip + 16]:
+            return None
+        return {ip + 8, *range(ip + 10, ip + 16), *_transport_checksum(linux, ip)}
+
+    return _are_twins(difference, may_become)
 
 
 def _same_datagrams(difference: Difference, site: Site) -> bool:
@@ -128,9 +144,7 @@ def _host_is_silent(difference: Difference, site: Site) -> bool:
 
 def _icmp_error_at(output: Output, site: Site) -> int | None:
     """Offset of the ICMP error that a frame carries."""
-    name, frame = output
-    at = inner_frame(frame, site.topology.vxlan_port) if name == WIRE else 0
-    ip = ip_offset(frame, at or 0)
+    ip, frame = _ip_at(output, site), output[1]
     if ip is None or frame[ip + 9] != 1:
         return None
     icmp = ip + (frame[ip] & 15) * 4
@@ -142,28 +156,18 @@ def _quoted_fields(frame: bytes, icmp: int) -> set[int]:
     quoted = icmp + 8
     out = {icmp + 2, icmp + 3, quoted + 10, quoted + 11, *range(quoted + 12, quoted + 20)}
     if len(frame) > quoted + 20:
-        transport = quoted + (frame[quoted] & 15) * 4
-        at, length = L4_CHECK.get(frame[quoted + 9], (0, 0))
-        out.update(range(transport + at, transport + at + length))
+        out.update(_transport_checksum(frame, quoted))
     return out
 
 
 def _only_the_quote_differs(difference: Difference, site: Site) -> bool:
     """Each frame that Linux sent is there, the same but for the translation of the packet that it quotes."""
-    extra = list(difference.extra.elements())
-    for name, frame in difference.missing.elements():
-        icmp = _icmp_error_at((name, frame), site)
-        if icmp is None:
-            return False
-        allowed = _quoted_fields(frame, icmp)
-        for twin in extra:
-            changed = [i for i, (a, b) in enumerate(zip(frame, twin[1])) if a != b]
-            if twin[0] == name and len(twin[1]) == len(frame) and allowed.issuperset(changed):
-                extra.remove(twin)
-                break
-        else:
-            return False
-    return not extra
+
+    def may_become(output: Output, _: bytes) -> set[int] | None:
+        icmp = _icmp_error_at(output, site)
+        return None if icmp is None else _quoted_fields(output[1], icmp)
+
+    return _are_twins(difference, may_become)
 
 
 def _only_errors_extra(difference: Difference, site: Site) -> bool:
