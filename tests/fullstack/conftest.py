@@ -74,19 +74,19 @@ class LabKeeper:
     def __init__(self) -> None:
         self._running = contextlib.ExitStack()
         self._lab: Lab | None = None
-        self._wanted: object = None
+        self._wanted: tuple[Path, dict] | None = None  # what the running lab was made for
         self.is_warm = False
 
     def lab(self, shared: bool, topology: Path, options: dict) -> Lab:
-        wanted = (topology, options) if shared else object()
-        if self._lab is None or self._wanted != wanted:
+        wanted = (topology, options)
+        if self._lab is None or not shared or self._wanted != wanted:
             self.close()
             lab = Lab(topology, BUILD, artefacts=BUILD / "fullstack-artefacts", **options)
             self._lab, self._wanted = self._running.enter_context(lab), wanted
         return self._lab
 
     def close(self) -> None:
-        self._lab, self.is_warm = None, False
+        self._lab, self._wanted, self.is_warm = None, None, False
         self._running.close()
 
 
