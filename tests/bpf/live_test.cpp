@@ -29,6 +29,16 @@ using namespace fiplane::test;
 
 namespace {
 
+/// struct virtio_net_hdr, whose header is no C++: a member there is called class.
+struct VnetHeader {
+    std::uint8_t flags = 0;
+    std::uint8_t gso_type = 0;
+    std::uint16_t hdr_len = 0;
+    std::uint16_t gso_size = 0;
+    std::uint16_t csum_start = 0;
+    std::uint16_t csum_offset = 0;
+};
+
 /// A packet socket on one device; it stays in the namespace that it was made in.
 class Tap {
   public:
@@ -48,23 +58,39 @@ class Tap {
         REQUIRE(::send(fd_.get(), frame.data(), frame.size(), 0) == static_cast<ssize_t>(frame.size()));
     }
 
+    /// The kernel puts no more than the first `linear` bytes into the skb's linear part. For frames larger than a page.
+    void send_scattered(const Bytes& frame, std::uint16_t linear) const {
+        const int on = 1;
+        REQUIRE(setsockopt(fd_.get(), SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)) == 0);
+        const VnetHeader header{.hdr_len = linear};
+        Bytes whole(sizeof(header));
+        std::memcpy(whole.data(), &header, sizeof(header));
+        whole.insert(whole.end(), frame.begin(), frame.end());
+        send(whole);
+    }
+
     struct Received {
         Bytes frame;
         unsigned char packet_type = 0;
     };
 
-    /// The first frame that is like `expected`, or none within a second (scaled). Others pass by.
-    [[nodiscard]] std::optional<Received> receive(const Bytes& expected) const {
+    /// The first frame that comes in and is like `expected`, or none within a second (scaled). Others pass by.
+    [[nodiscard]] std::optional<Received> receive(const Bytes& expected) const { return first(expected, false); }
+    /// The same of frames that go out.
+    [[nodiscard]] std::optional<Received> sent(const Bytes& expected) const { return first(expected, true); }
+
+  private:
+    [[nodiscard]] std::optional<Received> first(const Bytes& expected, bool outgoing) const {
         const auto end = std::chrono::steady_clock::now() + scaled(std::chrono::seconds(1));
         while (std::chrono::steady_clock::now() < end) {
             pollfd waiting{.fd = fd_.get(), .events = POLLIN, .revents = 0};
             if (poll(&waiting, 1, 50) <= 0) continue;
-            Received got{.frame = Bytes(4096)};
+            Received got{.frame = Bytes(16384)};
             sockaddr_ll from{};
             socklen_t length = sizeof(from);
             const ssize_t size =
                 recvfrom(fd_.get(), got.frame.data(), got.frame.size(), 0, reinterpret_cast<sockaddr*>(&from), &length);
-            if (size < 0 || from.sll_pkttype == PACKET_OUTGOING) continue;
+            if (size < 0 || (from.sll_pkttype == PACKET_OUTGOING) != outgoing) continue;
             got.frame.resize(static_cast<std::size_t>(size));
             got.packet_type = from.sll_pkttype;
             if (!frame_difference(expected, got.frame, Freedom::kOuterPortAndId)) return got;
@@ -72,7 +98,6 @@ class Tap {
         return std::nullopt;
     }
 
-  private:
     UniqueFd fd_;
 };
 
@@ -137,8 +162,9 @@ struct Node {
     }
 
     /// clsact, which every supported kernel has; the programs do not see the difference from tcx.
-    void attach_tc(fl_hook hook, std::uint32_t ifindex) const {
-        const auto inside = NetnsGuard::enter(node.netns());
+    void attach_tc(fl_hook hook, std::uint32_t ifindex) const { attach_tc(node.netns(), hook, ifindex); }
+    void attach_tc(const Netns& netns, fl_hook hook, std::uint32_t ifindex) const {
+        const auto inside = NetnsGuard::enter(netns);
         LIBBPF_OPTS(bpf_tc_hook, where);
         where.ifindex = static_cast<int>(ifindex);
         where.attach_point = hook == FL_HOOK_TC_HOST ? BPF_TC_EGRESS : BPF_TC_INGRESS;
@@ -173,12 +199,62 @@ TEST_CASE("what XDP has finished, tc delivers by the metadata") {
 
     const Tap wire(node.node.netns(), "wire");
     const Tap target(host ? node.node.netns() : node.vm.netns(), host ? "br0" : "eth0");
+    const Tap port(node.node.netns(), "port");
     const auto xdp_before = node.packets(FL_HOOK_XDP_UNDERLAY, FL_REASON_FIP_IN);
     const auto tc_before = node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_XDP_DONE);
     wire.send(node.world.from_peer(kExternalVni, node.world.to_fip() / body()).bytes());
     CHECK(target.receive((node.world.to_vm() / body()).bytes()));
     CHECK(node.packets(FL_HOOK_XDP_UNDERLAY, FL_REASON_FIP_IN) == xdp_before + 1);
     CHECK(node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_XDP_DONE) == tc_before + 1);
+    // A packet for the peer does not pass the port's own egress.
+    CHECK(port.sent((node.world.to_vm() / body()).bytes()).has_value() == (!host && flags == 0));
+}
+
+TEST_CASE("metadata that came along through a veth means nothing on another device") {
+    REQUIRE_ROOT();
+    Node node;
+    node.attach_xdp();
+    node.attach_tc(FL_HOOK_TC_UNDERLAY, node.nic);
+    std::uint32_t eth0 = 0;
+    {
+        const auto inside = NetnsGuard::enter(node.vm.netns());
+        eth0 = if_nametoindex("eth0");
+    }
+    node.attach_tc(node.vm.netns(), FL_HOOK_TC_UNDERLAY, eth0);
+    fl_next next = node.world.next_to_vm();
+    next.out = node.world.port_out(node.port);
+    node.world.set_fip_in(next);
+
+    const Tap wire(node.node.netns(), "wire");
+    const Tap vm(node.vm.netns(), "eth0");
+    const auto done = node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_XDP_DONE);
+    const auto passed = node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_NOT_OVERLAY);
+    wire.send(node.world.from_peer(kExternalVni, node.world.to_fip() / body()).bytes());
+    REQUIRE(vm.receive((node.world.to_vm() / body()).bytes()));
+    CHECK(node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_XDP_DONE) == done + 1);
+    CHECK(node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_NOT_OVERLAY) == passed + 1);
+}
+
+TEST_CASE("headers that are not in the skb's linear part are made linear") {
+    REQUIRE_ROOT();
+    Node node;
+    for (const char* device : {"nic", "wire", "port"})
+        node.ip_command({"link", "set", device, "mtu", "9000"});
+    REQUIRE(run_process_in(node.vm.netns(), {"ip", "link", "set", "eth0", "mtu", "9000"}).exit_status == 0);
+    node.attach_tc(FL_HOOK_TC_PORT, node.port);
+    const fl_source source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = 0};
+    node.world.programs.put("fl_sources", fl_source_key{.ifindex = node.port, .vlan = 0, .pad = {}}, source);
+    fl_out out = node.world.tunnel_out(kTenantVni);
+    out.ifindex = node.nic;
+    out.mtu = 8950;
+    node.world.set_fdb(kTenant, node.world.remote_mac, out);
+
+    const Tap wire(node.node.netns(), "wire");
+    const Tap vm(node.vm.netns(), "eth0");
+    const Packet frame = node.world.vm_to_remote() / Udp{} / Payload::counting(5000);
+    const std::uint16_t linear = GENERATE(std::uint16_t{14}, std::uint16_t{34}, std::uint16_t{60});
+    vm.send_scattered(frame.bytes(), linear);
+    CHECK(wire.receive(node.world.to_peer(kTenantVni, frame).bytes()));
 }
 
 TEST_CASE("tc delivers to the port, directly or through its peer, as a packet for the receiving host") {
