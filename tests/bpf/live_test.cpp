@@ -238,23 +238,43 @@ TEST_CASE("metadata that came along through a veth means nothing on another devi
 TEST_CASE("headers that are not in the skb's linear part are made linear") {
     REQUIRE_ROOT();
     Node node;
+    const World& world = node.world;
     for (const char* device : {"nic", "wire", "port"})
         node.ip_command({"link", "set", device, "mtu", "9000"});
     REQUIRE(run_process_in(node.vm.netns(), {"ip", "link", "set", "eth0", "mtu", "9000"}).exit_status == 0);
-    node.attach_tc(FL_HOOK_TC_PORT, node.port);
-    const fl_source source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = 0};
-    node.world.programs.put("fl_sources", fl_source_key{.ifindex = node.port, .vlan = 0, .pad = {}}, source);
-    fl_out out = node.world.tunnel_out(kTenantVni);
-    out.ifindex = node.nic;
-    out.mtu = 8950;
-    node.world.set_fdb(kTenant, node.world.remote_mac, out);
-
     const Tap wire(node.node.netns(), "wire");
     const Tap vm(node.vm.netns(), "eth0");
-    const Packet frame = node.world.vm_to_remote() / Udp{} / Payload::counting(5000);
     const std::uint16_t linear = GENERATE(std::uint16_t{14}, std::uint16_t{34}, std::uint16_t{60});
-    vm.send_scattered(frame.bytes(), linear);
-    CHECK(wire.receive(node.world.to_peer(kTenantVni, frame).bytes()));
+
+    SECTION("of a frame that is forwarded") {
+        node.attach_tc(FL_HOOK_TC_PORT, node.port);
+        node.world.programs.put(
+            "fl_sources", fl_source_key{.ifindex = node.port, .vlan = 0, .pad = {}},
+            fl_source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
+        fl_out out = world.tunnel_out(kTenantVni);
+        out.ifindex = node.nic;
+        out.mtu = 8950;
+        node.world.set_fdb(kTenant, world.remote_mac, out);
+        const Packet frame = world.vm_to_remote() / Udp{} / Payload::counting(5000);
+        vm.send_scattered(frame.bytes(), linear);
+        CHECK(wire.receive(world.to_peer(kTenantVni, frame).bytes()));
+    }
+    SECTION("up to the end of the headers that an ICMP error quotes") {
+        node.attach_tc(FL_HOOK_TC_TUNNEL, node.nic);
+        node.world.programs.put(
+            "fl_sources", fl_source_key{.ifindex = node.nic, .vlan = 0, .pad = {}},
+            fl_source{.role = FL_ROLE_TUNNEL, .segment = kExternal, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
+        fl_next next = world.next_to_vm();
+        next.out = world.port_out(node.port);
+        next.mtu = next.out.mtu = 9000;
+        node.world.set_fip_in(next);
+        const auto quoted = [&](Ipv4 source) {
+            return quote(Ip4{.src = source, .dst = world.client} / Tcp{} / Payload::counting(4600), 4600);
+        };
+        const Icmp icmp{.type = 11, .rest = 0};
+        wire.send_scattered((world.to_fip() / icmp / quoted(world.fip)).bytes(), linear);
+        CHECK(vm.receive((world.to_vm() / icmp / quoted(world.fixed)).bytes()));
+    }
 }
 
 TEST_CASE("tc delivers to the port, directly or through its peer, as a packet for the receiving host") {

@@ -120,6 +120,22 @@ def mutants_of_file(tree: Path, file: str) -> Iterator[Mutant]:
         before = code.rstrip() or before
 
 
+def explained(document: Path) -> set[tuple[str, str, str]]:
+    """(file, line as it is, line of the mutant), without indentation, of the mutants that a document shows in its
+    ```diff blocks: "--- FILE", then a line with - and a line with + for each."""
+    out, file, old, inside = set(), "", "", False
+    for line in document.read_text().splitlines():
+        if line.startswith("```"):
+            inside = line == "```diff"
+        elif inside and line.startswith("--- "):
+            file = line.removeprefix("--- ")
+        elif inside and line.startswith("-"):
+            old = line[1:].strip()
+        elif inside and line.startswith("+"):
+            out.add((file, old, line[1:].strip()))
+    return out
+
+
 def all_mutants(tree: Path) -> list[Mutant]:
     files = sorted(path.relative_to(tree).as_posix() for path in (tree / "bpf").rglob("*.[ch]"))
     return [mutant for file in files for mutant in mutants_of_file(tree, file)]
