@@ -48,7 +48,8 @@ TEST_CASE("malformed IPv4 headers") {
         left_everywhere(world, world.to_fip({.total_length = 30}) / body(), FL_REASON_BAD_IP_HEADER);
     }
     SECTION("options") {
-        left_everywhere(world, world.to_fip({.options = Bytes(8, 1)}) / body(), FL_REASON_IP_OPTIONS);
+        const std::size_t length = GENERATE(4UL, 8UL, 40UL);
+        left_everywhere(world, world.to_fip({.options = Bytes(length, 1)}) / body(), FL_REASON_IP_OPTIONS);
     }
 }
 

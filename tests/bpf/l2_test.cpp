@@ -193,6 +193,26 @@ TEST_CASE("frames over the exit's MTU are Linux's, whatever they carry") {
     CHECK(run(kMtu - 59) == FL_REASON_MTU);
 }
 
+TEST_CASE("the segments of a GSO packet are known from as little of its headers as it takes") {
+    World world;
+    world.on_host(kTenant);
+    const Eth eth{.dst = world.vm_mac, .src = world.remote_mac};
+    const auto run = [&](const Packet& packet, std::uint32_t gso_size) {
+        return world.programs.run(FL_HOOK_TC_HOST, packet.bytes(), {.gso_size = gso_size}).reason;
+    };
+    Payload tcp{Bytes(13)};
+    tcp.bytes[12] = 0x50;  // data offset: 20 bytes
+    const Payload cut{Bytes(12)};
+    const Ip4 ip{.protocol = 6};
+    CHECK(run(eth / ip / tcp, kMtu - 40) == FL_REASON_L2_FORWARD);
+    CHECK(run(eth / ip / tcp, kMtu - 39) == FL_REASON_MTU);
+    // Whose headers nobody knows is larger than any MTU.
+    CHECK(run(eth / ip / cut, 100) == FL_REASON_MTU);
+    CHECK(run(eth / Ip6{.next_header = 6} / cut, 100) == FL_REASON_MTU);
+    CHECK(run(eth / Ip4{.protocol = 6, .options = Bytes(4, 1)} / Tcp{} / Payload::counting(300), 100) == FL_REASON_MTU);
+    CHECK(run(eth / Payload::counting(300), 100) == FL_REASON_MTU);
+}
+
 TEST_CASE("a port sends only from its own addresses") {
     World world;
     world.on_port();

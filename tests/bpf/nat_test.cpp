@@ -187,14 +187,16 @@ TEST_CASE("fragments inside a segment are forwarded like any frame") {
     check_sent(result, kTcRedirect, FL_REASON_L2_FORWARD, frame);
 }
 
-TEST_CASE("a transport header that is cut off is left to Linux") {
+TEST_CASE("a transport header that is cut off is left to Linux, one that is just whole is not") {
     World world;
     world.on_port();
-    const auto [protocol, length] = GENERATE(std::pair{std::uint8_t{6}, 19}, std::pair{std::uint8_t{17}, 7},
-                                             std::pair{std::uint8_t{1}, 7}, std::pair{kGre, 7}, std::pair{kSctp, 7});
-    const Ip4 fields{.protocol = protocol};
-    expect_left(world, FL_HOOK_TC_PORT, world.from_vm(fields) / Payload::counting(static_cast<std::size_t>(length)),
-                FL_REASON_L4_SHORT);
+    const auto [protocol, length] =
+        GENERATE(std::pair{std::uint8_t{6}, 20UL}, std::pair{std::uint8_t{17}, 8UL}, std::pair{std::uint8_t{1}, 8UL},
+                 std::pair{kGre, 8UL}, std::pair{kSctp, 8UL});
+    const Packet packet = world.from_vm({.protocol = protocol});
+    expect_left(world, FL_HOOK_TC_PORT, packet / Payload::counting(length - 1), FL_REASON_L4_SHORT);
+    const Packet whole = packet / Payload::counting(length);
+    CHECK(world.programs.run(FL_HOOK_TC_PORT, whole.bytes()).reason == FL_REASON_FIP_OUT);
 }
 
 TEST_CASE("protocols whose checksum only some kernels update are left to Linux") {
