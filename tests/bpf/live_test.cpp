@@ -303,6 +303,21 @@ TEST_CASE("tc delivers to the port, directly or through its peer, as a packet fo
     CHECK(got->packet_type == PACKET_HOST);
 }
 
+TEST_CASE("a tunnel packet with a VLAN tag, which the kernel has put beside the frame, is not ours") {
+    REQUIRE_ROOT();
+    Node node;
+    node.attach_tc(FL_HOOK_TC_UNDERLAY, node.nic);
+    const Tap wire(node.node.netns(), "wire");
+    Bytes tagged = node.world.from_peer(kExternalVni, node.world.to_fip() / body()).bytes();
+    const Bytes tag = {0x81, 0x00, 0x00, 0x05};
+    tagged.insert(tagged.begin() + 12, tag.begin(), tag.end());
+    const auto before = node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_NOT_OVERLAY);
+    wire.send(tagged);
+    for (double i = 0; i < 20 * time_scale() && node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_NOT_OVERLAY) == before; ++i)
+        usleep(50'000);
+    CHECK(node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_NOT_OVERLAY) == before + 1);
+}
+
 TEST_CASE("a VM's frame comes out of the underlay device in a tunnel packet") {
     REQUIRE_ROOT();
     Node node;
