@@ -65,7 +65,7 @@ fl_inline struct fl_verdict fl_parse_outer(struct fl_ctx *ctx, struct fl_frame *
 	const struct fl_vxlan *vxlan = (const struct fl_vxlan *)(udp + 1);
 
 	if (eth->proto != bpf_htons(ETH_P_IP) || ip->protocol != IPPROTO_UDP || fl_ip(config->vtep) == 0 ||
-	    ip->daddr != fl_ip(config->vtep) || fl_is_multicast_mac(&eth->dmac))
+	    ip->daddr != fl_ip(config->vtep))
 		return fl_to_linux(FL_REASON_NOT_OVERLAY);
 	/* With options the port is elsewhere, in a later fragment it is missing. */
 	if (*(const __u8 *)ip == 0x45 &&

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
+#include <set>
 
 #include "bpf/world.hpp"
 
@@ -37,6 +38,17 @@ Packet reply_for_fip(const World& world) {
 Request request_from_vm(const World& world) {
     return {.eth = {.dst = kBroadcast, .src = world.vm_mac},
             .arp = {.operation = 1, .sender_mac = world.vm_mac, .sender_ip = world.fixed, .target_ip = world.remote}};
+}
+
+/// The outer source port of the answer to a question that came with this one.
+std::uint16_t answered_from(const World& world, std::uint16_t port) {
+    const Packet packet = Eth{.dst = world.underlay_mac, .src = world.peer_underlay_mac} /
+                          Ip4{.src = world.peer_vtep, .dst = world.vtep} /
+                          Udp{.src = port, .dst = 4789, .checksum = 0} / Vxlan{.vni = kExternalVni} /
+                          request_for_fip(world).packet();
+    const auto result = world.programs.run(FL_HOOK_TC_UNDERLAY, packet.bytes());
+    check_sent(result, kTcRedirect, FL_REASON_ARP_REPLY, world.to_peer(kExternalVni, reply_for_fip(world)));
+    return static_cast<std::uint16_t>(result.frame.at(34) << 8 | result.frame.at(35));
 }
 
 }  // namespace
@@ -113,19 +125,21 @@ TEST_CASE("a router whose answers do not cross tunnels is asked from one") {
 TEST_CASE("an answer into a tunnel keeps a source port that Linux could have chosen, and no other") {
     World world;
     const std::uint16_t port = GENERATE(std::uint16_t{0}, std::uint16_t{53}, std::uint16_t{32767}, std::uint16_t{32768},
-                                        std::uint16_t{60998}, std::uint16_t{65535});
-    const Packet inner = request_for_fip(world).packet();
-    const Packet packet = Eth{.dst = world.underlay_mac, .src = world.peer_underlay_mac} /
-                          Ip4{.src = world.peer_vtep, .dst = world.vtep} /
-                          Udp{.src = port, .dst = 4789, .checksum = 0} / Vxlan{.vni = kExternalVni} / inner;
-    const auto result = world.programs.run(FL_HOOK_TC_UNDERLAY, packet.bytes());
-    check_sent(result, kTcRedirect, FL_REASON_ARP_REPLY, world.to_peer(kExternalVni, reply_for_fip(world)));
-    const auto sent = static_cast<std::uint16_t>(result.frame.at(34) << 8 | result.frame.at(35));
+                                        std::uint16_t{60998}, std::uint16_t{60999}, std::uint16_t{65535});
+    const std::uint16_t sent = answered_from(world, port);
     if (port >= 32768 && port <= 60998) {
         CHECK(sent == port);
     } else {
-        CHECK((sent >= 32768 && sent <= 60999));
+        CHECK((sent >= 32768 && sent <= 60998));
     }
+}
+
+TEST_CASE("ports that an answer cannot keep become many others") {
+    World world;
+    std::set<std::uint16_t> ports;
+    for (std::uint16_t port = 1; port <= 50; ++port)
+        ports.insert(answered_from(world, port));
+    CHECK(ports.size() > 25);
 }
 
 TEST_CASE("a unicast request is answered for the MAC that it was sent to") {

@@ -37,19 +37,26 @@ TEST_CASE("the VM's packet leaves from its floating IP through the tunnel") {
     CHECK(stat.in_packets == 0);
 }
 
-TEST_CASE("flows get different outer source ports, one flow always the same") {
+TEST_CASE("flows get different outer source ports, one flow always the same; packets get different IDs") {
     World world;
     world.on_port();
-    const auto source_port = [&](std::uint16_t sport) {
+    const auto outer_word = [&](std::uint16_t sport, std::size_t at) {
         const auto frame = (world.from_vm() / Udp{.src = sport} / Payload{"flow"}).bytes();
         const auto result = world.programs.run(FL_HOOK_TC_PORT, frame);
-        return result.frame.at(34) << 8 | result.frame.at(35);
+        return result.frame.at(at) << 8 | result.frame.at(at + 1);
     };
-    std::set<int> ports;
-    for (std::uint16_t sport = 1000; sport < 1032; ++sport)
-        ports.insert(source_port(sport));
-    CHECK(ports.size() > 16);
-    CHECK(source_port(1000) == source_port(1000));
+    constexpr std::size_t kSourcePort = 34, kId = 18;
+    std::set<int> ports, ids;
+    for (std::uint16_t sport = 1000; sport < 1064; ++sport) {
+        ports.insert(outer_word(sport, kSourcePort));
+        ids.insert(outer_word(1000, kId));
+    }
+    CHECK(ports.size() > 32);
+    CHECK(ids.size() > 32);
+    // All of Linux's range is used.
+    CHECK(*ports.begin() < 46883);
+    CHECK(*ports.rbegin() > 46883);
+    CHECK(outer_word(1000, kSourcePort) == outer_word(1000, kSourcePort));
 }
 
 TEST_CASE("the VM's packet to the host's own address goes up into the host") {
