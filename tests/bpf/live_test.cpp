@@ -180,8 +180,21 @@ struct Node {
         REQUIRE(bpf_tc_attach(&where, &what) == 0);
     }
 
+    /// A row of fl_sources; the port's without the source check.
+    void set_source(std::uint32_t ifindex, fl_role role, std::uint32_t segment) const {
+        world.programs.put("fl_sources", fl_source_key{.ifindex = ifindex, .vlan = 0, .pad = {}},
+                           fl_source{.role = role, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
+    }
+
     [[nodiscard]] std::uint64_t packets(fl_hook hook, fl_reason reason) const {
         return world.programs.packets(hook, reason);
+    }
+
+    /// `packets()` once it is another number than `before`, or after a second (scaled).
+    [[nodiscard]] std::uint64_t packets_after(std::uint64_t before, fl_hook hook, fl_reason reason) const {
+        for (double i = 0; i < 20 * time_scale() && packets(hook, reason) == before; ++i)
+            usleep(50'000);
+        return packets(hook, reason);
     }
 };
 
@@ -254,9 +267,7 @@ TEST_CASE("headers that are not in the skb's linear part are made linear") {
 
     SECTION("of a frame that is forwarded") {
         node.attach_tc(FL_HOOK_TC_PORT, node.port);
-        node.world.programs.put(
-            "fl_sources", fl_source_key{.ifindex = node.port, .vlan = 0, .pad = {}},
-            fl_source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
+        node.set_source(node.port, FL_ROLE_PORT, kTenant);
         fl_out out = world.tunnel_out(kTenantVni);
         out.ifindex = node.nic;
         out.mtu = 8950;
@@ -267,9 +278,7 @@ TEST_CASE("headers that are not in the skb's linear part are made linear") {
     }
     SECTION("up to the end of the headers that an ICMP error quotes") {
         node.attach_tc(FL_HOOK_TC_TUNNEL, node.nic);
-        node.world.programs.put(
-            "fl_sources", fl_source_key{.ifindex = node.nic, .vlan = 0, .pad = {}},
-            fl_source{.role = FL_ROLE_TUNNEL, .segment = kExternal, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
+        node.set_source(node.nic, FL_ROLE_TUNNEL, kExternal);
         fl_next next = world.next_to_vm();
         next.out = world.port_out(node.port);
         next.mtu = next.out.mtu = 9000;
@@ -299,9 +308,7 @@ TEST_CASE("tc delivers to the port, directly or through its peer, as a packet fo
     }
     SECTION("from the tunnel device, where the frame's MAC is not the device's own") {
         node.attach_tc(FL_HOOK_TC_TUNNEL, node.nic);
-        node.world.programs.put(
-            "fl_sources", fl_source_key{.ifindex = node.nic, .vlan = 0, .pad = {}},
-            fl_source{.role = FL_ROLE_TUNNEL, .segment = kExternal, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
+        node.set_source(node.nic, FL_ROLE_TUNNEL, kExternal);
         wire.send((node.world.to_fip() / body()).bytes());
     }
     const auto got = vm.receive((node.world.to_vm() / body()).bytes());
@@ -319,17 +326,27 @@ TEST_CASE("a tunnel packet with a VLAN tag, which the kernel has put beside the 
     tagged.insert(tagged.begin() + 12, tag.begin(), tag.end());
     const auto before = node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_NOT_OVERLAY);
     wire.send(tagged);
-    for (double i = 0; i < 20 * time_scale() && node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_NOT_OVERLAY) == before; ++i)
-        usleep(50'000);
-    CHECK(node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_NOT_OVERLAY) == before + 1);
+    CHECK(node.packets_after(before, FL_HOOK_TC_UNDERLAY, FL_REASON_NOT_OVERLAY) == before + 1);
+}
+
+TEST_CASE("a frame that ends inside its IPv4 header is left to Linux") {
+    REQUIRE_ROOT();
+    Node node;
+    node.attach_tc(FL_HOOK_TC_TUNNEL, node.nic);
+    node.set_source(node.nic, FL_ROLE_TUNNEL, kExternal);
+    const Tap wire(node.node.netns(), "wire");
+    Bytes cut = (node.world.to_fip() / body()).bytes();
+    cut.resize(33);
+    const auto before = node.packets(FL_HOOK_TC_TUNNEL, FL_REASON_SHORT_FRAME);
+    wire.send(cut);
+    CHECK(node.packets_after(before, FL_HOOK_TC_TUNNEL, FL_REASON_SHORT_FRAME) == before + 1);
 }
 
 TEST_CASE("a VM's frame comes out of the underlay device in a tunnel packet") {
     REQUIRE_ROOT();
     Node node;
     node.attach_tc(FL_HOOK_TC_PORT, node.port);
-    fl_source source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = 0};
-    node.world.programs.put("fl_sources", fl_source_key{.ifindex = node.port, .vlan = 0, .pad = {}}, source);
+    node.set_source(node.port, FL_ROLE_PORT, kTenant);
     fl_out out = node.world.tunnel_out(kTenantVni);
     out.ifindex = node.nic;
     node.world.set_fdb(kTenant, node.world.remote_mac, out);
@@ -345,9 +362,7 @@ TEST_CASE("what the host sends into a segment is answered and forwarded at its b
     REQUIRE_ROOT();
     Node node;
     node.attach_tc(FL_HOOK_TC_HOST, node.br);
-    node.world.programs.put(
-        "fl_sources", fl_source_key{.ifindex = node.br, .vlan = 0, .pad = {}},
-        fl_source{.role = FL_ROLE_HOST, .segment = kExternal, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
+    node.set_source(node.br, FL_ROLE_HOST, kExternal);
     const Tap bridge(node.node.netns(), "br0");
     SECTION("an ARP request is answered as if the segment had") {
         const World& world = node.world;
