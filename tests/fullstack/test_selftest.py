@@ -93,9 +93,14 @@ def test_nothing_is_left_of_a_killed_lab():
 
 
 def test_share_is_of_unicast_overlay_packets():
-    rows = [("fast", 90), ("slow", 9), ("drop", 1), ("pass", 1000), ("flood", 1000)]
-    spent = counts({"counters": [{"class": kind, "packets": packets} for kind, packets in rows]})
+    def status(*packets: int) -> dict:
+        classes = ("fast", "slow", "drop", "pass", "flood")
+        rows = [{"hook": "tc_port", "reason": f"a {kind} one", "class": kind} for kind in classes]
+        return {"counters": [{**row, "packets": number} for row, number in zip(rows, packets)]}
+
+    spent = counts(status(91, 10, 2, 1000, 1000)) - counts(status(1, 1, 1, 10, 10))
     assert (spent.packets, spent.share) == (100, 0.9)
+    assert str(spent) == "90 of 100 packets in BPF (90.00%); 9 tc_port a slow one, 1 tc_port a drop one"
 
 
 def test_unexpected_skips_are_found(tmp_path, capsys):
