@@ -81,7 +81,7 @@ Runner::~Runner() {
     }
 }
 
-/// Kernels before it refuse the flag.
+/// Older kernels refuse the flag.
 void Runner::probe_checksum_flag() {
     const Input input{.hook = FL_HOOK_TC_HOST, .frame = Bytes(64)};
     Run run;
