@@ -190,11 +190,13 @@ struct Node {
         return world.programs.packets(hook, reason);
     }
 
-    /// `packets()` once it is another number than `before`, or after a second (scaled).
-    [[nodiscard]] std::uint64_t packets_after(std::uint64_t before, fl_hook hook, fl_reason reason) const {
+    /// One frame that is sent there is counted like this, within a second (scaled).
+    void expect_counted(const Tap& tap, const Bytes& frame, fl_hook hook, fl_reason reason) const {
+        const auto before = packets(hook, reason);
+        tap.send(frame);
         for (double i = 0; i < 20 * time_scale() && packets(hook, reason) == before; ++i)
             usleep(50'000);
-        return packets(hook, reason);
+        CHECK(packets(hook, reason) == before + 1);
     }
 };
 
@@ -324,9 +326,7 @@ TEST_CASE("a tunnel packet with a VLAN tag, which the kernel has put beside the 
     Bytes tagged = node.world.from_peer(kExternalVni, node.world.to_fip() / body()).bytes();
     const Bytes tag = {0x81, 0x00, 0x00, 0x05};
     tagged.insert(tagged.begin() + 12, tag.begin(), tag.end());
-    const auto before = node.packets(FL_HOOK_TC_UNDERLAY, FL_REASON_NOT_OVERLAY);
-    wire.send(tagged);
-    CHECK(node.packets_after(before, FL_HOOK_TC_UNDERLAY, FL_REASON_NOT_OVERLAY) == before + 1);
+    node.expect_counted(wire, tagged, FL_HOOK_TC_UNDERLAY, FL_REASON_NOT_OVERLAY);
 }
 
 TEST_CASE("a frame that ends inside its IPv4 header is left to Linux") {
@@ -337,9 +337,7 @@ TEST_CASE("a frame that ends inside its IPv4 header is left to Linux") {
     const Tap wire(node.node.netns(), "wire");
     Bytes cut = (node.world.to_fip() / body()).bytes();
     cut.resize(33);
-    const auto before = node.packets(FL_HOOK_TC_TUNNEL, FL_REASON_SHORT_FRAME);
-    wire.send(cut);
-    CHECK(node.packets_after(before, FL_HOOK_TC_TUNNEL, FL_REASON_SHORT_FRAME) == before + 1);
+    node.expect_counted(wire, cut, FL_HOOK_TC_TUNNEL, FL_REASON_SHORT_FRAME);
 }
 
 TEST_CASE("a VM's frame comes out of the underlay device in a tunnel packet") {
