@@ -59,12 +59,10 @@ ExitCode run(Options options) {
 void add_datapath_options(Verb& verb, Options& options) {
     verb.option({.names = "--fast-path",
                  .help = "off: build and mend only, Linux carries all packets",
-                 .type = "",
                  .choices = {"on", "off"}},
                 options.fast_path);
     verb.option({.names = "--xdp",
                  .help = "XDP on the underlay device; auto: native where it pays",
-                 .type = "",
                  .choices = {"auto", "native", "generic", "off"}},
                 options.xdp);
     verb.option(

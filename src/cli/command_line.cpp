@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/command_line.hpp"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <CLI/CLI.hpp>
 
 #include "cli/terminal.hpp"
@@ -12,7 +15,7 @@ namespace {
 void describe(CLI::Option& option, const Verb::OptionText& text, const std::string& standard) {
     option.default_str(standard);
     if (!text.choices.empty()) option.check(CLI::IsMember(text.choices));
-    option.type_name(text.type.empty() ? CLI::detail::join(text.choices, "|") : text.type);
+    option.type_name(text.type.empty() ? fmt::format("{}", fmt::join(text.choices, "|")) : text.type);
     if (!text.variable.empty()) option.envname(text.variable);
 }
 

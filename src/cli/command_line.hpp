@@ -3,6 +3,7 @@
 // that includes it compiles all of it.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -29,7 +30,7 @@ class Verb {
     struct OptionText {
         std::string names;  ///< "-o,--output"
         std::string help;
-        std::string type;           ///< how help calls the value; empty: the choices
+        std::string type = {};      ///< how help calls the value; empty: the choices
         Choices choices = {};       ///< empty: any text
         std::string variable = {};  ///< environment variable that the value comes from, too
     };

@@ -41,12 +41,9 @@ void add_output_option(Verb& verb, std::string& output) {
 }
 
 void add_socket_option(Verb& verb, std::string& socket) {
-    verb.option({.names = "--socket",
-                 .help = "the agent's control socket",
-                 .type = "PATH",
-                 .choices = {},
-                 .variable = "FIPLANE_SOCKET"},
-                socket);
+    verb.option(
+        {.names = "--socket", .help = "the agent's control socket", .type = "PATH", .variable = "FIPLANE_SOCKET"},
+        socket);
 }
 
 void add_node_option(Verb& verb, std::string& node) {
