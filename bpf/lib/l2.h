@@ -44,12 +44,6 @@ fl_inline __u8 fl_inner_tos(const struct fl_ctx *ctx, const struct fl_frame *fra
 	return inner->eth.proto == bpf_htons(ETH_P_IPV6) ? ip[0] << 4 | ip[1] >> 4 : 0;
 }
 
-/* tc makes room for outer headers in front of IP only, so ARP always enters a tunnel by the kernel's device. */
-fl_inline bool fl_is_arp_for_kernel(const struct fl_inner *inner, struct fl_verdict verdict)
-{
-	return verdict.reason == FL_REASON_ENCAP_REFUSED && inner->eth.proto == bpf_htons(ETH_P_ARP);
-}
-
 fl_inline struct fl_verdict fl_l2_stage(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_inner *inner)
 {
 	struct fl_fdb_key key = {.segment = frame->segment};
@@ -69,8 +63,6 @@ fl_inline struct fl_verdict fl_l2_stage(struct fl_ctx *ctx, const struct fl_fram
 	verdict = fl_output(ctx, frame, inner, NULL, fl_inner_tos(ctx, frame, inner), out);
 	if (fl_is_sent(verdict))
 		verdict.reason = out->kind == FL_OUT_HOST ? FL_REASON_L2_TO_HOST : FL_REASON_L2_FORWARD;
-	else if (fl_is_arp_for_kernel(inner, verdict))
-		verdict.reason = FL_REASON_ARP_OTHER;
 	return verdict;
 }
 

@@ -55,6 +55,12 @@ fl_inline bool fl_write_inner(struct fl_ctx *ctx, __u32 base, const struct fl_in
 		      ctx_write_plain(ctx, base, &inner->eth, FL_ETH_LEN);
 }
 
+/* tc makes room in front of IP only, so ARP always enters a tunnel by the kernel's device. */
+fl_inline enum fl_reason fl_no_room_reason(const struct fl_inner *inner)
+{
+	return inner->eth.proto == bpf_htons(ETH_P_ARP) ? FL_REASON_ARP_OTHER : FL_REASON_ENCAP_REFUSED;
+}
+
 fl_inline struct fl_verdict fl_output_tunnel(struct fl_ctx *ctx, const struct fl_frame *frame,
 					     const struct fl_inner *inner, const struct fl_nat *nat, __u8 inner_tos,
 					     const struct fl_out *out)
@@ -64,7 +70,7 @@ fl_inline struct fl_verdict fl_output_tunnel(struct fl_ctx *ctx, const struct fl
 	if (!fl_tunnel_headers(ctx, frame, out, inner_tos, &outer))
 		return fl_to_linux(FL_REASON_ENCAP_REFUSED);
 	if (!frame->base && !ctx_push_outer(ctx))
-		return fl_to_linux(FL_REASON_ENCAP_REFUSED);
+		return fl_to_linux(fl_no_room_reason(inner));
 	if (!fl_write_inner(ctx, FL_OUTER_LEN, inner, nat, !frame->base) || !fl_write_outer(ctx, &outer))
 		return fl_drop(FL_REASON_DROP_REWRITE);
 	return fl_go_on();
