@@ -48,7 +48,7 @@ std::uint16_t answered_from(const World& world, std::uint16_t port) {
                           request_for_fip(world).packet();
     const auto result = world.programs.run(FL_HOOK_TC_UNDERLAY, packet.bytes());
     check_sent(result, kTcRedirect, FL_REASON_ARP_REPLY, world.to_peer(kExternalVni, reply_for_fip(world)));
-    return static_cast<std::uint16_t>(result.frame.at(34) << 8 | result.frame.at(35));
+    return word_at(result.frame, 34);
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ TEST_CASE("a header checksum of 0xffff where 0 would be right is accepted, as ip
     Ip4 fields;
     fields.id = 0;
     const Bytes without = (world.to_fip(fields) / body()).bytes();
-    fields.id = static_cast<std::uint16_t>(without.at(24) << 8 | without.at(25));
+    fields.id = word_at(without, 24);
     const Bytes frame = (world.to_fip(fields) / body()).bytes();
     REQUIRE((frame.at(24) == 0 && frame.at(25) == 0));
     const Packet expected = world.to_vm(fields) / body();

@@ -43,7 +43,7 @@ TEST_CASE("flows get different outer source ports, one flow always the same; pac
     const auto outer_word = [&](std::uint16_t sport, std::size_t at) {
         const auto frame = (world.from_vm() / Udp{.src = sport} / Payload{"flow"}).bytes();
         const auto result = world.programs.run(FL_HOOK_TC_PORT, frame);
-        return result.frame.at(at) << 8 | result.frame.at(at + 1);
+        return word_at(result.frame, at);
     };
     constexpr std::size_t kSourcePort = 34, kId = 18;
     std::set<int> ports, ids;

@@ -68,7 +68,7 @@ TEST_CASE("a quoted UDP checksum that becomes zero is written as 0xffff") {
     };
     // Adding the checksum of a payload of zeros leaves nothing to sum up.
     const Bytes zeros = quoted(world.fixed, 0).bytes;
-    const auto word = static_cast<std::uint16_t>(zeros.at(26) << 8 | zeros.at(27));
+    const auto word = word_at(zeros, 26);
     const Payload translated = quoted(world.fixed, word);
     REQUIRE((translated.bytes.at(26) == 0xff && translated.bytes.at(27) == 0xff));
     const Icmp icmp{.type = kUnreachable, .code = 3, .rest = 0};

@@ -88,7 +88,7 @@ TEST_CASE("checksums are right for any data, also where one becomes zero") {
     const auto checksum_with = [&](std::uint16_t word) {
         const Bytes data = {static_cast<std::uint8_t>(word >> 8), static_cast<std::uint8_t>(word)};
         const Bytes frame = (world.to_vm() / Udp{} / Payload{data}).bytes();
-        return static_cast<std::uint16_t>(frame.at(40) << 8 | frame.at(41));
+        return word_at(frame, 40);
     };
     const std::uint16_t base = checksum_with(0);
     for (const int offset : {-2, -1, 0, 1, 2, 0x1234}) {

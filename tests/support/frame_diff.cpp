@@ -17,10 +17,6 @@ std::string hex(const Bytes& bytes) {
     return fmt::format("{:02x}", fmt::join(bytes, ""));
 }
 
-std::uint16_t read16(const Bytes& frame, std::size_t at) {
-    return static_cast<std::uint16_t>(frame[at] << 8 | frame[at + 1]);
-}
-
 /// Walks a frame from its front and names what it passes.
 class Dissector {
   public:
@@ -57,7 +53,7 @@ class Dissector {
         take("eth.dst", 6);
         take("eth.src", 6);
         take("eth.type", 2);
-        switch (read16(frame_, at_ - 2)) {
+        switch (word_at(frame_, at_ - 2)) {
             case 0x0800:
                 return ipv4();
             case 0x0806:
@@ -95,7 +91,7 @@ class Dissector {
         take("ip.src", 4);
         take("ip.dst", 4);
         if (header > 20 && has(header - 20)) take("ip.options", header - 20);
-        if ((read16(frame_, start + 6) & 0x1fff) != 0) return;
+        if ((word_at(frame_, start + 6) & 0x1fff) != 0) return;
         switch (frame_[start + 9]) {
             case 1:
                 return icmp();
@@ -139,7 +135,7 @@ class Dissector {
         take("udp.dport", 2);
         take("udp.length", 2);
         take("udp.checksum", 2);
-        if (read16(frame_, at_ - 6) != kVxlanPort || !has(8)) return;
+        if (word_at(frame_, at_ - 6) != kVxlanPort || !has(8)) return;
         take("vxlan.flags", 4);
         take("vxlan.vni", 3);
         take("vxlan.reserved", 1);
@@ -154,14 +150,14 @@ class Dissector {
 };
 
 bool is_tunnel_packet(const Bytes& frame) {
-    return frame.size() >= kOuterLength && read16(frame, 12) == 0x0800 && frame[14] == 0x45 && frame[23] == 17 &&
-           read16(frame, 36) == kVxlanPort;
+    return frame.size() >= kOuterLength && word_at(frame, 12) == 0x0800 && frame[14] == 0x45 && frame[23] == 17 &&
+           word_at(frame, 36) == kVxlanPort;
 }
 
 /// `expected` with the choices that `actual` made, where those are legal.
 Bytes with_choices_of(Bytes expected, const Bytes& actual) {
     if (!is_tunnel_packet(expected) || !is_tunnel_packet(actual)) return expected;
-    const std::uint16_t port = read16(actual, 34);
+    const std::uint16_t port = word_at(actual, 34);
     if (port >= 32768 && port <= 60999) std::copy_n(actual.begin() + 34, 2, expected.begin() + 34);
     std::copy_n(actual.begin() + 18, 2, expected.begin() + 18);
     expected[24] = expected[25] = 0;

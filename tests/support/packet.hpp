@@ -24,6 +24,11 @@ using Bytes = std::vector<std::uint8_t>;
 /// RFC 1071 over the bytes: what belongs in a header's checksum field that is zero in them.
 [[nodiscard]] std::uint16_t internet_checksum(const Bytes& bytes);
 
+/// The two bytes at an offset, in network order. Throws std::out_of_range where the frame ends before.
+[[nodiscard]] inline std::uint16_t word_at(const Bytes& frame, std::size_t at) {
+    return static_cast<std::uint16_t>(frame.at(at) << 8 | frame.at(at + 1));
+}
+
 // All numbers are in host order; defaults are documentation addresses (RFC 5737, RFC 7042).
 struct Eth {
     Mac dst{{0x00, 0x00, 0x5e, 0x00, 0x53, 0x02}};
