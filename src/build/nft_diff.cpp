@@ -19,6 +19,8 @@ const char* hook_word(nf::Hook hook) {
     switch (hook) {
         case nf::Hook::kIngress:
             return "ingress";
+        case nf::Hook::kEgress:
+            return "egress";
         case nf::Hook::kPrerouting:
             return "prerouting";
         case nf::Hook::kInput:

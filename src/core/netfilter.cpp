@@ -60,9 +60,11 @@ Outcome Evaluator::evaluate(Hook hook, const Packet& packet, bool untracked) con
     outcome.mark_invalid = packet.mark_invalid;
     outcome.notrack = untracked;
     const std::vector<HookChain>* chains = nullptr;
-    if (hook == Hook::kIngress) {
-        const auto found = prepared_->ingress_hooks.find(packet.iifname);
-        if (found != prepared_->ingress_hooks.end()) chains = &found->second;
+    if (hook == Hook::kIngress || hook == Hook::kEgress) {
+        const bool ingress = hook == Hook::kIngress;
+        const auto& hooks = ingress ? prepared_->ingress_hooks : prepared_->egress_hooks;
+        const auto found = hooks.find(ingress ? packet.iifname : packet.oifname);
+        if (found != hooks.end()) chains = &found->second;
     } else {
         if (!prepared_->ruleset.opaque.empty()) {
             outcome.stopped = prepared_->ruleset.opaque.front() + " cannot be read";

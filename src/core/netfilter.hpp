@@ -18,7 +18,7 @@
 namespace fiplane::nf {
 
 enum class Family { kIp, kInet, kBridge, kNetdev, kArp, kIp6 };
-enum class Hook { kIngress, kPrerouting, kInput, kForward, kOutput, kPostrouting };
+enum class Hook { kIngress, kPrerouting, kInput, kForward, kOutput, kPostrouting, kEgress };
 enum class ChainType { kFilter, kNat, kRoute };
 
 /// What a match looks at.
@@ -167,11 +167,11 @@ class Evaluator {
     Evaluator(Evaluator&&) noexcept;
     Evaluator& operator=(Evaluator&&) = delete;
 
-    /// Evaluates all base chains of `hook` (families ip and inet; netdev for kIngress, chains of device
-    /// `packet.iifname`) in the kernel's order, once for tracked packets and once for packets that conntrack calls
-    /// invalid; the outcome counts only where both agree on addresses and acceptance. Untracked packets (notrack seen
-    /// before conntrack) skip NAT chains. Where a match is undecidable both answers are followed and their
-    /// outcomes compared.
+    /// Evaluates all base chains of `hook` (families ip and inet; netdev for kIngress and kEgress, chains of device
+    /// `packet.iifname` and `packet.oifname`) in the kernel's order, once for tracked packets and once for packets that
+    /// conntrack calls invalid; the outcome counts only where both agree on addresses and acceptance. Untracked packets
+    /// (notrack seen before conntrack) skip NAT chains. Where a match is undecidable both answers are followed and
+    /// their outcomes compared.
     [[nodiscard]] Outcome evaluate(Hook hook, const Packet& packet, bool untracked = false) const;
 
     /// Every place that looks at the source address; which of them know `source` (indices into source_tests()).
@@ -191,6 +191,7 @@ class Evaluator {
     /// Has a base chain that could do something: one with rules or a policy other than accept.
     [[nodiscard]] bool has_effect(Family family, std::optional<Hook> hook = std::nullopt) const;
     [[nodiscard]] bool has_ingress(const std::string& device) const;
+    [[nodiscard]] bool has_egress(const std::string& device) const;
 
     struct Prepared;  ///< defined in netfilter_prepared.hpp, for netfilter*.cpp only
 

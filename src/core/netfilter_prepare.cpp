@@ -89,8 +89,10 @@ Evaluator::Prepared::Prepared(const Ruleset& source) : ruleset(source) {
         add_chain(chain);
     for (auto& [hook, chains] : ip_hooks)
         std::stable_sort(chains.begin(), chains.end());
-    for (auto& [device, chains] : ingress_hooks)
-        std::stable_sort(chains.begin(), chains.end());
+    for (auto* hooks : {&ingress_hooks, &egress_hooks}) {
+        for (auto& [device, chains] : *hooks)
+            std::stable_sort(chains.begin(), chains.end());
+    }
     note_tracking();
     drop_shared_snats();
 }
@@ -99,7 +101,8 @@ void Evaluator::Prepared::add_chain(const Chain& chain) {
     if (chain.hook && (chain.family == Family::kIp || chain.family == Family::kInet)) {
         ip_hooks[*chain.hook].push_back({&chain, effective_priority(chain)});
     } else if (chain.hook && chain.family == Family::kNetdev) {
-        ingress_hooks[chain.device].push_back({&chain, chain.priority});
+        auto& hooks = *chain.hook == Hook::kEgress ? egress_hooks : ingress_hooks;
+        hooks[chain.device].push_back({&chain, chain.priority});
     }
     for (const Rule& rule : chain.rules) {
         for (const Statement& statement : rule.statements) {
@@ -272,11 +275,23 @@ bool Evaluator::has_effect(Family family, std::optional<Hook> hook) const {
     });
 }
 
-bool Evaluator::has_ingress(const std::string& device) const {
-    const auto chains = prepared_->ingress_hooks.find(device);
-    return chains != prepared_->ingress_hooks.end() && std::ranges::any_of(chains->second, [](const HookChain& at) {
+namespace {
+
+bool acts(const std::map<std::string, std::vector<HookChain>>& hooks, const std::string& device) {
+    const auto chains = hooks.find(device);
+    return chains != hooks.end() && std::ranges::any_of(chains->second, [](const HookChain& at) {
                return !at.chain->rules.empty() || !at.chain->policy_accept;
            });
+}
+
+}  // namespace
+
+bool Evaluator::has_ingress(const std::string& device) const {
+    return acts(prepared_->ingress_hooks, device);
+}
+
+bool Evaluator::has_egress(const std::string& device) const {
+    return acts(prepared_->egress_hooks, device);
 }
 
 }  // namespace fiplane::nf

@@ -52,6 +52,7 @@ struct Evaluator::Prepared {
     const Ruleset& ruleset;
     std::map<Hook, std::vector<HookChain>> ip_hooks;              ///< families ip and inet
     std::map<std::string, std::vector<HookChain>> ingress_hooks;  ///< netdev, by device
+    std::map<std::string, std::vector<HookChain>> egress_hooks;   ///< the same
     std::map<Hook, bool> tracking_matters;  ///< a NAT chain or a conntrack match is in reach of the hook
     std::unordered_map<const Match*, ValueSet> values;
     std::unordered_map<const AddressSource*, const std::map<Ipv4, Ipv4>*> maps;

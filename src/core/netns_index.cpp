@@ -15,6 +15,22 @@ std::uint64_t neighbour_key(int ifindex, Ipv4 address) {
     return std::uint64_t{static_cast<std::uint32_t>(ifindex)} << 32 | address.value;
 }
 
+/// IPv4, IPv6 and a type that nobody filters by name. Not ARP: who makes rows for it asks for a chain himself.
+constexpr std::array<std::uint16_t, 3> kFrameTypes{0x0800, 0x86dd, 0x88b5};
+
+/// An egress chain that lets everything but ARP pass does not matter to what jumps over the device.
+std::string egress_refusal(const std::string& device, const nf::Evaluator& netfilter) {
+    if (!netfilter.has_egress(device)) return {};
+    for (const std::uint16_t type : kFrameTypes) {
+        nf::Packet packet;
+        packet.oifname = device;
+        packet.ether_type = type;
+        const nf::Outcome outcome = netfilter.evaluate(nf::Hook::kEgress, packet);
+        if (!outcome.accepted || outcome.stopped || outcome.by_source) return device + " has a netdev egress chain";
+    }
+    return {};
+}
+
 std::string find_jump_refusal(const Link& link, const nf::Evaluator& netfilter) {
     if (!link.admin_up) return link.name + " is down";
     if (!link.running) return link.name + " has no carrier";
@@ -23,7 +39,7 @@ std::string find_jump_refusal(const Link& link, const nf::Evaluator& netfilter) 
     if (link.xdp_prog_id != 0) return fmt::format("{} has XDP program {}", link.name, link.xdp_prog_id);
     if (!is_plain_qdisc(link.qdisc)) return fmt::format("{} has qdisc {}", link.name, link.qdisc);
     if (netfilter.has_ingress(link.name)) return link.name + " has a netdev ingress chain";
-    return {};
+    return egress_refusal(link.name, netfilter);
 }
 
 }  // namespace

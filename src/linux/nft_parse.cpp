@@ -27,6 +27,7 @@ std::optional<Family> family_of(const Json& object) {
 
 std::optional<nf::Hook> hook_of(const std::string& name) {
     if (name == "ingress") return nf::Hook::kIngress;
+    if (name == "egress") return nf::Hook::kEgress;
     if (name == "prerouting") return nf::Hook::kPrerouting;
     if (name == "input") return nf::Hook::kInput;
     if (name == "forward") return nf::Hook::kForward;
@@ -162,8 +163,8 @@ class Parser {
 
     void parse_base(nf::Chain& chain, const Json& object) {
         const std::string hook = object["hook"].get<std::string>();
-        const bool modelled_ingress = hook != "ingress" || chain.family == Family::kNetdev;
-        chain.hook = modelled_ingress ? hook_of(hook) : std::nullopt;
+        const bool of_device = hook == "ingress" || hook == "egress";
+        chain.hook = !of_device || chain.family == Family::kNetdev ? hook_of(hook) : std::nullopt;
         if (!chain.hook || !object.at("prio").is_number_integer()) {
             chain.hook.reset();
             ruleset_.opaque.push_back(fmt::format("nft chain {} {} {} at hook {}",
