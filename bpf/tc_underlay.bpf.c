@@ -16,7 +16,6 @@ int tc_underlay(struct __sk_buff *ctx)
 {
 	struct fl_frame frame = {
 		.hook = FL_HOOK_TC_UNDERLAY,
-		.base = FL_OUTER_LEN,
 		.len = ctx_len(ctx),
 	};
 	struct fl_verdict verdict = fl_deliver_for_xdp(ctx);

@@ -11,7 +11,6 @@ int xdp_underlay(struct xdp_md *ctx)
 {
 	struct fl_frame frame = {
 		.hook = FL_HOOK_XDP_UNDERLAY,
-		.base = FL_OUTER_LEN,
 		.len = ctx_len(ctx),
 	};
 	struct fl_verdict verdict = fl_parse_outer(ctx, &frame);

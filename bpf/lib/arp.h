@@ -44,10 +44,11 @@ fl_inline struct fl_verdict fl_arp_send(struct fl_ctx *ctx, const struct fl_fram
 					const struct fl_arp_reply *reply, const struct fl_outer *outer)
 {
 	const __u32 base = frame->base;
-	const bool written = (base ? ctx_write(ctx, base, &reply->eth, FL_ETH_LEN) :
-				     ctx_write_plain(ctx, base, &reply->eth, FL_ETH_LEN)) &&
+	const bool wrapped = fl_is_underlay(frame);
+	const bool written = (wrapped ? ctx_write(ctx, base, &reply->eth, FL_ETH_LEN) :
+					ctx_write_plain(ctx, base, &reply->eth, FL_ETH_LEN)) &&
 			     ctx_write(ctx, base + FL_ETH_LEN, &reply->arp, sizeof(reply->arp)) &&
-			     (!base || fl_write_outer(ctx, outer));
+			     (!wrapped || fl_write_outer(ctx, outer, frame->tunnel));
 
 	if (!written)
 		return fl_drop(FL_REASON_DROP_REWRITE);
@@ -59,20 +60,23 @@ fl_inline struct fl_verdict fl_arp_send(struct fl_ctx *ctx, const struct fl_fram
 /* The outer headers of the answer to the tunnel packet in front of us. */
 fl_inline bool fl_arp_outer(const struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_outer *outer)
 {
-	const struct fl_eth *eth = ctx_at(ctx, 0, FL_OUTER_LEN);
+	const struct fl_config *config = fl_get_config();
+	const struct fl_eth *eth = ctx_at(ctx, 0, FL_OUTER_MAX);
 
-	if (!eth)
+	if (!eth || !config)
 		return false;
 	const struct iphdr *ip = (const struct iphdr *)(eth + 1);
 	const struct udphdr *udp = (const struct udphdr *)(ip + 1);
-	const struct fl_vxlan *vxlan = (const struct fl_vxlan *)(udp + 1);
-	struct fl_out back = {.vni = bpf_ntohl(vxlan->vni) >> 8};
+	struct fl_out back = {
+		.tunnel = frame->tunnel,
+		.tunnel_id = fl_tunnel_id(frame->tunnel, fl_shim_of(frame->tunnel, ip)->id),
+	};
 
 	fl_set_ip(back.remote, ip->saddr);
 	fl_set_ip(back.local, ip->daddr);
 	*(struct fl_mac *)back.outer_dmac = eth->smac;
 	*(struct fl_mac *)back.outer_smac = eth->dmac;
-	fl_build_outer(outer, &back, fl_kept_port(udp->source), udp->dest, FL_ARP_FRAME_LEN, 0);
+	fl_build_outer(outer, config, &back, fl_kept_port(udp->source), FL_ARP_FRAME_LEN, 0);
 	return true;
 }
 
@@ -123,7 +127,7 @@ fl_inline struct fl_verdict fl_arp_stage(struct fl_ctx *ctx, const struct fl_fra
 	reply.arp.target_mac = arp->sender_mac;
 	reply.arp.target_ip[0] = arp->sender_ip[0];
 	reply.arp.target_ip[1] = arp->sender_ip[1];
-	if (frame->base && !fl_arp_outer(ctx, frame, &outer))
+	if (fl_is_underlay(frame) && !fl_arp_outer(ctx, frame, &outer))
 		return not_answered;
 	/* Requests come padded from real wires, Linux's replies are not. */
 	if (frame->len > frame->base + FL_ARP_FRAME_LEN && !ctx_trim(ctx, frame->base + FL_ARP_FRAME_LEN))

@@ -39,18 +39,24 @@ struct fl_eth {
 	__be16 proto;
 };
 
-struct fl_vxlan {
-	__be32 flags;
-	__be32 vni; /* upper 24 bits; the lowest byte is reserved */
+/* The last header in front of an inner frame. All three tunnel types have one of this shape: see lib/encap.h. */
+struct fl_shim {
+	__be32 first;
+	__be32 id;
 };
 
-/* What fiplane puts in front of an inner frame: 50 bytes from .eth on. */
+/* What fiplane puts in front of an inner frame, from .eth on: 50 bytes over UDP, 42 over GRE. */
 struct fl_outer {
 	__u8 pad[2];
 	struct fl_eth eth;
 	struct iphdr ip;
-	struct udphdr udp;
-	struct fl_vxlan vxlan;
+	union {
+		struct {
+			struct udphdr udp;
+			struct fl_shim shim;
+		} over_udp;
+		struct fl_shim gre;
+	};
 };
 
 /* The inner frame's own headers: 34 bytes from .eth on. */
@@ -62,11 +68,11 @@ struct fl_inner {
 
 #define FL_ETH_LEN sizeof(struct fl_eth)
 #define FL_IP_LEN sizeof(struct iphdr)
-#define FL_OUTER_LEN (sizeof(struct fl_outer) - offsetof(struct fl_outer, eth))
+#define FL_OUTER_MAX (sizeof(struct fl_outer) - offsetof(struct fl_outer, eth))
 #define FL_INNER_LEN (sizeof(struct fl_inner) - offsetof(struct fl_inner, eth))
 
 FL_STATIC_ASSERT(FL_ETH_LEN == ETH_HLEN, "fl_eth");
-FL_STATIC_ASSERT(FL_OUTER_LEN == 50, "VXLAN over IPv4");
+FL_STATIC_ASSERT(FL_OUTER_MAX == 50, "VXLAN over IPv4");
 FL_STATIC_ASSERT(FL_INNER_LEN == 34, "Ethernet and IPv4");
 
 /* An IPv4 address of the ABI (wire order bytes) as one number in wire order, and back. */

@@ -10,8 +10,8 @@
  *  ctx_gso_size(ctx)             payload of one segment, 0 unless the packet will be segmented
  *  ctx_has_vlan(ctx)             a VLAN tag is kept beside the frame
  *  ctx_hash(ctx)                 flow hash of a plain frame
- *  ctx_push_outer(ctx)           makes FL_OUTER_LEN bytes of room; its content is undefined until written
- *  ctx_pop_outer(ctx)            removes FL_OUTER_LEN bytes
+ *  ctx_push_outer(ctx, type)     makes room for a tunnel type's outer headers; its content is undefined until written
+ *  ctx_pop_outer(ctx, len)       removes outer headers of len bytes
  *  ctx_trim(ctx, len)            cuts the frame to len bytes
  *  ctx_write_plain(...)          writes bytes whose ones' complement sum does not change, or that precede the network
  *                                header
@@ -19,8 +19,8 @@
  *  ctx_fix_l4(ctx, at, change, udp)
  *                                updates a transport checksum with a pseudo header by the change of its addresses
  *
- * push and pop move bytes of the frame at its front: of the first FL_OUTER_LEN + FL_ETH_LEN bytes afterwards none is
- * valid, and the caller writes all of them. They, and trim, leave the packet as it was if they fail.
+ * push and pop move bytes of the frame at its front: afterwards neither the outer headers nor the Ethernet header of
+ * the inner frame are valid, and the caller writes all of them. They, and trim, leave the packet as it was if they fail.
  * A pointer from ctx_at() is dead after any call of push, pop, trim, write, fix_l4 or pull.
  */
 #ifndef FL_CTX_H

@@ -7,8 +7,8 @@
  * IPv4 header and the Ethernet header before the network header need no correction, for the sum of a header with a
  * right checksum is constant, and skb->csum does not cover what precedes the network header.
  *
- * GSO state. Growing names the headers that are new, so that the stack segments as a VXLAN device's packets are
- * (drivers/net/vxlan). Shrinking is for packets without GSO only: bpf_skb_adjust_room does not clear
+ * GSO state. Growing names the headers that are new, so that the stack segments as a tunnel device's packets are
+ * (drivers/net/vxlan, net/ipv4/ip_gre.c). Shrinking is for packets without GSO only: bpf_skb_adjust_room does not clear
  * SKB_GSO_UDP_TUNNEL.
  */
 #ifndef FL_CTX_SKB_H
@@ -17,12 +17,13 @@
 #include <linux/pkt_cls.h>
 
 #include "lib/base.h"
+#include "lib/encap.h"
 
 #define fl_ctx __sk_buff
 
 #define FL_GROW_FLAGS \
-	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | \
-	 BPF_F_ADJ_ROOM_ENCAP_L2(FL_ETH_LEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_NO_CSUM_RESET)
+	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L2(FL_ETH_LEN) | \
+	 BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_NO_CSUM_RESET)
 
 fl_inline __u32 ctx_len(const struct fl_ctx *ctx)
 {
@@ -91,24 +92,29 @@ fl_inline bool ctx_trim(struct fl_ctx *ctx, __u32 len)
 
 /* Fails for what the kernel cannot encapsulate a second time or not at all: an ethertype other than IP, GSO types
  * other than TCP and UDP_L4, an skb that is encapsulated already. */
-fl_inline bool ctx_push_outer(struct fl_ctx *ctx)
+fl_inline bool ctx_push_outer(struct fl_ctx *ctx, enum fl_tunnel_type type)
 {
-	if (bpf_skb_adjust_room(ctx, FL_OUTER_LEN, BPF_ADJ_ROOM_MAC, FL_GROW_FLAGS))
+	const __u64 l4 = fl_is_over_udp(type) ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
+
+	if (bpf_skb_adjust_room(ctx, fl_outer_len(type), BPF_ADJ_ROOM_MAC, FL_GROW_FLAGS | l4))
 		return false;
 #ifdef FL_POISON_HEADROOM
 	/* Only in the objects of the tests: the kernel zeroes the room, which would hide a byte that is never written. */
 	struct fl_outer poison;
 
 	__builtin_memset(&poison, 0xff, sizeof(poison));
-	bpf_skb_store_bytes(ctx, FL_ETH_LEN, &poison, FL_OUTER_LEN, BPF_F_RECOMPUTE_CSUM);
+	bpf_skb_store_bytes(ctx, FL_ETH_LEN, &poison, FL_GRE_LEN, BPF_F_RECOMPUTE_CSUM);
+	if (fl_is_over_udp(type))
+		bpf_skb_store_bytes(ctx, FL_ETH_LEN + FL_GRE_LEN, &poison, FL_OUTER_MAX - FL_GRE_LEN,
+				    BPF_F_RECOMPUTE_CSUM);
 #endif
 	return true;
 }
 
 /* Takes the bytes behind the outer Ethernet header away and so leaves that header in front of the inner packet. */
-fl_inline bool ctx_pop_outer(struct fl_ctx *ctx)
+fl_inline bool ctx_pop_outer(struct fl_ctx *ctx, __u32 len)
 {
-	return bpf_skb_adjust_room(ctx, -(__s32)FL_OUTER_LEN, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) == 0;
+	return bpf_skb_adjust_room(ctx, -(__s32)len, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) == 0;
 }
 
 #endif

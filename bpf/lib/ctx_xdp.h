@@ -80,16 +80,21 @@ fl_inline bool ctx_fix_l4(struct fl_ctx *ctx, __u32 offset, __u32 change, bool u
 
 fl_inline bool ctx_trim(struct fl_ctx *ctx, __u32 len)
 {
-	return bpf_xdp_adjust_tail(ctx, (__s32)len - (__s32)ctx_len(ctx)) == 0;
+	__u32 now = ctx_len(ctx);
+
+	/* clang 19 would compute len - data_end + data, "R2 32-bit pointer arithmetic prohibited" to all verifiers. */
+	asm volatile("" : "+r"(now));
+	return bpf_xdp_adjust_tail(ctx, (__s32)(len - now)) == 0;
 }
 
 /* Every frame of the underlay is encapsulated already: a call that the compiler cannot drop is an error. */
-__attribute__((error("XDP has no plain frames to encapsulate"))) bool ctx_push_outer(struct fl_ctx *ctx);
+__attribute__((error("XDP has no plain frames to encapsulate"))) bool ctx_push_outer(struct fl_ctx *ctx,
+										     enum fl_tunnel_type type);
 __attribute__((error("XDP has no plain frames to hash"))) __u32 ctx_hash(struct fl_ctx *ctx);
 
-fl_inline bool ctx_pop_outer(struct fl_ctx *ctx)
+fl_inline bool ctx_pop_outer(struct fl_ctx *ctx, __u32 len)
 {
-	return bpf_xdp_adjust_head(ctx, FL_OUTER_LEN) == 0;
+	return bpf_xdp_adjust_head(ctx, len) == 0;
 }
 
 #endif

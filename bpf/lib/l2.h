@@ -10,19 +10,10 @@
 #include "lib/parse.h"
 #include "lib/verdict.h"
 
-/* A bridge never sends a frame back out of the port that it came from; all tunnels of a segment are one port. */
-fl_inline bool fl_goes_back(const struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_out *out)
+/* A bridge never sends a frame back out of the port that it came from, nor from one isolated port to another. */
+fl_inline bool fl_may_not_leave(const struct fl_frame *frame, const struct fl_out *out)
 {
-	switch (out->kind) {
-	case FL_OUT_PORT:
-		return frame->hook == FL_HOOK_TC_PORT && out->ifindex == ctx_ifindex(ctx);
-	case FL_OUT_TUNNEL:
-		return frame->hook == FL_HOOK_TC_TUNNEL || fl_is_underlay(frame);
-	case FL_OUT_HOST:
-		return frame->hook == FL_HOOK_TC_HOST;
-	default:
-		return false;
-	}
+	return out->port == frame->port || (frame->isolated && out->flags & FL_OUT_ISOLATED);
 }
 
 fl_inline enum fl_reason fl_router_reason(const struct fl_inner *inner)
@@ -56,8 +47,10 @@ fl_inline struct fl_verdict fl_l2_stage(struct fl_ctx *ctx, const struct fl_fram
 		return fl_to_linux(FL_REASON_UNKNOWN_MAC);
 	if (out->kind == FL_OUT_ROUTER)
 		return fl_to_linux(fl_router_reason(inner));
-	if (fl_goes_back(ctx, frame, out))
+	if (fl_may_not_leave(frame, out))
 		return fl_to_linux(FL_REASON_SAME_PORT);
+	if (inner->eth.proto == bpf_htons(ETH_P_IP) && fl_keeps_gro(frame, inner, out))
+		return fl_to_linux(FL_REASON_TO_TUNNEL_DEV);
 	if (fl_wire_size(ctx, frame, inner) > out->mtu)
 		return fl_to_linux(FL_REASON_MTU);
 	verdict = fl_output(ctx, frame, inner, NULL, fl_inner_tos(ctx, frame, inner), out);

@@ -18,6 +18,18 @@
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
 
+/*
+ * TCP that the kernel's tunnel device decapsulates keeps its GRO, which a VM or the host's stack must not lose. All
+ * packets of a flow have to go one way, or they overtake each other; so behind GRO, at tc, that is true of what goes on
+ * into another tunnel, too.
+ */
+fl_inline bool fl_keeps_gro(const struct fl_frame *frame, const struct fl_inner *inner, const struct fl_out *out)
+{
+	return inner->ip.protocol == IPPROTO_TCP &&
+	       (frame->hook == FL_HOOK_TC_UNDERLAY ||
+		(frame->hook == FL_HOOK_XDP_UNDERLAY && out->kind != FL_OUT_TUNNEL));
+}
+
 fl_inline bool fl_tunnel_headers(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_out *out,
 				 __u8 inner_tos, struct fl_outer *outer)
 {
@@ -27,7 +39,10 @@ fl_inline bool fl_tunnel_headers(struct fl_ctx *ctx, const struct fl_frame *fram
 
 	if (!config)
 		return false;
-	if (frame->base) {
+	if (fl_is_underlay(frame)) {
+		/* Between headers of different lengths bytes would have to move. */
+		if (frame->base != fl_outer_len(out->tunnel))
+			return false;
 		udp = ctx_at(ctx, FL_ETH_LEN + FL_IP_LEN, sizeof(*udp));
 		if (!udp)
 			return false;
@@ -35,7 +50,7 @@ fl_inline bool fl_tunnel_headers(struct fl_ctx *ctx, const struct fl_frame *fram
 	} else {
 		source_port = fl_source_port(ctx_hash(ctx));
 	}
-	fl_build_outer(outer, out, source_port, bpf_htons(config->vxlan_port), frame->len - frame->base, inner_tos);
+	fl_build_outer(outer, config, out, source_port, frame->len - frame->base, inner_tos);
 	return true;
 }
 
@@ -69,9 +84,10 @@ fl_inline struct fl_verdict fl_output_tunnel(struct fl_ctx *ctx, const struct fl
 
 	if (!fl_tunnel_headers(ctx, frame, out, inner_tos, &outer))
 		return fl_to_linux(FL_REASON_ENCAP_REFUSED);
-	if (!frame->base && !ctx_push_outer(ctx))
+	if (!fl_is_underlay(frame) && !ctx_push_outer(ctx, out->tunnel))
 		return fl_to_linux(fl_no_room_reason(inner));
-	if (!fl_write_inner(ctx, FL_OUTER_LEN, inner, nat, !frame->base) || !fl_write_outer(ctx, &outer))
+	if (!fl_write_inner(ctx, fl_outer_len(out->tunnel), inner, nat, !fl_is_underlay(frame)) ||
+	    !fl_write_outer(ctx, &outer, out->tunnel))
 		return fl_drop(FL_REASON_DROP_REWRITE);
 	return fl_go_on();
 }
@@ -80,12 +96,12 @@ fl_inline struct fl_verdict fl_output_local(struct fl_ctx *ctx, const struct fl_
 					    const struct fl_inner *inner, const struct fl_nat *nat,
 					    struct fl_verdict prepared)
 {
-	if (frame->base && !ctx_pop_outer(ctx)) {
+	if (fl_is_underlay(frame) && !ctx_pop_outer(ctx, frame->base)) {
 		if (!fl_abandon_target(ctx, prepared))
 			return fl_drop(FL_REASON_DROP_REWRITE);
 		return fl_to_linux(FL_REASON_DECAP_REFUSED);
 	}
-	if (!fl_write_inner(ctx, 0, inner, nat, frame->base != 0))
+	if (!fl_write_inner(ctx, 0, inner, nat, fl_is_underlay(frame)))
 		return fl_drop(FL_REASON_DROP_REWRITE);
 	return fl_go_on();
 }

@@ -22,9 +22,6 @@ fl_inline struct fl_verdict fl_ipv4_stages(struct fl_ctx *ctx, const struct fl_f
 		return verdict;
 	if (port && port->flags & FL_SRC_CHECK && inner->ip.saddr != fl_ip(port->ip))
 		return fl_to_linux(FL_REASON_NOT_OWN_ADDRESS);
-	/* In XDP or with adjust_room, TCP towards a VM would lose GRO: the tunnel device keeps it. */
-	if (fl_is_underlay(frame) && inner->ip.protocol == IPPROTO_TCP)
-		return fl_to_linux(FL_REASON_TO_TUNNEL_DEV);
 #ifdef FL_HAS_FIP_OUT
 	verdict = fl_fip_out_stage(ctx, frame, inner);
 	if (fl_is_decided(verdict))
@@ -76,6 +73,8 @@ fl_inline struct fl_verdict fl_plain_overlay(struct fl_ctx *ctx, enum fl_hook ho
 		.base = 0,
 		.len = ctx_len(ctx),
 		.segment = source->segment,
+		.port = ctx_ifindex(ctx),
+		.isolated = source->flags & FL_SRC_ISOLATED,
 	};
 
 	return fl_overlay(ctx, &frame, role == FL_ROLE_PORT ? source : NULL);

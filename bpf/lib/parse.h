@@ -13,9 +13,12 @@
 
 struct fl_frame {
 	enum fl_hook hook; /* a constant in each program */
-	__u32 base; /* offset of the inner Ethernet header, a constant in each program: FL_OUTER_LEN or 0 */
+	enum fl_tunnel_type tunnel; /* what it is wrapped in; FL_TUNNEL_NONE: a plain frame */
+	__u32 base; /* offset of the inner Ethernet header: fl_outer_len() or 0 */
 	__u32 len; /* of the whole frame, as it came */
 	__u32 segment;
+	__u32 port; /* by which it came into the segment's bridge: tunnel device, VM port, or the bridge itself */
+	bool isolated; /* that port is an isolated one */
 };
 
 fl_inline bool fl_is_underlay(const struct fl_frame *frame)

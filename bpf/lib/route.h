@@ -38,6 +38,8 @@ fl_inline struct fl_verdict fl_check_journey(struct fl_ctx *ctx, const struct fl
 
 	if (next->out.kind != FL_OUT_PORT && next->out.kind != FL_OUT_HOST && next->out.kind != FL_OUT_TUNNEL)
 		return fl_to_linux(FL_REASON_NO_DEST);
+	if (fl_keeps_gro(frame, inner, &next->out))
+		return fl_to_linux(FL_REASON_TO_TUNNEL_DEV);
 	if (inner->ip.ttl <= next->hops)
 		return fl_to_linux(FL_REASON_TTL);
 	if (size > next->mtu || size > next->out.mtu)

@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* VXLAN over IPv4 (RFC 7348): what is accepted, and the one builder of outer headers. */
+/* Tunnels over IPv4: what is accepted, and the one builder of outer headers. lib/encap.h has what the types differ in. */
 #ifndef FL_TUNNEL_H
 #define FL_TUNNEL_H
 
 #include "lib/base.h"
 #include "lib/csum.h"
 #include "lib/ctx.h"
+#include "lib/encap.h"
 #include "lib/maps.h"
 #include "lib/parse.h"
 #include "lib/verdict.h"
 
-#define FL_VXLAN_FLAGS 0x08000000 /* the I bit and nothing else: no GBP, no GPE, no remote checksum offload */
 #define FL_TUNNEL_TTL 64
+#define FL_OUTER_LEN_MASK 63 /* for the verifier, which does not know what a row holds */
 #define FL_ECN_MASK 3
 #define FL_ECN_ECT0 2
 #define FL_ECN_CE 3
-/* Source ports of tunnel packets: Linux's default ip_local_port_range, which its vxlan devices use. */
+/* UDP source ports of tunnel packets: Linux's default ip_local_port_range, which its vxlan devices use. */
 #define FL_PORT_FIRST 32768
 #define FL_PORT_COUNT (60999 - 32768)
 
@@ -26,59 +27,93 @@ fl_inline const struct fl_config *fl_get_config(void)
 	return bpf_map_lookup_elem(&fl_config, &zero);
 }
 
-/* A UDP packet to this node's VTEP: is it a tunnel packet whose headers hold no question that Linux would have to
- * answer? Padding behind the outer packet and lengths that disagree are such a question. */
-fl_inline struct fl_verdict fl_check_outer(const struct fl_frame *frame, const struct fl_eth *eth,
-					   const struct iphdr *ip, const struct udphdr *udp,
-					   const struct fl_vxlan *vxlan)
+/* The last header before the inner frame. */
+fl_inline const struct fl_shim *fl_shim_of(enum fl_tunnel_type type, const struct iphdr *ip)
+{
+	const struct fl_shim *behind_ip = (const struct fl_shim *)(ip + 1);
+
+	return fl_is_over_udp(type) ? behind_ip + 1 : behind_ip;
+}
+
+/*
+ * Which tunnel type, of those that this node has, a packet to its VTEP may be. With options the next header is
+ * elsewhere: then it is one that only Linux can tell. In a later fragment there is none.
+ */
+fl_inline enum fl_tunnel_type fl_outer_type(const struct fl_config *config, const struct iphdr *ip)
+{
+	const struct udphdr *udp = (const struct udphdr *)(ip + 1);
+	const bool has_options = *(const __u8 *)ip != 0x45;
+	const bool is_later = !has_options && ip->frag_off & bpf_htons(FL_IP_FRAGMENT_OFFSET);
+
+	if (ip->protocol == IPPROTO_UDP && !is_later) {
+		if (config->vxlan_port && (has_options || udp->dest == bpf_htons(config->vxlan_port)))
+			return FL_TUNNEL_VXLAN;
+		if (config->geneve_port && (has_options || udp->dest == bpf_htons(config->geneve_port)))
+			return FL_TUNNEL_GENEVE;
+	}
+	if (ip->protocol == IPPROTO_GRE && !is_later && config->gre) {
+		const struct fl_shim *gre = (const struct fl_shim *)(ip + 1);
+
+		/* GRE that carries no Ethernet is somebody else's. */
+		if (has_options || (gre->first & bpf_htonl(0xffff)) == bpf_htonl(ETH_P_TEB))
+			return FL_TUNNEL_GRE;
+	}
+	return FL_TUNNEL_NONE;
+}
+
+/* A tunnel packet to this node's VTEP: do its headers hold no question that Linux would have to answer? Padding behind
+ * the outer packet and lengths that disagree are such a question. */
+fl_inline struct fl_verdict fl_check_outer(const struct fl_frame *frame, enum fl_tunnel_type type,
+					   const struct iphdr *ip)
 {
 	const __u32 len = frame->len - FL_ETH_LEN;
+	const struct udphdr *udp = (const struct udphdr *)(ip + 1);
 
 	if (*(const __u8 *)ip != 0x45 || ip->frag_off & bpf_htons(FL_IP_MORE_FRAGMENTS) ||
-	    bpf_ntohs(ip->tot_len) != len || bpf_ntohs(udp->len) != len - FL_IP_LEN ||
-	    vxlan->flags != bpf_htonl(FL_VXLAN_FLAGS) || vxlan->vni & bpf_htonl(0xff) || !csum_ip_is_right(ip))
+	    bpf_ntohs(ip->tot_len) != len || !fl_is_plain_shim(type, fl_shim_of(type, ip)) || !csum_ip_is_right(ip))
 		return fl_to_linux(FL_REASON_TUNNEL_HEADER);
-	if (udp->check)
-		return fl_to_linux(FL_REASON_OUTER_CHECKSUM);
+	if (fl_is_over_udp(type)) {
+		if (bpf_ntohs(udp->len) != len - FL_IP_LEN)
+			return fl_to_linux(FL_REASON_TUNNEL_HEADER);
+		if (udp->check)
+			return fl_to_linux(FL_REASON_OUTER_CHECKSUM);
+	}
 	/* RFC 6040: CE is copied to the inner header, or the packet dropped; ECT(1) turns an inner ECT(0) to ECT(1). */
 	if (unlikely(ip->tos & 1))
 		return fl_to_linux((ip->tos & FL_ECN_MASK) == FL_ECN_CE ? FL_REASON_OUTER_CE : FL_REASON_TUNNEL_HEADER);
 	return fl_go_on();
 }
 
-/* Sets frame->segment if the packet came through the tunnel of a known peer. */
+/* Sets what is not known of the frame yet if the packet came through the tunnel of a known peer. */
 fl_inline struct fl_verdict fl_parse_outer(struct fl_ctx *ctx, struct fl_frame *frame)
 {
 	const struct fl_config *config = fl_get_config();
-	struct fl_tunnel_key key;
+	struct fl_tunnel_key key = {};
 	const struct fl_tunnel *tunnel;
 	struct fl_verdict verdict;
 
-	if (!ctx_pull(ctx, FL_OUTER_LEN))
+	/* An inner Ethernet header makes the shortest tunnel packet longer than that, whatever its type. */
+	if (!ctx_pull(ctx, FL_OUTER_MAX))
 		return fl_to_linux(FL_REASON_PULL_FAILED);
-	const struct fl_eth *eth = ctx_at(ctx, 0, FL_OUTER_LEN);
+	const struct fl_eth *eth = ctx_at(ctx, 0, FL_OUTER_MAX);
 
 	if (!eth || !config || ctx_has_vlan(ctx))
 		return fl_to_linux(FL_REASON_NOT_OVERLAY);
 	const struct iphdr *ip = (const struct iphdr *)(eth + 1);
-	const struct udphdr *udp = (const struct udphdr *)(ip + 1);
-	const struct fl_vxlan *vxlan = (const struct fl_vxlan *)(udp + 1);
 
-	if (eth->proto != bpf_htons(ETH_P_IP) || ip->protocol != IPPROTO_UDP || fl_ip(config->vtep) == 0 ||
-	    ip->daddr != fl_ip(config->vtep))
+	if (eth->proto != bpf_htons(ETH_P_IP) || fl_ip(config->vtep) == 0 || ip->daddr != fl_ip(config->vtep))
 		return fl_to_linux(FL_REASON_NOT_OVERLAY);
-	/* With options the port is elsewhere, in a later fragment it is missing. */
-	if (*(const __u8 *)ip == 0x45 &&
-	    (ip->frag_off & bpf_htons(FL_IP_FRAGMENT_OFFSET) || udp->dest != bpf_htons(config->vxlan_port)))
+	key.type = fl_outer_type(config, ip);
+	if (key.type == FL_TUNNEL_NONE)
 		return fl_to_linux(FL_REASON_NOT_OVERLAY);
 	/* A GSO packet's lengths are not those of its segments; the tunnel device takes it whole. */
 	if (ctx_gso_size(ctx))
 		return fl_to_linux(FL_REASON_TO_TUNNEL_DEV);
 
-	verdict = fl_check_outer(frame, eth, ip, udp, vxlan);
+	verdict = fl_check_outer(frame, key.type, ip);
 	if (fl_is_decided(verdict))
 		return verdict;
-	key.vni = bpf_ntohl(vxlan->vni) >> 8;
+	key.id = fl_tunnel_id(key.type, fl_shim_of(key.type, ip)->id);
 	fl_set_ip(key.peer, ip->saddr);
 	tunnel = bpf_map_lookup_elem(&fl_tunnels, &key);
 	if (!tunnel)
@@ -86,7 +121,12 @@ fl_inline struct fl_verdict fl_parse_outer(struct fl_ctx *ctx, struct fl_frame *
 	/* A promiscuous device sees frames for other hosts, too, which ip_rcv drops. */
 	if (!fl_same_mac(&eth->dmac, fl_mac(tunnel->mac)))
 		return fl_to_linux(FL_REASON_NOT_OVERLAY);
+	frame->tunnel = key.type;
+	/* From the row and not by its type: the verifier follows all that comes after once for each constant. */
+	frame->base = tunnel->outer_len & FL_OUTER_LEN_MASK;
 	frame->segment = tunnel->segment;
+	frame->port = tunnel->ifindex;
+	frame->isolated = tunnel->flags & FL_SRC_ISOLATED;
 	return fl_go_on();
 }
 
@@ -114,14 +154,16 @@ fl_inline __be16 fl_kept_port(__be16 port)
 }
 
 /*
- * The outer headers as Linux's vxlan device with no UDP checksum writes them. @inner_len: the inner frame with its
- * Ethernet header. A GSO packet's lengths are wrong here if they exceed 16 bits; segmentation sets them for each
- * segment.
+ * The outer headers as Linux's tunnel device writes them if it has no UDP checksum, TTL 64 and no path MTU discovery.
+ * @source_port: of UDP. @inner_len: the inner frame with its Ethernet header. A GSO packet's lengths are wrong here if
+ * they exceed 16 bits; segmentation sets them for each segment.
  */
-fl_inline void fl_build_outer(struct fl_outer *outer, const struct fl_out *out, __be16 source_port, __be16 vxlan_port,
-			      __u32 inner_len, __u8 inner_tos)
+fl_inline void fl_build_outer(struct fl_outer *outer, const struct fl_config *config, const struct fl_out *out,
+			      __be16 source_port, __u32 inner_len, __u8 inner_tos)
 {
-	const __u32 udp_len = inner_len + sizeof(struct udphdr) + sizeof(struct fl_vxlan);
+	const bool over_udp = fl_is_over_udp(out->tunnel);
+	const __u32 udp_len = inner_len + sizeof(outer->over_udp);
+	struct fl_shim *shim = over_udp ? &outer->over_udp.shim : &outer->gre;
 
 	outer->eth.dmac = *fl_mac(out->outer_dmac);
 	outer->eth.smac = *fl_mac(out->outer_smac);
@@ -129,29 +171,32 @@ fl_inline void fl_build_outer(struct fl_outer *outer, const struct fl_out *out, 
 
 	*(__u8 *)&outer->ip = 0x45;
 	outer->ip.tos = fl_outer_tos(inner_tos);
-	outer->ip.tot_len = bpf_htons(udp_len + FL_IP_LEN);
+	outer->ip.tot_len = bpf_htons(FL_IP_LEN + (over_udp ? udp_len : inner_len + sizeof(outer->gre)));
 	outer->ip.id = bpf_get_prandom_u32();
 	outer->ip.frag_off = 0;
 	outer->ip.ttl = FL_TUNNEL_TTL;
-	outer->ip.protocol = IPPROTO_UDP;
+	outer->ip.protocol = over_udp ? IPPROTO_UDP : IPPROTO_GRE;
 	outer->ip.saddr = fl_ip(out->local);
 	outer->ip.daddr = fl_ip(out->remote);
 	csum_ip_fill(&outer->ip);
 
-	outer->udp.source = source_port;
-	outer->udp.dest = vxlan_port;
-	outer->udp.len = bpf_htons(udp_len);
-	outer->udp.check = 0;
-
-	outer->vxlan.flags = bpf_htonl(FL_VXLAN_FLAGS);
-	outer->vxlan.vni = bpf_htonl(out->vni << 8);
+	if (over_udp) {
+		outer->over_udp.udp.source = source_port;
+		outer->over_udp.udp.dest = fl_tunnel_port(config, out->tunnel);
+		outer->over_udp.udp.len = bpf_htons(udp_len);
+		outer->over_udp.udp.check = 0;
+	}
+	shim->first = fl_shim_first(out->tunnel);
+	shim->id = fl_shim_id(out->tunnel, out->tunnel_id);
 }
 
-/* All FL_OUTER_LEN bytes, at the front of the frame. */
-fl_inline bool fl_write_outer(struct fl_ctx *ctx, const struct fl_outer *outer)
+/* All bytes of the outer headers, at the front of the frame. */
+fl_inline bool fl_write_outer(struct fl_ctx *ctx, const struct fl_outer *outer, enum fl_tunnel_type type)
 {
-	return ctx_write_plain(ctx, 0, &outer->eth, FL_ETH_LEN) &&
-	       ctx_write(ctx, FL_ETH_LEN, &outer->ip, FL_OUTER_LEN - FL_ETH_LEN);
+	if (!ctx_write_plain(ctx, 0, &outer->eth, FL_ETH_LEN))
+		return false;
+	return fl_is_over_udp(type) ? ctx_write(ctx, FL_ETH_LEN, &outer->ip, FL_OUTER_MAX - FL_ETH_LEN) :
+				      ctx_write(ctx, FL_ETH_LEN, &outer->ip, FL_GRE_LEN - FL_ETH_LEN);
 }
 
 #endif

@@ -25,7 +25,7 @@
 #endif
 
 /* Raised with every change of a key or value layout: an agent that finds another number rebuilds the maps. */
-#define FL_ABI_LAYOUT 2
+#define FL_ABI_LAYOUT 3
 
 #define FL_MAX_FLOATING_IPS 131072
 #define FL_MAX_DESTS 262144
@@ -79,15 +79,15 @@ enum fl_class {
 	X(FLOOD, FLOOD, "broadcast, multicast or a frame that must be flooded") \
 	X(ARP_OTHER, FLOOD, "ARP that Linux answers or forwards") \
 	X(NO_SOURCE, SLOW, "device is not in fl_sources") \
-	X(UNKNOWN_PEER, SLOW, "tunnel packet whose VNI and outer source are no known peer's") \
-	X(TUNNEL_HEADER, SLOW, "outer header or VXLAN flags that only Linux judges") \
+	X(UNKNOWN_PEER, SLOW, "tunnel packet whose VNI or key and outer source are no known peer's") \
+	X(TUNNEL_HEADER, SLOW, "outer or tunnel header that only Linux judges") \
 	X(OUTER_CHECKSUM, SLOW, "outer UDP checksum present: Linux verifies it") \
 	X(OUTER_CE, SLOW, "outer header carries congestion experienced: Linux transfers it") \
 	X(SHORT_FRAME, SLOW, "frame ends inside a header") \
 	X(VLAN_TAG, SLOW, "802.1Q tag inside the segment") \
 	X(NOT_OWN_ADDRESS, SLOW, "port sends from a MAC or IP that is not its own: Linux filters it") \
 	X(UNKNOWN_MAC, SLOW, "destination MAC is not in fl_fdb") \
-	X(SAME_PORT, SLOW, "would leave by the port or tunnel that it came from") \
+	X(SAME_PORT, SLOW, "would leave by the port that it came from, or both ports are isolated") \
 	X(TO_ROUTER, SLOW, "addressed to a router, neither to nor from a floating IP that is in the tables") \
 	X(NO_DEST, SLOW, "no proven next hop for this destination in fl_dests or fl_routes") \
 	X(NOT_IPV4, SLOW, "routed packet that is not IPv4") \
@@ -113,12 +113,23 @@ enum fl_reason {
 };
 /* clang-format on */
 
+/* How a tunnel wraps Ethernet frames. The outer packet is IPv4 in all of them. */
+enum fl_tunnel_type {
+	FL_TUNNEL_NONE,
+	FL_TUNNEL_VXLAN, /* RFC 7348: UDP and a VNI */
+	FL_TUNNEL_GENEVE, /* RFC 8926, without options: UDP and a VNI */
+	FL_TUNNEL_GRE, /* RFC 2784 and 2890: GRE with a key and neither checksum nor sequence number */
+	FL_TUNNEL_TYPE_COUNT,
+};
+
 /* fl_config: one entry, key 0. Written by the agent, read by every program. */
 struct fl_config {
 	__u32 layout; /* FL_ABI_LAYOUT of the writer */
-	__u16 vxlan_port; /* UDP destination port of the underlay's tunnels */
-	__u8 pad[2];
 	__u8 vtep[4]; /* this node's own tunnel address; 0.0.0.0: no tunnels, the underlay programs pass everything */
+	__u16 vxlan_port; /* UDP destination port of VXLAN tunnels, 0 if there are none */
+	__u16 geneve_port; /* the same of Geneve */
+	__u8 gre; /* 1 if there are GRE tunnels */
+	__u8 pad[3];
 };
 
 /* What is attached at a device that has a program. */
@@ -138,6 +149,8 @@ struct fl_source_key {
 
 /* A frame must come from .mac, IPv4 and ARP from .ip; others are left to Linux, which filters. */
 #define FL_SRC_CHECK 1
+/* An isolated port of the bridge: frames from it do not leave by another isolated port (FL_OUT_ISOLATED). */
+#define FL_SRC_ISOLATED 2
 
 struct fl_source {
 	enum fl_role role;
@@ -148,37 +161,43 @@ struct fl_source {
 	__u32 flags; /* FL_SRC_* */
 };
 
-/* fl_tunnels: accepted tunnel packets. Key: VNI and the outer source address of a known peer. */
+/* fl_tunnels: accepted tunnel packets. Key: type, VNI or key, and the outer source address of a known peer. */
 struct fl_tunnel_key {
-	__u32 vni;
+	enum fl_tunnel_type type;
+	__u32 id; /* VNI or GRE key */
 	__u8 peer[4];
 };
 
 struct fl_tunnel {
 	__u32 segment;
-	__u32 ifindex; /* the kernel's tunnel device that would have received it */
+	__u32 ifindex; /* the kernel's tunnel device that would have received it: the frame's port of the bridge */
 	__u8 mac[6]; /* of the underlay device that leads to the peer; a frame for another MAC is not this node's */
-	__u8 pad[2];
+	__u8 outer_len; /* of the outer headers, bytes: offset of the inner frame */
+	__u8 pad;
+	__u32 flags; /* FL_SRC_ISOLATED */
 };
 
 enum fl_out_kind {
 	FL_OUT_NONE,
 	FL_OUT_PORT, /* send out of device .ifindex (a VM port) */
 	FL_OUT_HOST, /* deliver to the host's stack as received on .ifindex (a segment's bridge) */
-	FL_OUT_TUNNEL, /* encapsulate in VXLAN towards .remote and send out of .ifindex (the underlay device) */
+	FL_OUT_TUNNEL, /* encapsulate towards .remote and send out of .ifindex (the underlay device) */
 	FL_OUT_ROUTER, /* fl_fdb only: a router's MAC; the frame is routed, not forwarded */
 };
 
 #define FL_OUT_PEER 1 /* port: a veth into another namespace that bpf_redirect_peer may cross */
 #define FL_OUT_XDP 2 /* port: XDP may redirect to it directly (tap) */
+#define FL_OUT_ISOLATED 4 /* .port is an isolated port of the bridge */
 
 /* Where a frame goes at the end of its journey. Embedded in the entries that use it. */
 struct fl_out {
 	enum fl_out_kind kind;
 	__u32 ifindex;
-	__u32 flags; /* FL_OUT_PEER, FL_OUT_XDP */
+	__u32 port; /* by which the frame leaves the bridge: .ifindex, or the kernel's tunnel device */
+	__u32 flags; /* FL_OUT_* */
 	__u32 mtu; /* largest L3 packet, bytes, that Linux would send out here without complaint */
-	__u32 vni; /* tunnel only, like all that follows */
+	enum fl_tunnel_type tunnel; /* tunnel only, like all that follows */
+	__u32 tunnel_id; /* VNI or GRE key */
 	__u8 remote[4]; /* peer's tunnel address */
 	__u8 local[4]; /* own tunnel address */
 	__u8 outer_dmac[6]; /* next hop on the underlay */
@@ -289,18 +308,18 @@ struct fl_meta {
 	__u32 flags; /* FL_OUT_PEER */
 };
 
-FL_STATIC_ASSERT(sizeof(struct fl_config) == 12, "fl_config");
+FL_STATIC_ASSERT(sizeof(struct fl_config) == 16, "fl_config");
 FL_STATIC_ASSERT(sizeof(struct fl_source_key) == 8, "fl_source_key");
 FL_STATIC_ASSERT(sizeof(struct fl_source) == 24, "fl_source");
-FL_STATIC_ASSERT(sizeof(struct fl_tunnel_key) == 8, "fl_tunnel_key");
-FL_STATIC_ASSERT(sizeof(struct fl_tunnel) == 16, "fl_tunnel");
-FL_STATIC_ASSERT(sizeof(struct fl_out) == 40, "fl_out");
+FL_STATIC_ASSERT(sizeof(struct fl_tunnel_key) == 12, "fl_tunnel_key");
+FL_STATIC_ASSERT(sizeof(struct fl_tunnel) == 20, "fl_tunnel");
+FL_STATIC_ASSERT(sizeof(struct fl_out) == 48, "fl_out");
 FL_STATIC_ASSERT(sizeof(struct fl_fdb_key) == 12, "fl_fdb_key");
 FL_STATIC_ASSERT(sizeof(struct fl_arp_key) == 8, "fl_arp_key");
 FL_STATIC_ASSERT(sizeof(struct fl_arp) == 8, "fl_arp");
-FL_STATIC_ASSERT(sizeof(struct fl_next) == 72, "fl_next");
+FL_STATIC_ASSERT(sizeof(struct fl_next) == 80, "fl_next");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_key) == 8, "fl_fip_key");
-FL_STATIC_ASSERT(sizeof(struct fl_fip_in) == 80, "fl_fip_in");
+FL_STATIC_ASSERT(sizeof(struct fl_fip_in) == 88, "fl_fip_in");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_out_key) == 8, "fl_fip_out_key");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_out) == 20, "fl_fip_out");
 FL_STATIC_ASSERT(sizeof(struct fl_dest_key) == 8, "fl_dest_key");

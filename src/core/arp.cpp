@@ -56,19 +56,31 @@ std::set<Ipv4> proxy_answers(const NetnsIndex& netns, const Link& device) {
     return answers;
 }
 
-/// A vxlan device with `proxy` sends no ARP but what it does not know the answer to: no reply crosses it.
+/// No reply crosses a vxlan device with `proxy`, which keeps all ARP to itself, nor one whose egress chain drops ARP.
 bool swallows_answers(const Segment& segment) {
     return std::ranges::any_of(segment.ports, [](const auto& entry) {
         const BridgePort& port = entry.second;
-        return port.kind == BridgePort::Kind::kTunnel && port.link->vxlan->proxy;
+        return port.kind == BridgePort::Kind::kTunnel && !port.passes_arp;
     });
+}
+
+/// Something on the way out of the leg may treat its answers otherwise than routed packets.
+bool filters_answers(const World& world, const BridgePort& leg) {
+    return leg.router->netfilter().has_egress(leg.leg->name) || world.root.netfilter().has_egress(leg.link->name);
 }
 
 bool has_arp_filter(const NetnsIndex& netns) {
     return netns.netfilter().has_effect(nf::Family::kArp);
 }
 
-/// Others on this node that answer on the segment too: the host, and vxlan devices with `proxy` (arp_reduce).
+/// A bridge with ports that suppress ARP answers for its neighbours behind those ports (br_do_proxy_suppress_arp).
+bool answers_for(const Segment& segment, const Neighbour& neighbour) {
+    const MacTarget* target = segment.find(neighbour.mac);
+    return target != nullptr && target->port != nullptr && target->port->link->bridge_port &&
+           target->port->link->bridge_port->neigh_suppress;
+}
+
+/// Others on this node that answer on the segment too: the host, vxlan devices with `proxy` (arp_reduce), the bridge.
 std::set<Ipv4> other_answers(const World& world, const Segment& segment) {
     std::set<Ipv4> answers;
     const int arp_ignore = world.root.sysctls(segment.bridge->name).arp_ignore;
@@ -79,9 +91,12 @@ std::set<Ipv4> other_answers(const World& world, const Segment& segment) {
         answers.insert(local.begin(), local.end());
     }
     for (const auto& [ifindex, port] : segment.ports) {
-        if (port.kind != BridgePort::Kind::kTunnel || !port.link->vxlan->proxy) continue;
+        if (port.kind != BridgePort::Kind::kTunnel || !port.tunnel->answers_arp) continue;
         for (const Neighbour* neighbour : world.root.neighbours_on(ifindex))
             answers.insert(neighbour->address);
+    }
+    for (const Neighbour* neighbour : world.root.neighbours_on(segment.bridge->ifindex)) {
+        if (answers_for(segment, *neighbour)) answers.insert(neighbour->address);
     }
     return answers;
 }
@@ -108,7 +123,7 @@ void compile_arp(World& world) {
         for (const auto& [address, answer] : answers) {
             const BridgePort& leg = *answer.leg;
             if (answer.count != 1 || others.contains(address)) continue;
-            if (!leg.refusal.empty() || has_arp_filter(*leg.router)) continue;
+            if (!leg.refusal.empty() || has_arp_filter(*leg.router) || filters_answers(world, leg)) continue;
             // rp_filter is asked about the sender of the request, who is unknown.
             if (leg.router->sysctls(leg.leg->name).rp_filter != 0) continue;
             fl_arp value{};

@@ -70,18 +70,22 @@ void add_fdb(World& world, const Segment& segment) {
     }
 }
 
+/// The bridge forwards from one tunnel to another: the hub of a star.
+bool relays(const Segment& segment) {
+    const auto tunnels = std::ranges::count_if(segment.ports, [](const auto& entry) {
+        const BridgePort& port = entry.second;
+        return port.kind == BridgePort::Kind::kTunnel && port.refusal.empty() && !port.is_isolated();
+    });
+    return segment.refusal.empty() && tunnels > 1;
+}
+
 /// Packets from tunnel to tunnel never become an skb where XDP runs, so the underlay devices must be told.
 void mark_wire_to_wire(World& world) {
-    bool relays = std::ranges::any_of(world.out.tables.fip_in,
-                                      [](const auto& row) { return row.second.next.out.kind == FL_OUT_TUNNEL; });
-    for (const auto& [bridge, segment] : world.l2.segments()) {
-        const auto tunnels = std::ranges::count_if(segment.ports, [](const auto& entry) {
-            return entry.second.kind == BridgePort::Kind::kTunnel && entry.second.refusal.empty();
-        });
-        relays = relays || (segment.refusal.empty() && tunnels > 1);
-    }
+    const bool found = std::ranges::any_of(world.out.tables.fip_in,
+                                           [](const auto& row) { return row.second.next.out.kind == FL_OUT_TUNNEL; }) ||
+                       std::ranges::any_of(world.l2.segments(), [](const auto& entry) { return relays(entry.second); });
     for (DeviceRole& device : world.out.devices) {
-        device.wire_to_wire = relays && device.kind == DeviceRole::Kind::kUnderlay;
+        device.wire_to_wire = found && device.kind == DeviceRole::Kind::kUnderlay;
     }
 }
 
@@ -142,8 +146,12 @@ void copy_bytes(std::uint8_t* to, const Mac& mac) {
 void compile_l2(World& world) {
     Tables& tables = world.out.tables;
     tables.config.layout = FL_ABI_LAYOUT;
-    tables.config.vxlan_port = world.l2.vxlan_port();
     copy_bytes(tables.config.vtep, world.l2.vtep());
+    for (const auto& [type, port] : world.l2.tunnel_ports()) {
+        if (type == FL_TUNNEL_VXLAN) tables.config.vxlan_port = port;
+        if (type == FL_TUNNEL_GENEVE) tables.config.geneve_port = port;
+        if (type == FL_TUNNEL_GRE) tables.config.gre = 1;
+    }
     add_underlay_devices(world);
     for (const auto& [bridge, segment] : world.l2.segments()) {
         add_segment_devices(world, segment);
@@ -152,9 +160,13 @@ void compile_l2(World& world) {
     for (const auto& [key, path] : world.l2.underlay()) {
         const BridgePort& port = *world.l2.port(key.first);
         fl_tunnel_key tunnel{};
-        tunnel.vni = port.link->vxlan->vni;
+        tunnel.type = port.tunnel->type;
+        tunnel.id = port.tunnel->id;
         copy_bytes(tunnel.peer, key.second);
         fl_tunnel& row = tables.tunnels[tunnel];
+        row.flags = port.is_isolated() ? FL_SRC_ISOLATED : 0;
+        // The inner Ethernet header counts for the underlay's MTU, the outer one does not: they are as long.
+        row.outer_len = static_cast<std::uint8_t>(tunnel_overhead(port.tunnel->type));
         row.segment = port.segment->id();
         row.ifindex = static_cast<std::uint32_t>(key.first);
         copy_bytes(row.mac, path.mac);

@@ -41,22 +41,11 @@ std::string bridge_refusal(const NetnsIndex& root, const Link& bridge) {
     return bridge_netfilter_refusal(root);
 }
 
-/// A tunnel whose headers ours would not equal.
-std::string vxlan_refusal(const Link& link) {
-    const VxlanInfo& vxlan = *link.vxlan;
-    if (vxlan.collect_metadata) return link.name + " is in collect-metadata mode";
-    if (vxlan.udp_checksum) return link.name + " sends UDP checksums";
-    if (vxlan.ttl != 0 && vxlan.ttl != 64) return fmt::format("{} sends with TTL {}", link.name, vxlan.ttl);
-    if (vxlan.tos != 0) return fmt::format("{} sends with TOS {}", link.name, vxlan.tos);
-    if (vxlan.local.is_unset()) return link.name + " has no local address";
-    return {};
-}
-
 MacTarget host_target(const Segment& segment) {
     MacTarget target;
     target.kind = MacTarget::Kind::kHost;
     target.out.kind = FL_OUT_HOST;
-    target.out.ifindex = segment.id();
+    target.out.ifindex = target.out.port = segment.id();
     target.out.mtu = segment.bridge->mtu;
     return target;
 }
@@ -97,9 +86,9 @@ void L2::add_port(Segment& segment, const Link& link, const std::map<NetnsName, 
     port.link = &link;
     port.segment = &segment;
     segment_of_port_[link.ifindex] = &segment;
-    if (link.vxlan) {
-        port.kind = BridgePort::Kind::kTunnel;
-        port.refusal = vxlan_refusal(link);
+    port.tunnel = tunnel_of(link);
+    if (port.tunnel) {
+        add_tunnel(port);
     } else if (link.peer && link.peer->netns && routers.contains(*link.peer->netns)) {
         const NetnsIndex& router = routers.at(*link.peer->netns);
         port.leg = router.link(link.peer->ifindex);
@@ -116,7 +105,18 @@ void L2::add_port(Segment& segment, const Link& link, const std::map<NetnsName, 
     if (port.refusal.empty() && !link.running) port.refusal = link.name + " has no carrier";
     if (!port.refusal.empty() || !link.bridge_port) return;
     if (link.bridge_port->state != kForwarding) port.refusal = link.name + " is not in forwarding state";
-    if (link.bridge_port->isolated) port.refusal = link.name + " is an isolated port";
+    // The programs know which ports are isolated, but not by which leg a routed packet comes back to the bridge.
+    if (port.kind == BridgePort::Kind::kLeg && port.is_isolated()) port.refusal = link.name + " is an isolated port";
+}
+
+void L2::add_tunnel(BridgePort& port) const {
+    port.kind = BridgePort::Kind::kTunnel;
+    port.refusal = header_refusal(*port.link);
+    constexpr std::uint16_t kArp = 0x0806;
+    nf::Packet request;
+    request.oifname = port.link->name;
+    request.ether_type = kArp;
+    port.passes_arp = !port.tunnel->answers_arp && root_.netfilter().evaluate(nf::Hook::kEgress, request).accepted;
 }
 
 const BridgePort* L2::port(int ifindex) const {
@@ -124,43 +124,68 @@ const BridgePort* L2::port(int ifindex) const {
     return segment == segment_of_port_.end() ? nullptr : &segment->second->ports.at(ifindex);
 }
 
-/// One own address and UDP port for all tunnels, as the programs have room for one: the one that most devices use.
-void L2::elect_vtep() {
-    std::map<std::pair<Ipv4, std::uint16_t>, int> votes;
-    for (const auto& [bridge, segment] : segments_) {
-        for (const auto& [ifindex, port] : segment.ports) {
-            const bool votes_here = port.kind == BridgePort::Kind::kTunnel && port.refusal.empty();
-            if (votes_here) ++votes[{port.link->vxlan->local, port.link->vxlan->port}];
-        }
-    }
-    const auto winner = std::ranges::max_element(votes, {}, [](const auto& vote) { return vote.second; });
-    if (winner != votes.end()) std::tie(vtep_, vxlan_port_) = winner->first;
+std::vector<BridgePort*> L2::tunnels() {
+    std::vector<BridgePort*> out;
     for (auto& [bridge, segment] : segments_) {
         for (auto& [ifindex, port] : segment.ports) {
-            if (port.kind == BridgePort::Kind::kTunnel) refuse_tunnel(port);
+            if (port.kind == BridgePort::Kind::kTunnel) out.push_back(&port);
         }
+    }
+    return out;
+}
+
+/// The programs have room for one own address: the one that most devices use.
+void L2::elect_vtep() {
+    std::map<Ipv4, int> votes;
+    for (const BridgePort* port : tunnels()) {
+        if (port->refusal.empty()) ++votes[port->tunnel->local];
+    }
+    const auto winner = std::ranges::max_element(votes, {}, [](const auto& vote) { return vote.second; });
+    if (winner != votes.end()) vtep_ = winner->first;
+    elect_ports();
+    for (BridgePort* port : tunnels())
+        refuse_tunnel(*port);
+}
+
+/// And for one UDP port of each type.
+void L2::elect_ports() {
+    std::map<fl_tunnel_type, std::map<std::uint16_t, int>> votes;
+    for (const BridgePort* port : tunnels()) {
+        const Tunnel& tunnel = *port->tunnel;
+        if (port->refusal.empty() && tunnel.local == vtep_) ++votes[tunnel.type][tunnel.port];
+    }
+    for (const auto& [type, ports] : votes) {
+        tunnel_ports_[type] = std::ranges::max_element(ports, {}, [](const auto& vote) { return vote.second; })->first;
     }
 }
 
 void L2::refuse_tunnel(BridgePort& port) {
-    const VxlanInfo& vxlan = *port.link->vxlan;
-    if (port.refusal.empty() && (vxlan.local != vtep_ || vxlan.port != vxlan_port_)) {
-        port.refusal = fmt::format("{} uses {}:{}, other tunnels {}:{}", port.link->name, vxlan.local.str(), vxlan.port,
-                                   vtep_.str(), vxlan_port_);
+    const Tunnel& tunnel = *port.tunnel;
+    const std::uint16_t elected = port.refusal.empty() && tunnel.local == vtep_ ? tunnel_ports_.at(tunnel.type) : 0;
+    if (port.refusal.empty() && (tunnel.local != vtep_ || tunnel.port != elected)) {
+        port.refusal = fmt::format("{} uses {}:{}, other tunnels {}:{}", port.link->name, tunnel.local.str(),
+                                   tunnel.port, vtep_.str(), tunnel_ports_[tunnel.type]);
     }
     if (!port.refusal.empty()) notes_.push_back("tunnel stays slow: " + port.refusal);
 }
 
 void L2::read_tunnel_tables() {
+    for (const BridgePort* at : tunnels()) {
+        if (at->tunnel->remote) add_path(*at, *at->tunnel->remote);
+    }
     for (const FdbEntry& entry : root_.view().fdb) {
         if (entry.bridge != 0 || !entry.destination) continue;
         const BridgePort* at = port(entry.ifindex);
         if (at == nullptr || at->kind != BridgePort::Kind::kTunnel) continue;
         remotes_[{entry.ifindex, entry.mac}].push_back(*entry.destination);
-        if (!at->refusal.empty() || !at->segment->refusal.empty()) continue;
-        const std::pair<int, Ipv4> key{entry.ifindex, *entry.destination};
-        if (!underlay_.contains(key)) underlay_[key] = find_path(*at->link, *entry.destination);
+        add_path(*at, *entry.destination);
     }
+}
+
+void L2::add_path(const BridgePort& port, Ipv4 peer) {
+    if (!port.refusal.empty() || !port.segment->refusal.empty()) return;
+    const std::pair<int, Ipv4> key{port.link->ifindex, peer};
+    if (!underlay_.contains(key)) underlay_[key] = find_path(port, peer);
 }
 
 void L2::read_bridge_tables() {
@@ -205,9 +230,13 @@ MacTarget L2::target_for(const Segment& segment, const FdbEntry& entry) const {
     if (target.kind == MacTarget::Kind::kRouter) return target;
     target.reason = port.refusal;
     const Link& link = *port.link;
+    if (target.reason.empty() && root_.netfilter().has_egress(link.name)) {
+        target.reason = link.name + " has a netdev egress chain";
+    }
     target.out.kind = FL_OUT_PORT;
-    target.out.ifindex = static_cast<std::uint32_t>(link.ifindex);
+    target.out.ifindex = target.out.port = static_cast<std::uint32_t>(link.ifindex);
     target.out.mtu = link.mtu;
+    if (port.is_isolated()) target.out.flags |= FL_OUT_ISOLATED;
     // Both shortcuts go past the port's own queue and its programs; plain redirect does not.
     const bool bare = link.foreign_programs.empty() && link.xdp_prog_id == 0;
     const bool in_other_netns = link.kind == "veth" && link.peer && link.peer->netns != NetnsName{};
@@ -222,12 +251,15 @@ MacTarget L2::tunnel_target(const BridgePort& port, const Mac& mac) const {
     target.port = &port;
     target.reason = port.refusal;
     if (!target.reason.empty()) return target;
-    const auto peers = remotes_.find({port.link->ifindex, mac});
-    if (peers == remotes_.end() || peers->second.size() != 1) {
+    std::optional<Ipv4> peer = port.tunnel->remote;
+    if (const auto listed = remotes_.find({port.link->ifindex, mac}); !peer && listed != remotes_.end()) {
+        if (listed->second.size() == 1) peer = listed->second.front();
+    }
+    if (!peer) {
         target.reason = fmt::format("{} has no single peer for {}", port.link->name, mac.str());
         return target;
     }
-    const auto path = underlay_.find({port.link->ifindex, peers->second.front()});
+    const auto path = underlay_.find({port.link->ifindex, *peer});
     if (path == underlay_.end()) {
         target.reason = port.segment->refusal;
         return target;

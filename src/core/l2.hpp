@@ -12,6 +12,7 @@
 #include "core/compile.hpp"
 #include "core/netns_index.hpp"
 #include "core/snapshot.hpp"
+#include "core/tunnels.hpp"
 #include "fiplane/abi.h"
 
 namespace fiplane {
@@ -21,16 +22,20 @@ struct Segment;
 /// A port of a segment's bridge.
 struct BridgePort {
     enum class Kind {
-        kTunnel,  ///< vxlan device
+        kTunnel,  ///< vxlan or gretap device
         kLeg,     ///< veth into a router namespace
         kVm,      ///< everything else
     };
     const Link* link = nullptr;
     Kind kind = Kind::kVm;
     const Segment* segment = nullptr;
+    std::optional<Tunnel> tunnel;        ///< tunnels
+    bool passes_arp = true;              ///< tunnels: ARP may cross it
     const NetnsIndex* router = nullptr;  ///< legs: the namespace ...
     const Link* leg = nullptr;           ///< ... and the device in it
     std::string refusal;                 ///< why no frame may be carried past it; empty: it may
+
+    [[nodiscard]] bool is_isolated() const { return link->bridge_port && link->bridge_port->isolated; }
 };
 
 /// Where the bridge sends a frame for a MAC address.
@@ -76,9 +81,10 @@ class L2 {
     [[nodiscard]] const std::map<int, Segment>& segments() const { return segments_; }
     /// The port of a segment in scope, by the ifindex of its device in the root namespace.
     [[nodiscard]] const BridgePort* port(int ifindex) const;
-    /// Own tunnel address and UDP port; vtep unset if there are no tunnels.
+    /// Own tunnel address; unset if there are no tunnels.
     [[nodiscard]] Ipv4 vtep() const { return vtep_; }
-    [[nodiscard]] std::uint16_t vxlan_port() const { return vxlan_port_; }
+    /// Tunnel types in use, with their UDP port (0 for GRE).
+    [[nodiscard]] const std::map<fl_tunnel_type, std::uint16_t>& tunnel_ports() const { return tunnel_ports_; }
     /// By tunnel device and peer.
     [[nodiscard]] const std::map<std::pair<int, Ipv4>, UnderlayPath>& underlay() const { return underlay_; }
     /// Sentences about what stays slow.
@@ -87,14 +93,18 @@ class L2 {
   private:
     void add_segment(const Link& bridge, const std::map<NetnsName, NetnsIndex>& routers);
     void add_port(Segment& segment, const Link& link, const std::map<NetnsName, NetnsIndex>& routers);
+    void add_tunnel(BridgePort& port) const;
     void elect_vtep();
+    void elect_ports();
     void refuse_tunnel(BridgePort& port);
+    [[nodiscard]] std::vector<BridgePort*> tunnels();
     void read_tunnel_tables();
+    void add_path(const BridgePort& port, Ipv4 peer);
     void read_bridge_tables();
     void add_entry(Segment& segment, const FdbEntry& entry);
     [[nodiscard]] MacTarget target_for(const Segment& segment, const FdbEntry& entry) const;
     [[nodiscard]] MacTarget tunnel_target(const BridgePort& port, const Mac& mac) const;
-    [[nodiscard]] UnderlayPath find_path(const Link& vxlan, Ipv4 peer) const;
+    [[nodiscard]] UnderlayPath find_path(const BridgePort& port, Ipv4 peer) const;
 
     const NetnsIndex& root_;
     std::map<int, Segment> segments_;
@@ -102,7 +112,7 @@ class L2 {
     std::map<std::pair<int, Ipv4>, UnderlayPath> underlay_;
     std::map<std::pair<int, Mac>, std::vector<Ipv4>> remotes_;  ///< vxlan tables: device and MAC
     Ipv4 vtep_;
-    std::uint16_t vxlan_port_ = 0;
+    std::map<fl_tunnel_type, std::uint16_t> tunnel_ports_;
     std::vector<std::string> notes_;
 };
 

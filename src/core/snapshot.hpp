@@ -32,6 +32,23 @@ struct VxlanInfo {
     bool operator==(const VxlanInfo&) const = default;
 };
 
+/// A gretap device: Ethernet in GRE over IPv4.
+struct GreInfo {
+    std::optional<std::uint32_t> in_key;  ///< unset: packets without a key
+    std::optional<std::uint32_t> out_key;
+    bool other_flags = false;  ///< checksums or sequence numbers
+    Ipv4 local;
+    Ipv4 remote;
+    int underlay_ifindex = 0;        ///< IFLA_GRE_LINK, 0 if none
+    bool path_mtu_discovery = true;  ///< sets DF
+    bool ignore_df = false;          ///< of the inner packet
+    bool collect_metadata = false;
+    bool foreign_encapsulation = false;  ///< FOU or GUE around it
+    std::uint8_t ttl = 0;                ///< 0: the inner packet's
+    std::uint8_t tos = 0;
+    bool operator==(const GreInfo&) const = default;
+};
+
 struct BridgeInfo {
     bool vlan_filtering = false;
     bool stp = false;
@@ -61,7 +78,7 @@ struct PeerInfo {
 struct Link {
     int ifindex = 0;
     std::string name;
-    std::string kind;   ///< IFLA_INFO_KIND: "bridge", "vxlan", "veth", "tun", "" for physical
+    std::string kind;   ///< IFLA_INFO_KIND: "bridge", "vxlan", "gretap", "veth", "tun", "" for physical
     std::string alias;  ///< IFLA_IFALIAS
     Mac mac;
     std::uint32_t mtu = 0;
@@ -73,6 +90,7 @@ struct Link {
     std::uint32_t gso_max_size = 0;
     std::optional<PeerInfo> peer;
     std::optional<VxlanInfo> vxlan;
+    std::optional<GreInfo> gre;
     std::optional<BridgeInfo> bridge;
     std::optional<BridgePortInfo> bridge_port;
     std::uint32_t xdp_prog_id = 0;              ///< whoever attached it; 0: none

@@ -65,7 +65,7 @@ std::string check_port(const World& world, const BridgePort& port, const Hosts& 
     const Ipv4 address = *addresses->second.begin();
     std::string refusal = filter_refusal(world.root, *port.link, mac, address);
     if (!refusal.empty()) return refusal;
-    source.flags = FL_SRC_CHECK;
+    source.flags |= FL_SRC_CHECK;
     copy_bytes(source.mac, mac);
     copy_bytes(source.ip, address);
     return {};
@@ -94,6 +94,7 @@ void compile_sources(World& world) {
             if (port.kind == BridgePort::Kind::kLeg) continue;
             const bool vm = port.kind == BridgePort::Kind::kVm;
             fl_source source = source_of(segment, vm ? FL_ROLE_PORT : FL_ROLE_TUNNEL);
+            if (port.is_isolated()) source.flags |= FL_SRC_ISOLATED;
             std::string refusal = port.refusal;
             if (refusal.empty() && !port.link->foreign_programs.empty()) {
                 refusal = "it has a foreign program: " + port.link->foreign_programs.front();

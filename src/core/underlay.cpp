@@ -10,8 +10,6 @@ namespace fiplane {
 
 namespace {
 
-constexpr std::uint32_t kVxlanOverhead = 50;  // IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14
-constexpr std::uint64_t kUdp = 17;
 constexpr std::uint16_t kNudFixed = 0xc0;  // PERMANENT or NOARP
 
 void copy_mac(std::uint8_t* to, const Mac& mac) {
@@ -21,15 +19,16 @@ void copy_ip(std::uint8_t* to, Ipv4 address) {
     std::ranges::copy(address.bytes(), to);
 }
 
-/// Root's OUTPUT and POSTROUTING, which an encapsulated packet of the kernel's would pass.
-std::string output_refusal(const NetnsIndex& root, const Link& device, Ipv4 local, Ipv4 peer) {
+/// Root's OUTPUT and POSTROUTING and the device's egress chain, which an encapsulated packet of the kernel's would
+/// pass.
+std::string output_refusal(const NetnsIndex& root, const Link& device, const Tunnel& tunnel, Ipv4 peer) {
     nf::Packet packet;
     packet.oifname = device.name;
-    packet.saddr = local;
+    packet.saddr = tunnel.local;
     packet.daddr = Prefix::host(peer);
-    packet.protocol = kUdp;
+    packet.protocol = outer_protocol(tunnel.type);
     bool untracked = false;
-    for (const nf::Hook hook : {nf::Hook::kOutput, nf::Hook::kPostrouting}) {
+    for (const nf::Hook hook : {nf::Hook::kOutput, nf::Hook::kPostrouting, nf::Hook::kEgress}) {
         const nf::Outcome outcome = root.netfilter().evaluate(hook, packet, untracked);
         if (outcome.stopped) return *outcome.stopped;
         if (!outcome.accepted) return "root namespace drops tunnel packets to " + peer.str();
@@ -41,13 +40,14 @@ std::string output_refusal(const NetnsIndex& root, const Link& device, Ipv4 loca
 
 }  // namespace
 
-UnderlayPath L2::find_path(const Link& vxlan, Ipv4 peer) const {
+UnderlayPath L2::find_path(const BridgePort& port, Ipv4 peer) const {
     UnderlayPath path;
-    const Ipv4 local = vxlan.vxlan->local;
+    const Tunnel& tunnel = *port.tunnel;
+    const std::uint32_t overhead = tunnel_overhead(tunnel.type);
     const Lookup lookup =
-        root_.routing().lookup({Source::Kind::kKnown, local}, Prefix::host(peer), "lo", vxlan.vxlan->underlay_ifindex);
+        root_.routing().lookup({Source::Kind::kKnown, tunnel.local}, Prefix::host(peer), "lo", tunnel.underlay_ifindex);
     const auto refuse = [&](std::string why) {
-        path.reason = fmt::format("tunnel peer {} of {}: {}", peer.str(), vxlan.name, why);
+        path.reason = fmt::format("tunnel peer {} of {}: {}", peer.str(), port.link->name, why);
         return path;
     };
     if (!lookup.stopped.empty()) return refuse(lookup.stopped);
@@ -60,7 +60,7 @@ UnderlayPath L2::find_path(const Link& vxlan, Ipv4 peer) const {
     path.device = device->ifindex;
     path.mac = device->mac;
     if (!device->admin_up || !device->running) return refuse(device->name + " is down");
-    const std::string filtered = output_refusal(root_, *device, local, peer);
+    const std::string filtered = output_refusal(root_, *device, tunnel, peer);
     if (!filtered.empty()) return refuse(filtered);
     const Ipv4 next_hop = route.gateway.value_or(peer);
     const Neighbour* neighbour = root_.neighbour(device->ifindex, next_hop);
@@ -73,13 +73,16 @@ UnderlayPath L2::find_path(const Link& vxlan, Ipv4 peer) const {
         return refuse(fmt::format("neighbour {} on {} is not resolved", next_hop.str(), device->name));
     }
     const std::uint32_t underlay_mtu = route.mtu == 0 ? device->mtu : std::min(route.mtu, device->mtu);
-    if (underlay_mtu <= kVxlanOverhead) return refuse(fmt::format("MTU of {} is too small", device->name));
+    if (underlay_mtu <= overhead) return refuse(fmt::format("MTU of {} is too small", device->name));
     path.out.kind = FL_OUT_TUNNEL;
     path.out.ifindex = static_cast<std::uint32_t>(device->ifindex);
-    path.out.mtu = std::min(vxlan.mtu, underlay_mtu - kVxlanOverhead);
-    path.out.vni = vxlan.vxlan->vni;
+    path.out.port = static_cast<std::uint32_t>(port.link->ifindex);
+    if (port.is_isolated()) path.out.flags |= FL_OUT_ISOLATED;
+    path.out.mtu = std::min(port.link->mtu, underlay_mtu - overhead);
+    path.out.tunnel = tunnel.type;
+    path.out.tunnel_id = tunnel.id;
     copy_ip(path.out.remote, peer);
-    copy_ip(path.out.local, local);
+    copy_ip(path.out.local, tunnel.local);
     copy_mac(path.out.outer_dmac, neighbour->mac);
     copy_mac(path.out.outer_smac, device->mac);
     return path;

@@ -38,7 +38,7 @@ std::string describe(const fl_source_key& key) {
     return fmt::format("device {} VLAN {}", key.ifindex, key.vlan);
 }
 std::string describe(const fl_tunnel_key& key) {
-    return fmt::format("VNI {} from {}", key.vni, ip(key.peer));
+    return fmt::format("{} {} from {}", key.type == FL_TUNNEL_GRE ? "key" : "VNI", key.id, ip(key.peer));
 }
 std::string describe(const fl_fdb_key& key) {
     return fmt::format("{} in segment {}", mac(key.mac), key.segment);

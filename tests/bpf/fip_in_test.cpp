@@ -153,6 +153,9 @@ TEST_CASE("a floating IP's packet for another MAC is not routed") {
     world.on_tunnel(kExternal);
     const Packet packet =
         Eth{.dst = world.client_mac, .src = world.fg_mac} / Ip4{.src = world.client, .dst = world.fip} / udp_body();
+    fl_out back = world.tunnel_out(kExternalVni);
+    back.port = kThisDevice;
+    world.set_fdb(kExternal, world.client_mac, back);
     expect_left(world, FL_HOOK_TC_TUNNEL, packet, FL_REASON_SAME_PORT);
 }
 

@@ -20,9 +20,9 @@ struct NodeB : World {
             config.vtep[i] = peer_vtep.bytes()[i];
         programs.put("fl_config", std::uint32_t{0}, config);
         for (const auto& [vni, segment] : {std::pair{kExternalVni, kExternal}, {kTenantVni, kTenant}}) {
-            fl_tunnel tunnel{.segment = segment, .ifindex = 50 + segment, .mac = {}, .pad = {}};
-            std::ranges::copy(peer_underlay_mac.bytes, tunnel.mac);
-            programs.put("fl_tunnels", fl_tunnel_key{.vni = vni, .peer = {10, 0, 0, 1}}, tunnel);
+            fl_tunnel row = tunnel_row(segment, tunnel_device(segment));
+            std::ranges::copy(peer_underlay_mac.bytes, row.mac);
+            put_tunnel(vni, vtep, row);
         }
         programs.erase("fl_fip_in", fl_fip_key{.segment = kExternal, .fip = {172, 24, 5, 11}});
         set_fdb(kExternal, client_mac, port_out(kVmPort));

@@ -130,15 +130,21 @@ TEST_CASE("a frame never goes back where it came from") {
         world.set_fdb(kTenant, world.remote_mac, world.port_out(kThisDevice));
         expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_SAME_PORT);
     }
-    SECTION("tunnel to tunnel") {
+    SECTION("tunnel to the same tunnel device") {
         world.on_tunnel(kTenant);
+        fl_out back = world.tunnel_out(kTenantVni);
+        back.port = kThisDevice;
+        world.set_fdb(kTenant, world.remote_mac, back);
         expect_left(world, FL_HOOK_TC_TUNNEL, packet, FL_REASON_SAME_PORT);
+        world.set_fdb(kTenant, world.remote_mac, world.tunnel_out(kTenantVni));
         for (const fl_hook hook : {FL_HOOK_XDP_UNDERLAY, FL_HOOK_TC_UNDERLAY})
             expect_left(world, hook, world.from_peer(kTenantVni, packet), FL_REASON_SAME_PORT);
     }
     SECTION("host to host") {
         world.on_host(kTenant);
-        world.set_fdb(kTenant, world.remote_mac, world.host_out());
+        fl_out host = world.host_out();
+        host.port = kThisDevice;
+        world.set_fdb(kTenant, world.remote_mac, host);
         expect_left(world, FL_HOOK_TC_HOST, packet, FL_REASON_SAME_PORT);
     }
 }

@@ -29,17 +29,14 @@ Ip4 between(Ip4 fields, Ipv4 src, Ipv4 dst, std::uint8_t hops) {
 
 }  // namespace
 
-World::World() {
+World::World(fl_tunnel_type type) : tunnel(type) {
     programs.clear();
-    fl_config config{.layout = FL_ABI_LAYOUT, .vxlan_port = 4789, .pad = {}, .vtep = {}};
+    fl_config config{.layout = FL_ABI_LAYOUT, .vtep = {}, .vxlan_port = 4789, .geneve_port = 6081, .gre = 1, .pad = {}};
     copy(vtep, config.vtep);
     programs.put("fl_config", std::uint32_t{0}, config);
     for (const auto& [vni, segment] : {std::pair{kExternalVni, kExternal}, {kTenantVni, kTenant}}) {
-        fl_tunnel_key key{.vni = vni, .peer = {}};
-        copy(peer_vtep, key.peer);
-        fl_tunnel tunnel{.segment = segment, .ifindex = 50 + segment, .mac = {}, .pad = {}};
-        copy(underlay_mac, tunnel.mac);
-        programs.put("fl_tunnels", key, tunnel);
+        const fl_tunnel row = tunnel_row(segment, tunnel_device(segment));
+        put_tunnel(vni, peer_vtep, row);
     }
     set_fdb(kTenant, vm_mac, port_out(kVmPort));
     set_fdb(kTenant, remote_mac, tunnel_out(kTenantVni));
@@ -77,9 +74,25 @@ void World::on_unchecked_port() {
     put_port(0);
 }
 
-void World::on_tunnel(std::uint32_t segment) {
+void World::on_tunnel(std::uint32_t segment, std::uint32_t flags) {
     programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
-                 fl_source{.role = FL_ROLE_TUNNEL, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
+                 fl_source{.role = FL_ROLE_TUNNEL, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = flags});
+}
+
+fl_tunnel World::tunnel_row(std::uint32_t segment, std::uint32_t device, std::uint32_t flags) const {
+    fl_tunnel row{};
+    row.segment = segment;
+    row.ifindex = device;
+    copy(underlay_mac, row.mac);
+    row.outer_len = tunnel == FL_TUNNEL_GRE ? 42 : 50;
+    row.flags = flags;
+    return row;
+}
+
+void World::put_tunnel(std::uint32_t vni, Ipv4 peer, const fl_tunnel& row) {
+    fl_tunnel_key key{.type = tunnel, .id = vni, .peer = {}};
+    copy(peer, key.peer);
+    programs.put("fl_tunnels", key, row);
 }
 
 void World::on_host(std::uint32_t segment) {
@@ -90,7 +103,7 @@ void World::on_host(std::uint32_t segment) {
 fl_out World::port_out(std::uint32_t ifindex, std::uint32_t flags) const {
     fl_out out{};
     out.kind = FL_OUT_PORT;
-    out.ifindex = ifindex;
+    out.ifindex = out.port = ifindex;
     out.flags = flags;
     out.mtu = kMtu;
     return out;
@@ -111,7 +124,9 @@ fl_out World::router_out() const {
 fl_out World::tunnel_out(std::uint32_t vni) const {
     fl_out out = port_out(kUnderlay);
     out.kind = FL_OUT_TUNNEL;
-    out.vni = vni;
+    out.port = tunnel_device(vni == kTenantVni ? kTenant : kExternal);
+    out.tunnel = tunnel;
+    out.tunnel_id = vni;
     copy(peer_vtep, out.remote);
     copy(vtep, out.local);
     copy(peer_underlay_mac, out.outer_dmac);
@@ -169,14 +184,25 @@ void World::set_arp(std::uint32_t segment, Ipv4 address, const Mac& answer) {
     programs.put("fl_arp", key, row);
 }
 
+Packet World::wrapped(std::uint32_t id, const Packet& inner) const {
+    switch (tunnel) {
+        case FL_TUNNEL_GRE:
+            return Gre{.key = id} / inner;
+        case FL_TUNNEL_GENEVE:
+            return Udp{.src = 51515, .dst = 6081, .checksum = 0} / Geneve{.vni = id} / inner;
+        default:
+            return Udp{.src = 51515, .dst = 4789, .checksum = 0} / Vxlan{.vni = id} / inner;
+    }
+}
+
 Packet World::from_peer(std::uint32_t vni, const Packet& inner) const {
     return Eth{.dst = underlay_mac, .src = peer_underlay_mac} / Ip4{.src = peer_vtep, .dst = vtep, .id = 0x7777} /
-           Udp{.src = 51515, .dst = 4789, .checksum = 0} / Vxlan{.vni = vni} / inner;
+           wrapped(vni, inner);
 }
 
 Packet World::to_peer(std::uint32_t vni, const Packet& inner, std::uint8_t tos) const {
     return Eth{.dst = peer_underlay_mac, .src = underlay_mac} / Ip4{.src = vtep, .dst = peer_vtep, .tos = tos} /
-           Udp{.src = 51515, .dst = 4789, .checksum = 0} / Vxlan{.vni = vni} / inner;
+           wrapped(vni, inner);
 }
 
 Packet World::to_fip(const Ip4& fields) const {

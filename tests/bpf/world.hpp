@@ -25,6 +25,11 @@ inline constexpr std::uint32_t kExternalVni = 1001;
 inline constexpr std::uint32_t kTenantVni = 2001;
 inline constexpr std::uint32_t kMtu = 1450;
 
+/// The kernel's tunnel device of a segment.
+[[nodiscard]] constexpr std::uint32_t tunnel_device(std::uint32_t segment) {
+    return 50 + segment;
+}
+
 struct World {
     // Underlay
     Ipv4 vtep = ip("10.0.0.1");
@@ -46,21 +51,27 @@ struct World {
     Ipv4 neighbour = ip("10.1.0.7");
     Ipv4 neighbour_fip = ip("172.24.5.12");
 
+    /// How frames are wrapped between the nodes; VNIs are keys with GRE.
+    fl_tunnel_type tunnel = FL_TUNNEL_VXLAN;
+
     Programs& programs = Programs::loaded();
 
     /// Empties the tables and fills them. Test runs happen on kThisDevice, which is no source yet: see on_port() and
     /// its like.
-    World();
+    explicit World(fl_tunnel_type type = FL_TUNNEL_VXLAN);
 
-    void on_port();                         ///< kThisDevice is the VM's port, with the source check
-    void on_unchecked_port();               ///< the same without it
-    void on_tunnel(std::uint32_t segment);  ///< kThisDevice is the kernel's tunnel device of the segment
-    void on_host(std::uint32_t segment);    ///< kThisDevice is the segment's bridge
+    void on_port();            ///< kThisDevice is the VM's port, with the source check
+    void on_unchecked_port();  ///< the same without it
+    /// kThisDevice is a tunnel device of the segment, on a node where tunnel_device() leads elsewhere.
+    void on_tunnel(std::uint32_t segment, std::uint32_t flags = 0);
+    void on_host(std::uint32_t segment);  ///< kThisDevice is the segment's bridge
 
     [[nodiscard]] fl_out port_out(std::uint32_t ifindex, std::uint32_t flags = 0) const;
     [[nodiscard]] fl_out host_out() const;
     [[nodiscard]] fl_out router_out() const;  ///< the row of a router's MAC
     [[nodiscard]] fl_out tunnel_out(std::uint32_t vni) const;
+    [[nodiscard]] fl_tunnel tunnel_row(std::uint32_t segment, std::uint32_t device, std::uint32_t flags = 0) const;
+    void put_tunnel(std::uint32_t vni, Ipv4 peer, const fl_tunnel& row);
     /// The journey of the floating IP's packets to the VM.
     [[nodiscard]] fl_next next_to_vm() const;
     /// The journey of the VM's packets to the client, with translation.
@@ -70,6 +81,8 @@ struct World {
     void set_fdb(std::uint32_t segment, const Mac& address, const fl_out& out);
     void set_arp(std::uint32_t segment, Ipv4 address, const Mac& answer);
 
+    /// A tunnel packet's layers behind its outer IPv4 header.
+    [[nodiscard]] Packet wrapped(std::uint32_t id, const Packet& inner) const;
     /// The tunnel packet that node b sends to this node around `inner`.
     [[nodiscard]] Packet from_peer(std::uint32_t vni, const Packet& inner) const;
     /// The one that this node sends to node b.

@@ -173,8 +173,8 @@ class Generator {
             out.fip_in[{.segment = 1 + pick(2), .fip = {172, 24, 5, byte(5)}}] = value;
         }
         for (std::uint32_t i = pick(3); i > 0; --i) {
-            out.tunnels[{.vni = pick(3), .peer = {192, 0, 2, byte(3)}}] = {
-                .segment = 1, .ifindex = pick(3), .mac = {}, .pad = {}};
+            out.tunnels[{.type = FL_TUNNEL_GRE, .id = pick(3), .peer = {192, 0, 2, byte(3)}}] = {
+                .segment = 1, .ifindex = pick(3), .mac = {}, .outer_len = 42, .pad = 0, .flags = 0};
             out.arp[{.segment = 1, .ip = {172, 24, 5, byte(5)}}] = {.mac = {byte(3)}, .flags = 0, .pad = 0};
         }
         return out;
@@ -251,9 +251,11 @@ TEST_CASE("rows towards a device that cannot be in fl_devs are written without t
     fl_fip_in value{};
     value.next.out = {.kind = FL_OUT_PORT,
                       .ifindex = 11,
+                      .port = 11,
                       .flags = FL_OUT_XDP | FL_OUT_PEER,
                       .mtu = 1450,
-                      .vni = 0,
+                      .tunnel = FL_TUNNEL_NONE,
+                      .tunnel_id = 0,
                       .remote = {},
                       .local = {},
                       .outer_dmac = {},

@@ -70,13 +70,14 @@ class Writer {
     void tunnels() const {
         for (const CloudPeer& peer : cloud_.peers) {
             for (const std::uint32_t vni : peer.vnis) {
-                fl_tunnel_key key{.vni = vni, .peer = {}};
+                fl_tunnel_key key{.type = FL_TUNNEL_VXLAN, .id = vni, .peer = {}};
                 copy(peer.vtep, key.peer);
                 const CloudSegment* segment = cloud_.segment_of_vni(vni);
                 fl_tunnel row{};
                 row.segment = segment->bridge;
                 row.ifindex = segment->tunnel_device;
                 copy(cloud_.underlay_mac, row.mac);
+                row.outer_len = 50;
                 put("fl_tunnels", key, row);
             }
         }
@@ -154,11 +155,13 @@ class Writer {
     [[nodiscard]] fl_out out(const Exit& exit) const {
         fl_out out{};
         out.kind = exit.kind;
-        out.ifindex = exit.ifindex;
+        out.ifindex = out.port = exit.ifindex;
         out.flags = exit.flags;
         out.mtu = exit.mtu;
         if (exit.kind != FL_OUT_TUNNEL) return out;
-        out.vni = exit.vni;
+        out.port = cloud_.segment_of_vni(exit.vni)->tunnel_device;
+        out.tunnel = FL_TUNNEL_VXLAN;
+        out.tunnel_id = exit.vni;
         copy(exit.peer, out.remote);
         copy(cloud_.vtep, out.local);
         copy(cloud_.peer(exit.peer)->underlay_mac, out.outer_dmac);

@@ -61,6 +61,7 @@ class Judge {
     [[nodiscard]] bool is_source_port(std::uint16_t port) const;
     [[nodiscard]] Complaint check_source() const;
     [[nodiscard]] Complaint check_arp_reply(const Input& input, const Outcome& outcome);
+    [[nodiscard]] Complaint check_tcp(const Input& input) const;
     [[nodiscard]] Complaint check_l2(const Input& input, fl_reason reason) const;
     [[nodiscard]] Complaint check_routed(const Input& input, fl_reason reason);
     [[nodiscard]] Complaint check_routable(const Input& input) const;

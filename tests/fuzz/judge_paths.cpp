@@ -47,8 +47,14 @@ Judge::Complaint Judge::check_l2(const Input& input, fl_reason reason) const {
     if (input.gso_size == 0 && in_.frame.size() - kEthSize > row->exit.mtu) return "sent a frame that is too large";
     if (in_.outer.empty()) return std::nullopt;
     if (read16(in_.frame, 12) != kTypeIp) return "decapsulated what is not IPv4";
-    if (in_.frame[kEthSize + 9] == kTcp) return "decapsulated TCP";
-    return std::nullopt;
+    return check_tcp(input);
+}
+
+/// The kernel's tunnel device keeps TCP's GRO. Only XDP, in front of GRO, sends it on, and only into another tunnel.
+Judge::Complaint Judge::check_tcp(const Input& input) const {
+    if (in_.outer.empty() || in_.frame[kEthSize + 9] != kTcp) return std::nullopt;
+    if (input.hook == FL_HOOK_XDP_UNDERLAY && out_.exit.kind == FL_OUT_TUNNEL) return std::nullopt;
+    return "decapsulated TCP";
 }
 
 Judge::Complaint Judge::check_arp_reply(const Input& input, const Outcome& outcome) {
@@ -138,7 +144,7 @@ Judge::Complaint Judge::check_routable(const Input& input) const {
     if ((read16(frame, 20) & 0x3fff) != 0) return "routed a fragment";
     if (is_martian(read_ip(frame, 26))) return "routed a packet from an address that is no source";
     if (is_martian(read_ip(frame, 30))) return "routed a packet to an address that is not routed";
-    if (!in_.outer.empty() && frame[23] == kTcp) return "decapsulated TCP";
+    if (auto complaint = check_tcp(input)) return complaint;
     if (input.gso_size != 0 && frame[23] != kTcp && frame[23] != kUdp) return "routed GSO of an unknown protocol";
     return std::nullopt;
 }

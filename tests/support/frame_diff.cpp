@@ -10,8 +10,10 @@ namespace fiplane::test {
 namespace {
 
 constexpr std::size_t kEthLength = 14;
-constexpr std::size_t kOuterLength = 50;
+constexpr std::size_t kOuterLength = 50;     // over UDP
+constexpr std::size_t kGreOuterLength = 42;  // with a key
 constexpr std::uint16_t kVxlanPort = 4789;
+constexpr std::uint16_t kGenevePort = 6081;
 
 std::string hex(const Bytes& bytes) {
     return fmt::format("{:02x}", fmt::join(bytes, ""));
@@ -99,6 +101,8 @@ class Dissector {
                 return tcp();
             case 17:
                 return udp();
+            case 47:
+                return gre();
             default:
                 return;
         }
@@ -135,11 +139,23 @@ class Dissector {
         take("udp.dport", 2);
         take("udp.length", 2);
         take("udp.checksum", 2);
-        if (word_at(frame_, at_ - 6) != kVxlanPort || !has(8)) return;
-        take("vxlan.flags", 4);
-        take("vxlan.vni", 3);
-        take("vxlan.reserved", 1);
-        prefix_ += "vxlan/";
+        const std::uint16_t port = word_at(frame_, at_ - 6);
+        if ((port != kVxlanPort && port != kGenevePort) || !has(8)) return;
+        const std::string kind = port == kVxlanPort ? "vxlan" : "geneve";
+        take(kind + ".flags", 4);
+        take(kind + ".vni", 3);
+        take(kind + ".reserved", 1);
+        prefix_ += kind + "/";
+        ethernet();
+    }
+
+    void gre() {
+        if (!has(8)) return;
+        take("gre.flags", 2);
+        take("gre.protocol", 2);
+        take("gre.key", 4);
+        if (word_at(frame_, at_ - 6) != 0x6558) return;
+        prefix_ += "gre/";
         ethernet();
     }
 
@@ -149,16 +165,24 @@ class Dissector {
     std::vector<Field> fields_;
 };
 
-bool is_tunnel_packet(const Bytes& frame) {
-    return frame.size() >= kOuterLength && word_at(frame, 12) == 0x0800 && frame[14] == 0x45 && frame[23] == 17 &&
-           word_at(frame, 36) == kVxlanPort;
+bool is_ipv4(const Bytes& frame, std::size_t length, std::uint8_t protocol) {
+    return frame.size() >= length && word_at(frame, 12) == 0x0800 && frame[14] == 0x45 && frame[23] == protocol;
+}
+
+bool is_over_udp(const Bytes& frame) {
+    return is_ipv4(frame, kOuterLength, 17) && (word_at(frame, 36) == kVxlanPort || word_at(frame, 36) == kGenevePort);
+}
+
+bool is_over_gre(const Bytes& frame) {
+    return is_ipv4(frame, kGreOuterLength, 47) && word_at(frame, 36) == 0x6558;
 }
 
 /// `expected` with the choices that `actual` made, where those are legal.
 Bytes with_choices_of(Bytes expected, const Bytes& actual) {
-    if (!is_tunnel_packet(expected) || !is_tunnel_packet(actual)) return expected;
+    const bool over_udp = is_over_udp(expected) && is_over_udp(actual);
+    if (!over_udp && !(is_over_gre(expected) && is_over_gre(actual))) return expected;
     const std::uint16_t port = word_at(actual, 34);
-    if (port >= 32768 && port <= 60999) std::copy_n(actual.begin() + 34, 2, expected.begin() + 34);
+    if (over_udp && port >= 32768 && port <= 60999) std::copy_n(actual.begin() + 34, 2, expected.begin() + 34);
     std::copy_n(actual.begin() + 18, 2, expected.begin() + 18);
     expected[24] = expected[25] = 0;
     const std::uint16_t checksum = internet_checksum(Bytes(expected.begin() + 14, expected.begin() + 34));

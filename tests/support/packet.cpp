@@ -63,6 +63,7 @@ std::uint8_t protocol_of(const Layer* next) {
     if (std::holds_alternative<Tcp>(*next)) return 6;
     if (std::holds_alternative<Udp>(*next)) return 17;
     if (std::holds_alternative<Icmp>(*next)) return 1;
+    if (std::holds_alternative<Gre>(*next)) return 47;
     return 253;
 }
 
@@ -193,6 +194,23 @@ struct Writer {
         Bytes out;
         put32(out, vxlan.flags);
         put32(out, vxlan.vni << 8 | vxlan.reserved);
+        return out;
+    }
+
+    Bytes operator()(const Geneve& geneve) const {
+        Bytes out;
+        put8(out, geneve.version_and_length);
+        put8(out, geneve.flags);
+        put16(out, geneve.protocol);
+        put32(out, geneve.vni << 8 | geneve.reserved);
+        return out;
+    }
+
+    Bytes operator()(const Gre& gre) const {
+        Bytes out;
+        put16(out, gre.flags);
+        put16(out, gre.protocol);
+        put32(out, gre.key);
         return out;
     }
 

@@ -107,6 +107,22 @@ struct Vxlan {
     std::uint8_t reserved = 0;
 };
 
+/// Without options.
+struct Geneve {
+    std::uint32_t vni = 0;
+    std::uint8_t version_and_length = 0;
+    std::uint8_t flags = 0;
+    std::uint16_t protocol = 0x6558;
+    std::uint8_t reserved = 0;
+};
+
+/// With a key.
+struct Gre {
+    std::uint32_t key = 0;
+    std::uint16_t flags = 0x2000;
+    std::uint16_t protocol = 0x6558;
+};
+
 struct Payload {
     Bytes bytes{};
     Payload() = default;
@@ -116,7 +132,7 @@ struct Payload {
     static Payload counting(std::size_t count);
 };
 
-using Layer = std::variant<Eth, Vlan, Ip4, Ip6, Udp, Tcp, Icmp, Arp, Vxlan, Payload>;
+using Layer = std::variant<Eth, Vlan, Ip4, Ip6, Udp, Tcp, Icmp, Arp, Vxlan, Geneve, Gre, Payload>;
 
 /// A stack of layers, outermost first.
 class Packet {

@@ -28,7 +28,7 @@ inline void put(std::uint8_t (&to)[6], std::string_view text) {
 inline fl_out out_port(int ifindex, std::uint32_t mtu = 1450, std::uint32_t flags = FL_OUT_XDP) {
     fl_out out{};
     out.kind = FL_OUT_PORT;
-    out.ifindex = static_cast<std::uint32_t>(ifindex);
+    out.ifindex = out.port = static_cast<std::uint32_t>(ifindex);
     out.flags = flags;
     out.mtu = mtu;
     return out;
@@ -37,7 +37,7 @@ inline fl_out out_port(int ifindex, std::uint32_t mtu = 1450, std::uint32_t flag
 inline fl_out out_host(int bridge) {
     fl_out out{};
     out.kind = FL_OUT_HOST;
-    out.ifindex = static_cast<std::uint32_t>(bridge);
+    out.ifindex = out.port = static_cast<std::uint32_t>(bridge);
     out.mtu = 1450;
     return out;
 }
@@ -53,7 +53,9 @@ inline fl_out out_tunnel(std::uint32_t vni, std::string_view peer, std::string_v
     out.kind = FL_OUT_TUNNEL;
     out.ifindex = kEth0;
     out.mtu = 1450;
-    out.vni = vni;
+    out.port = vni == 100 ? kVxlanEx : kVxlanTenant;
+    out.tunnel = FL_TUNNEL_VXLAN;
+    out.tunnel_id = vni;
     put(out.remote, peer);
     put(out.local, "198.51.100.2");
     put(out.outer_dmac, peer_mac);

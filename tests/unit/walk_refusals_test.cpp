@@ -112,7 +112,6 @@ TEST_CASE("ports that are not plainly forwarding stop journeys through them") {
     check_in("state", [](Snapshot& s) { root_link(s, kTapFg).bridge_port->state = 1; }, "not in forwarding state");
     check_in("isolated", [](Snapshot& s) { root_link(s, kTapQr).bridge_port->isolated = true; }, "isolated");
     check_in("target down", [](Snapshot& s) { root_link(s, kTapA).admin_up = false; }, "tapaaaaaaaa-aa is down");
-    check_in("target isolated", [](Snapshot& s) { root_link(s, kTapA).bridge_port->isolated = true; }, "isolated");
     check_out("no carrier", [](Snapshot& s) { root_link(s, kTapA).running = false; }, "port tapaaaaaaaa-aa stays slow");
 }
 

@@ -31,12 +31,14 @@ void expect_vm(Tables& tables, int ifindex, const char* address, const char* fix
 
 void expect_tunnel(Tables& tables, std::uint32_t vni, const char* peer, int segment, int ifindex) {
     fl_tunnel_key key{};
-    key.vni = vni;
+    key.type = FL_TUNNEL_VXLAN;
+    key.id = vni;
     put(key.peer, peer);
     fl_tunnel& tunnel = tables.tunnels[key];
     tunnel.segment = static_cast<std::uint32_t>(segment);
     tunnel.ifindex = static_cast<std::uint32_t>(ifindex);
     put(tunnel.mac, kEthMac);
+    tunnel.outer_len = 50;
 }
 
 void expect_arp(Tables& tables, int segment, const char* address, const char* lladdr, std::uint8_t flags = 0) {

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/tunnels.hpp"
+
+#include <fmt/format.h>
+
+namespace fiplane {
+
+namespace {
+
+constexpr std::uint8_t kTunnelTtl = 64;
+constexpr std::uint8_t kUdp = 17;
+constexpr std::uint8_t kGre = 47;
+constexpr std::uint32_t kMulticast = 0xe;  // 224/4
+
+std::string vxlan_refusal(const std::string& name, const VxlanInfo& vxlan) {
+    if (vxlan.collect_metadata) return name + " is in collect-metadata mode";
+    if (vxlan.udp_checksum) return name + " sends UDP checksums";
+    if (vxlan.ttl != 0 && vxlan.ttl != kTunnelTtl) return fmt::format("{} sends with TTL {}", name, vxlan.ttl);
+    if (vxlan.tos != 0) return fmt::format("{} sends with TOS {}", name, vxlan.tos);
+    if (vxlan.local.is_unset()) return name + " has no local address";
+    return {};
+}
+
+/// A gretap device takes more from the inner packet than a vxlan device does (net/ipv4/ip_tunnel.c, ip_tunnel_xmit):
+/// the TTL unless it has its own, DF unless it ignores it.
+std::string gre_refusal(const std::string& name, const GreInfo& gre) {
+    if (gre.collect_metadata) return name + " is in collect-metadata mode";
+    if (gre.foreign_encapsulation) return name + " wraps GRE into UDP";
+    if (!gre.in_key || gre.in_key != gre.out_key) return name + " has not one key for both directions";
+    if (gre.other_flags) return name + " sends checksums or sequence numbers";
+    if (gre.path_mtu_discovery) return name + " sets DF (pmtudisc)";
+    if (!gre.ignore_df) return name + " copies DF of the inner packet (noignore-df)";
+    if (gre.ttl != kTunnelTtl) {
+        return gre.ttl == 0 ? name + " copies the inner packet's TTL"
+                            : fmt::format("{} sends with TTL {}", name, gre.ttl);
+    }
+    if (gre.tos != 0) return fmt::format("{} sends with TOS {}", name, gre.tos);
+    if (gre.local.is_unset()) return name + " has no local address";
+    if (gre.remote.is_unset() || gre.remote.value >> 28 == kMulticast) return name + " has no single remote address";
+    return {};
+}
+
+}  // namespace
+
+std::optional<Tunnel> tunnel_of(const Link& link) {
+    if (link.vxlan) {
+        const VxlanInfo& vxlan = *link.vxlan;
+        return Tunnel{.type = FL_TUNNEL_VXLAN,
+                      .id = vxlan.vni,
+                      .local = vxlan.local,
+                      .port = vxlan.port,
+                      .remote = std::nullopt,
+                      .underlay_ifindex = vxlan.underlay_ifindex,
+                      .answers_arp = vxlan.proxy};
+    }
+    if (link.gre) {
+        const GreInfo& gre = *link.gre;
+        return Tunnel{.type = FL_TUNNEL_GRE,
+                      .id = gre.in_key.value_or(0),
+                      .local = gre.local,
+                      .port = 0,
+                      .remote = gre.remote,
+                      .underlay_ifindex = gre.underlay_ifindex,
+                      .answers_arp = false};
+    }
+    return std::nullopt;
+}
+
+std::string header_refusal(const Link& link) {
+    if (link.vxlan) return vxlan_refusal(link.name, *link.vxlan);
+    if (link.gre) return gre_refusal(link.name, *link.gre);
+    return link.name + " is no tunnel";
+}
+
+std::uint32_t tunnel_overhead(fl_tunnel_type type) {
+    constexpr std::uint32_t kIpv4 = 20, kUdpHeader = 8, kShim = 8, kEthernet = 14;
+    return kIpv4 + (type == FL_TUNNEL_GRE ? 0 : kUdpHeader) + kShim + kEthernet;
+}
+
+std::uint8_t outer_protocol(fl_tunnel_type type) {
+    return type == FL_TUNNEL_GRE ? kGre : kUdp;
+}
+
+}  // namespace fiplane
