@@ -40,6 +40,17 @@ struct VxlanSpec {
     std::string alias{};
 };
 
+/// A keyed gretap device whose outer headers depend on nothing but itself: TTL 64, no DF.
+struct GretapSpec {
+    std::string name{};
+    std::uint32_t key = 0;  ///< in both directions
+    Ipv4 local;
+    Ipv4 remote;
+    int underlay_ifindex = 0;  ///< 0: not bound to a device
+    std::uint32_t mtu = 1458;
+    std::string alias{};
+};
+
 struct VethSpec {
     std::string name{};
     std::optional<Mac> mac{};
@@ -97,6 +108,7 @@ class Rtnl {
 
     [[nodiscard]] Result<> add_bridge(const BridgeSpec& spec);
     [[nodiscard]] Result<> add_vxlan(const VxlanSpec& spec);
+    [[nodiscard]] Result<> add_gretap(const GretapSpec& spec);
     [[nodiscard]] Result<> add_veth(const VethSpec& spec);
     [[nodiscard]] Result<> change_link(int ifindex, const std::string& name_for_errors, const LinkChange& change);
     [[nodiscard]] Result<> change_bridge_port(int ifindex, const std::string& name_for_errors,

@@ -5,6 +5,7 @@
 #include <linux/if.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
+#include <linux/if_tunnel.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
 
@@ -90,6 +91,32 @@ Result<> Rtnl::add_vxlan(const VxlanSpec& spec) {
         request.number(IFLA_VXLAN_LEARNING, static_cast<std::uint8_t>(spec.learning));
         request.number(IFLA_VXLAN_PROXY, static_cast<std::uint8_t>(spec.proxy));
         request.number(IFLA_VXLAN_UDP_CSUM, static_cast<std::uint8_t>(spec.udp_checksum));
+    }
+    if (auto made = impl_->change(request, what); !made) return made;
+    return impl_->finish_link(spec.name, spec.alias, std::nullopt, what);
+}
+
+Result<> Rtnl::add_gretap(const GretapSpec& spec) {
+    const std::string what = fmt::format("create gretap device {} (key {}, local {}, remote {})", spec.name, spec.key,
+                                         spec.local.str(), spec.remote.str());
+    constexpr std::uint8_t kTtl = 64;
+    Request request = new_link(spec.name);
+    request.number(IFLA_MTU, spec.mtu);
+    {
+        const Nest info(request, IFLA_LINKINFO);
+        request.text(IFLA_INFO_KIND, "gretap");
+        const Nest data(request, IFLA_INFO_DATA);
+        request.number(IFLA_GRE_IFLAGS, static_cast<std::uint16_t>(GRE_KEY));
+        request.number(IFLA_GRE_OFLAGS, static_cast<std::uint16_t>(GRE_KEY));
+        request.number(IFLA_GRE_IKEY, htonl(spec.key));
+        request.number(IFLA_GRE_OKEY, htonl(spec.key));
+        request.ipv4(IFLA_GRE_LOCAL, spec.local);
+        request.ipv4(IFLA_GRE_REMOTE, spec.remote);
+        if (spec.underlay_ifindex != 0) request.number(IFLA_GRE_LINK, spec.underlay_ifindex);
+        request.number(IFLA_GRE_TTL, kTtl);
+        // The kernel allows no ignore-df beside path MTU discovery (net/ipv4/ip_gre.c, ipgre_netlink_parms).
+        request.number(IFLA_GRE_PMTUDISC, std::uint8_t{0});
+        request.number(IFLA_GRE_IGNORE_DF, std::uint8_t{1});
     }
     if (auto made = impl_->change(request, what); !made) return made;
     return impl_->finish_link(spec.name, spec.alias, std::nullopt, what);

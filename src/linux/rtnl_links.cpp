@@ -6,6 +6,7 @@
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
+#include <linux/if_tunnel.h>
 #include <linux/net_namespace.h>
 #include <linux/rtnetlink.h>
 
@@ -29,6 +30,28 @@ VxlanInfo parse_vxlan(const Attributes& data) {
     info.collect_metadata = data.flag(IFLA_VXLAN_COLLECT_METADATA, false);
     info.ttl = data.number<std::uint8_t>(IFLA_VXLAN_TTL);
     info.tos = data.number<std::uint8_t>(IFLA_VXLAN_TOS);
+    return info;
+}
+
+GreInfo parse_gre(const Attributes& data) {
+    GreInfo info;
+    const auto key = [&](int flags, int attribute) -> std::optional<std::uint32_t> {
+        if ((data.number<std::uint16_t>(flags) & GRE_KEY) == 0) return std::nullopt;
+        return ntohl(data.number<std::uint32_t>(attribute));
+    };
+    info.in_key = key(IFLA_GRE_IFLAGS, IFLA_GRE_IKEY);
+    info.out_key = key(IFLA_GRE_OFLAGS, IFLA_GRE_OKEY);
+    const auto flags = data.number<std::uint16_t>(IFLA_GRE_IFLAGS) | data.number<std::uint16_t>(IFLA_GRE_OFLAGS);
+    info.other_flags = (flags & ~GRE_KEY) != 0;
+    info.local = data.ipv4(IFLA_GRE_LOCAL).value_or(Ipv4{});
+    info.remote = data.ipv4(IFLA_GRE_REMOTE).value_or(Ipv4{});
+    info.underlay_ifindex = data.number<int>(IFLA_GRE_LINK);
+    info.path_mtu_discovery = data.flag(IFLA_GRE_PMTUDISC, true);
+    info.ignore_df = data.flag(IFLA_GRE_IGNORE_DF, false);
+    info.collect_metadata = data.has(IFLA_GRE_COLLECT_METADATA);
+    info.foreign_encapsulation = data.number<std::uint16_t>(IFLA_GRE_ENCAP_TYPE) != TUNNEL_ENCAP_NONE;
+    info.ttl = data.number<std::uint8_t>(IFLA_GRE_TTL);
+    info.tos = data.number<std::uint8_t>(IFLA_GRE_TOS);
     return info;
 }
 
@@ -79,6 +102,7 @@ void parse_kind(Link& link, const Attributes& info) {
     link.kind = info.text(IFLA_INFO_KIND);
     const Attributes data = info.nested(IFLA_INFO_DATA);
     if (link.kind == "vxlan") link.vxlan = parse_vxlan(data);
+    if (link.kind == "gretap") link.gre = parse_gre(data);
     if (link.kind == "bridge") link.bridge = parse_bridge(data);
     if (link.kind == "tun") link.is_tap = data.number<std::uint8_t>(IFLA_TUN_TYPE) == IFF_TAP;
     if (info.text(IFLA_INFO_SLAVE_KIND) == "bridge") {
