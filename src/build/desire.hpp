@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -32,9 +33,16 @@ class Desire {
     void silence_ipv6(const NetnsName& netns, const std::string& device);
 
     [[nodiscard]] Result<> network_on_node(std::size_t index);
-    [[nodiscard]] Result<> tunnel_of(std::size_t index);
-    void remote_mac(const std::string& tunnel, const Mac& mac, std::size_t peer);
-    void remote_port(std::size_t network, const std::string& tunnel, const Port& port);
+    /// A tunnel device of this node, and the nodes behind it: its peers, and in a star those that the hub relays to.
+    struct Tunnel {
+        TunnelEnd end;
+        std::vector<std::size_t> behind;
+    };
+    [[nodiscard]] std::vector<Tunnel> tunnels_of(std::size_t network) const;
+    [[nodiscard]] Result<> tunnel_on_node(std::size_t network, const Tunnel& tunnel);
+    [[nodiscard]] DesiredDevice tunnel_device(const Network& network, const Tunnel& tunnel) const;
+    void remote_mac(const Network& network, const Tunnel& tunnel, std::size_t node, const Mac& mac);
+    void remote_port(const Network& network, const Tunnel& tunnel, const Port& port);
     [[nodiscard]] Result<> vm_ports();
     void root_tables();
     [[nodiscard]] Result<> fips_without_router() const;
@@ -62,8 +70,9 @@ class Desire {
     Placement placement_;
     DesiredNode out_;
     std::vector<GuardedPort> guarded_;
+    std::set<std::string> arp_ends_;  ///< tunnel devices that no ARP may leave by
 
-    std::map<std::size_t, std::vector<std::size_t>> peers_;  ///< other nodes that have a network
+    std::map<std::size_t, std::set<std::size_t>> peers_;  ///< other nodes that have a network
     std::map<std::size_t, std::vector<std::size_t>> ports_of_network_;
     std::map<std::size_t, std::vector<std::size_t>> vms_of_subnet_;
     std::map<std::size_t, std::vector<std::size_t>> fips_of_router_;         ///< those that live on this node

@@ -22,7 +22,7 @@ void Desire::index_topology() {
     for (std::size_t i = 0; i < topology_.nodes.size(); ++i) {
         if (i == node_index_) continue;
         for (const std::size_t network : place(topology_, i).networks)
-            peers_[network].push_back(i);
+            peers_[network].insert(i);
     }
     for (std::size_t i = 0; i < topology_.ports.size(); ++i) {
         const Port& port = topology_.ports[i];
@@ -88,7 +88,7 @@ void Desire::silence_ipv6(const NetnsName& netns, const std::string& device) {
 Result<> Desire::network_on_node(std::size_t index) {
     const Network& network = topology_.networks[index];
     DesiredDevice bridge;
-    bridge.kind = BridgeKind{};
+    bridge.kind = BridgeKind{.tenant = !network.external};
     bridge.mtu = network.mtu;
     // A bridge whose address follows its ports would change it whenever a VM comes or goes.
     bridge.mac = derived_mac(fmt::format("{}/{}/bridge", node_.name, network.name));
@@ -107,46 +107,93 @@ Result<> Desire::network_on_node(std::size_t index) {
     for (const std::size_t subnet : network.subnets) {
         out_.bridge_subnets[network.bridge].push_back(topology_.subnets[subnet].cidr);
     }
-    return tunnel_of(index);
-}
-
-Result<> Desire::tunnel_of(std::size_t index) {
-    const Network& network = topology_.networks[index];
-    const std::string name = vxlan_device(network);
-    DesiredDevice tunnel;
-    tunnel.kind = VxlanKind{network.segmentation_id, node_.underlay_address, topology_.vxlan_port,
-                            node_.underlay_device, !network.external};
-    tunnel.mtu = network.mtu;
-    tunnel.master = network.bridge;
-    tunnel.learning = false;
-    if (auto added = add_device("", name, std::move(tunnel)); !added) return added;
-    silence_ipv6("", name);
-    for (const std::size_t peer : peers_[index]) {
-        root().fdb.insert({name, Mac{}, topology_.nodes[peer].underlay_address});
-        for (const auto& own : topology_.nodes[peer].bridge_addresses) {
-            if (own.network == index) remote_mac(name, own.mac, peer);
-        }
+    for (const Tunnel& tunnel : tunnels_of(index)) {
+        if (auto done = tunnel_on_node(index, tunnel); !done) return done;
     }
-    for (const std::size_t port : ports_of_network_[index])
-        remote_port(index, name, topology_.ports[port]);
     return {};
 }
 
-void Desire::remote_mac(const std::string& tunnel, const Mac& mac, std::size_t peer) {
-    root().fdb.insert({tunnel, mac, std::nullopt});
-    root().fdb.insert({tunnel, mac, topology_.nodes[peer].underlay_address});
+std::vector<Desire::Tunnel> Desire::tunnels_of(std::size_t network) const {
+    const Network& item = topology_.networks[network];
+    std::vector<Tunnel> tunnels;
+    const auto there = peers_.find(network);
+    if (there == peers_.end()) {
+        // A tunnel device without peers, which those of another node will find when they come.
+        if (item.shares_device()) tunnels.push_back({topology_.tunnel_ends(item, node_index_).front(), {}});
+        return tunnels;
+    }
+    const bool at_spoke = item.shape == Shape::kStar && node_index_ != item.hub;
+    for (TunnelEnd& end : topology_.tunnel_ends(item, node_index_)) {
+        std::erase_if(end.peers, [&](std::size_t peer) { return !there->second.contains(peer); });
+        if (end.peers.empty() && !item.shares_device()) continue;
+        std::vector<std::size_t> behind = end.peers;
+        if (at_spoke) behind.assign(there->second.begin(), there->second.end());
+        tunnels.push_back({std::move(end), std::move(behind)});
+    }
+    return tunnels;
 }
 
-/// A port on another node: reached through the tunnel, and answered for by it where ARP may not pass.
-void Desire::remote_port(std::size_t network, const std::string& tunnel, const Port& port) {
+DesiredDevice Desire::tunnel_device(const Network& network, const Tunnel& tunnel) const {
+    DesiredDevice device;
+    device.mtu = network.mtu;
+    device.master = network.bridge;
+    device.port_flags = DesiredDevice::PortFlags{.learning = false, .isolated = false, .neigh_suppress = false};
+    if (network.type == NetworkType::kVxlan) {
+        device.kind = VxlanKind{tunnel.end.id, node_.underlay_address, topology_.vxlan_port, node_.underlay_device,
+                                !network.external};
+        return device;
+    }
+    const std::size_t peer = tunnel.end.peers.front();
+    device.kind = GretapKind{tunnel.end.id, node_.underlay_address, topology_.nodes[peer].underlay_address,
+                             node_.underlay_device};
+    // Between the devices of a mesh the bridge must not forward: every node has its own tunnel to every other.
+    device.port_flags->isolated = network.shape == Shape::kMesh;
+    device.port_flags->neigh_suppress = !network.external;
+    return device;
+}
+
+Result<> Desire::tunnel_on_node(std::size_t index, const Tunnel& tunnel) {
+    const Network& network = topology_.networks[index];
+    const std::string& name = tunnel.end.device;
+    if (auto added = add_device("", name, tunnel_device(network, tunnel)); !added) return added;
+    silence_ipv6("", name);
+    if (network.type == NetworkType::kGre && !network.external) arp_ends_.insert(name);
+    if (network.type == NetworkType::kVxlan) {
+        for (const std::size_t peer : tunnel.end.peers)
+            root().fdb.insert({name, Mac{}, topology_.nodes[peer].underlay_address});
+    }
+    for (const std::size_t node : tunnel.behind) {
+        for (const auto& own : topology_.nodes[node].bridge_addresses) {
+            if (own.network == index) remote_mac(network, tunnel, node, own.mac);
+        }
+    }
+    for (const std::size_t port : ports_of_network_[index])
+        remote_port(network, tunnel, topology_.ports[port]);
+    return {};
+}
+
+/// In the bridge's table the MAC is behind the tunnel's port. In a vxlan device's own it is at a node: the one that has
+/// it, or the only one that the device leads to.
+void Desire::remote_mac(const Network& network, const Tunnel& tunnel, std::size_t node, const Mac& mac) {
+    root().fdb.insert({tunnel.end.device, mac, std::nullopt});
+    if (network.type != NetworkType::kVxlan) return;
+    const std::size_t peer = network.shares_device() ? node : tunnel.end.peers.front();
+    root().fdb.insert({tunnel.end.device, mac, topology_.nodes[peer].underlay_address});
+}
+
+/// A port on another node: reached through the tunnel, and answered for where ARP may not pass: by the vxlan device, or
+/// by the bridge in front of a gretap device.
+void Desire::remote_port(const Network& network, const Tunnel& tunnel, const Port& port) {
     auto node = port.node;
     // A legacy router's ports live where the router does.
     if (!node && port.router && !topology_.routers[*port.router].distributed) {
         node = topology_.routers[*port.router].node;
     }
-    if (!node || *node == node_index_) return;
-    remote_mac(tunnel, port.mac, *node);
-    if (!topology_.networks[network].external) root().neighbours[{tunnel, port.fixed_ip}] = port.mac;
+    if (!node || std::ranges::find(tunnel.behind, *node) == tunnel.behind.end()) return;
+    remote_mac(network, tunnel, *node, port.mac);
+    if (network.external) return;
+    const std::string& answerer = network.type == NetworkType::kVxlan ? tunnel.end.device : network.bridge;
+    root().neighbours[{answerer, port.fixed_ip}] = port.mac;
 }
 
 Result<> Desire::vm_ports() {
@@ -167,15 +214,18 @@ Result<> Desire::vm_ports() {
 
 void Desire::root_tables() {
     std::set<Ipv4> vteps;
-    for (const auto& [network, nodes] : peers_) {
-        if (!placement_.networks.contains(network)) continue;
-        for (const std::size_t node : nodes)
-            vteps.insert(topology_.nodes[node].underlay_address);
+    bool vxlan = false;
+    for (const std::size_t network : placement_.networks) {
+        if (topology_.networks[network].type != NetworkType::kVxlan) continue;
+        vxlan = true;
+        for (const Tunnel& tunnel : tunnels_of(network)) {
+            for (const std::size_t peer : tunnel.end.peers)
+                vteps.insert(topology_.nodes[peer].underlay_address);
+        }
     }
-    if (!placement_.networks.empty()) {
-        root().tables.push_back(tunnel_table(node_.underlay_device, topology_.vxlan_port, vteps));
-    }
-    if (!guarded_.empty()) root().tables.push_back(guard_table(guarded_));
+    // A gretap device takes packets from its one peer only; GRE of others is none of fiplane's.
+    if (vxlan) root().tables.push_back(tunnel_table(node_.underlay_device, topology_.vxlan_port, vteps));
+    if (!guarded_.empty() || !arp_ends_.empty()) root().tables.push_back(guard_table(guarded_, arp_ends_));
 }
 
 Result<DesiredNode> desire(const Topology& topology, std::size_t node, const Allocations& allocations) {

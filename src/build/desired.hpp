@@ -23,7 +23,9 @@ namespace fiplane::build {
 /// dvr_fip_ns.py, FIP_RT_TBL: where what leaves with a floating IP finds its way.
 inline constexpr std::uint32_t kFipTable = 16;
 
-struct BridgeKind {};
+struct BridgeKind {
+    bool tenant = false;  ///< its PERMANENT neighbours are build's: with them it answers ARP for what is behind tunnels
+};
 
 struct VxlanKind {
     std::uint32_t vni = 0;
@@ -31,6 +33,14 @@ struct VxlanKind {
     std::uint16_t port = 0;
     std::string underlay_device;
     bool proxy = false;  ///< the device answers ARP and ND from its neighbours and lets none through
+};
+
+/// A device to one peer; the other end's address is all that it accepts packets from.
+struct GretapKind {
+    std::uint32_t key = 0;
+    Ipv4 local;
+    Ipv4 remote;
+    std::string underlay_device;
 };
 
 /// The end of a veth pair by which it is made.
@@ -51,11 +61,18 @@ struct VmPortKind {
 };
 
 struct DesiredDevice {
-    std::variant<BridgeKind, VxlanKind, VethKind, VethPeerKind, VmPortKind> kind;
+    std::variant<BridgeKind, VxlanKind, GretapKind, VethKind, VethPeerKind, VmPortKind> kind;
     std::uint32_t mtu = 1500;
-    std::optional<Mac> mac;        ///< unset: whatever it has
-    std::string master;            ///< bridge; "": none
-    std::optional<bool> learning;  ///< as a bridge port; unset: not ours to decide
+    std::optional<Mac> mac;  ///< unset: whatever it has
+    std::string master;      ///< bridge; "": none
+    /// As a port of a bridge; unset: not ours to decide.
+    struct PortFlags {
+        bool learning = true;
+        bool isolated = false;        ///< nothing from here leaves by another such port
+        bool neigh_suppress = false;  ///< the bridge answers ARP for its neighbours behind this port
+        bool operator==(const PortFlags&) const = default;
+    };
+    std::optional<PortFlags> port_flags;
 };
 
 struct DesiredRoute {
@@ -116,7 +133,8 @@ struct Placement {
     std::set<std::size_t> networks;
 };
 
-/// A network is on a node that has one of its ports or a router with a leg in it; external networks are on every node.
+/// A network is on a node that has one of its ports or a router with a leg in it, and on the hub of its star; external
+/// networks are on every node.
 /// A distributed router is on the nodes that have a VM in one of its subnets (Neutron: l3_dvrscheduler_db.py).
 [[nodiscard]] Placement place(const Topology& topology, std::size_t node);
 

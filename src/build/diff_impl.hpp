@@ -43,6 +43,7 @@ class NodeDiff {
     void address_differences(const NetnsName& name, const DesiredNetns& wanted);
     [[nodiscard]] bool may_remove_address(const NetnsName& name, const std::string& device,
                                           const Prefix& address) const;
+    [[nodiscard]] bool owns_neighbours(const NetnsName& netns, const Link& link) const;
     void neighbour_differences(const NetnsName& name, const DesiredNetns& wanted);
     void route_differences(const NetnsName& name, const DesiredNetns& wanted);
     void set_route(const NetnsName& name, const DesiredRoute& route, const Route* before);

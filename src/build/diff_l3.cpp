@@ -90,6 +90,14 @@ void NodeDiff::address_differences(const NetnsName& name, const DesiredNetns& wa
     }
 }
 
+/// In the node's own namespace PERMANENT neighbours are build's on devices that answer ARP with them.
+bool NodeDiff::owns_neighbours(const NetnsName& netns, const Link& link) const {
+    if (!netns.empty()) return true;
+    if (link.alias != desired_.mark) return false;
+    const auto* bridge = std::get_if<BridgeKind>(&desired_.netns.at("").devices.at(link.name).kind);
+    return link.kind == "vxlan" || (bridge != nullptr && bridge->tenant);
+}
+
 void NodeDiff::neighbour_differences(const NetnsName& name, const DesiredNetns& wanted) {
     std::map<std::pair<std::string, Ipv4>, const Neighbour*> present;
     for (const auto& neighbour : now(name).neighbours) {
@@ -99,8 +107,7 @@ void NodeDiff::neighbour_differences(const NetnsName& name, const DesiredNetns& 
         if (link == nullptr || (neighbour.state & NUD_PERMANENT) == 0) continue;
         const auto key = std::pair{device->second, neighbour.address};
         present.emplace(key, &neighbour);
-        const bool ours = name.empty() ? link->alias == desired_.mark && link->kind == "vxlan" : true;
-        if (wanted.neighbours.contains(key) || !ours) continue;
+        if (wanted.neighbours.contains(key) || !owns_neighbours(name, *link)) continue;
         draft_.add(Stage::kRemoveNeighbours, name, RemoveNeighbour{device->second, neighbour.address},
                    Step::Action::kRemove, fmt::format("neighbour {} dev {}", neighbour.address.str(), device->second));
     }

@@ -21,6 +21,10 @@ std::string describe(const std::string& name, const DesiredDevice& device) {
                    [&](const VxlanKind& vxlan) {
                        return fmt::format("vxlan {} id {} local {}", name, vxlan.vni, vxlan.local.str());
                    },
+                   [&](const GretapKind& gre) {
+                       return fmt::format("gretap {} key {} local {} remote {}", name, gre.key, gre.local.str(),
+                                          gre.remote.str());
+                   },
                    [&](const VethKind& veth) {
                        return fmt::format("veth {} peer {} in {}", name, veth.peer, veth.peer_netns);
                    },
@@ -33,6 +37,34 @@ bool same_tunnel(const VxlanInfo& now, const VxlanKind& wanted, int underlay_ifi
     return now.vni == wanted.vni && now.local == wanted.local && now.port == wanted.port && !now.remote &&
            now.underlay_ifindex == underlay_ifindex && !now.learning && now.proxy == wanted.proxy &&
            !now.udp_checksum && !now.collect_metadata;
+}
+
+bool same_tunnel(const GreInfo& now, const GretapKind& wanted, int underlay_ifindex) {
+    GreInfo right;
+    right.in_key = right.out_key = wanted.key;
+    right.local = wanted.local;
+    right.remote = wanted.remote;
+    right.underlay_ifindex = underlay_ifindex;
+    right.path_mtu_discovery = false;
+    right.ignore_df = true;
+    right.ttl = 64;
+    return now == right;
+}
+
+DesiredDevice::PortFlags flags_of(const BridgePortInfo& port) {
+    return {.learning = port.learning, .isolated = port.isolated, .neigh_suppress = port.neigh_suppress};
+}
+
+std::string describe(const DesiredDevice::PortFlags& before, const DesiredDevice::PortFlags& after) {
+    std::string text;
+    const auto say = [&](const char* what, bool was, bool is) {
+        if (was == is) return;
+        text += fmt::format("{}{} {} -> {}", text.empty() ? "" : ", ", what, was ? "on" : "off", is ? "on" : "off");
+    };
+    say("learning", before.learning, after.learning);
+    say("isolated", before.isolated, after.isolated);
+    say("neigh_suppress", before.neigh_suppress, after.neigh_suppress);
+    return text;
 }
 
 }  // namespace
@@ -68,6 +100,11 @@ bool NodeDiff::keeps(const NetnsName& netns, const std::string& name, const Desi
                                      const Link* underlay = now("").link(vxlan.underlay_device);
                                      return link.kind == "vxlan" && link.vxlan && underlay != nullptr &&
                                             same_tunnel(*link.vxlan, vxlan, underlay->ifindex);
+                                 },
+                                 [&](const GretapKind& gre) {
+                                     const Link* underlay = now("").link(gre.underlay_device);
+                                     return link.kind == "gretap" && link.gre && underlay != nullptr &&
+                                            same_tunnel(*link.gre, gre, underlay->ifindex);
                                  },
                                  [&](const VethKind& veth) { return is_pair(link, veth.peer_netns, veth.peer); },
                                  [&](const VethPeerKind& veth) {
@@ -123,7 +160,8 @@ void NodeDiff::create_device(const NetnsName& netns, const std::string& name, co
 
 /// What the request that makes a device cannot say. The step that makes it speaks for this as well.
 void NodeDiff::configure_new(const NetnsName& netns, const std::string& name, const DesiredDevice& device) {
-    ConfigureDevice change{.name = name, .mtu = {}, .mac = {}, .master = {}, .learning = device.learning, .up = true};
+    ConfigureDevice change{
+        .name = name, .mtu = {}, .mac = {}, .master = {}, .port_flags = device.port_flags, .up = true};
     if (std::holds_alternative<VethPeerKind>(device.kind)) change.mac = device.mac;
     if (!device.master.empty()) change.master = device.master;
     draft_.operations.push_back({Stage::kConfigureLinks, netns, change, {}});
@@ -131,7 +169,7 @@ void NodeDiff::configure_new(const NetnsName& netns, const std::string& name, co
 
 void NodeDiff::configure_kept(const NetnsName& netns, const std::string& name, const DesiredDevice& device,
                               const Link& link) {
-    ConfigureDevice change{.name = name, .mtu = {}, .mac = {}, .master = {}, .learning = {}, .up = false};
+    ConfigureDevice change{.name = name, .mtu = {}, .mac = {}, .master = {}, .port_flags = {}, .up = false};
     std::string detail;
     const auto say = [&detail](const std::string& part) { detail += (detail.empty() ? "" : ", ") + part; };
     if (link.mtu != device.mtu) {
@@ -150,10 +188,10 @@ void NodeDiff::configure_kept(const NetnsName& netns, const std::string& name, c
         change.master = device.master;
         say(fmt::format("master {} -> {}", before == now(netns).names.end() ? "none" : before->second, device.master));
     }
-    const bool learns = link.bridge_port && link.bridge_port->learning;
-    if (device.learning && (moves || learns != *device.learning)) {
-        change.learning = device.learning;
-        if (!moves) say(fmt::format("learning {} -> {}", learns ? "on" : "off", *device.learning ? "on" : "off"));
+    const auto flags = link.bridge_port ? flags_of(*link.bridge_port) : DesiredDevice::PortFlags{};
+    if (device.port_flags && (moves || flags != *device.port_flags)) {
+        change.port_flags = device.port_flags;
+        if (!moves) say(describe(flags, *device.port_flags));
     }
     if (!link.admin_up) {
         change.up = true;
@@ -184,7 +222,7 @@ void NodeDiff::remove_stale_links() {
 void NodeDiff::remove_stale_ports() {
     const ActualNetns& root = now("");
     for (const auto& chain : root.netfilter.chains) {
-        if (chain.family != nf::Family::kNetdev || chain.table != kTableName) continue;
+        if (chain.hook != nf::Hook::kIngress || chain.table != kTableName) continue;
         if (desired_.netns.at("").devices.contains(chain.device)) continue;
         const Link* link = root.link(chain.device);
         if (link == nullptr || link->master == 0) continue;
@@ -192,7 +230,7 @@ void NodeDiff::remove_stale_ports() {
         if (master == root.names.end() || !is_marked(root.links.at(master->second).alias)) continue;
         draft_.add(
             Stage::kRemoveLinks, "",
-            ConfigureDevice{.name = chain.device, .mtu = {}, .mac = {}, .master = "", .learning = {}, .up = false},
+            ConfigureDevice{.name = chain.device, .mtu = {}, .mac = {}, .master = "", .port_flags = {}, .up = false},
             Step::Action::kChange, fmt::format("device {}", chain.device),
             fmt::format("master {} -> none: it is no port of the topology any more", master->second));
     }

@@ -58,6 +58,7 @@ struct Executor::Impl {
 
     Result<> create(Site& here, const CreateDevice& change, const BridgeKind& kind);
     Result<> create(Site& here, const CreateDevice& change, const VxlanKind& kind);
+    Result<> create(Site& here, const CreateDevice& change, const GretapKind& kind);
     Result<> create(Site& here, const CreateDevice& change, const VethKind& kind);
 };
 
@@ -144,6 +145,18 @@ Result<> Executor::Impl::create(Site& here, const CreateDevice& change, const Vx
                                 .alias = change.mark});
 }
 
+Result<> Executor::Impl::create(Site& here, const CreateDevice& change, const GretapKind& kind) {
+    auto underlay = index(here.netns.name(), kind.underlay_device);
+    if (!underlay) return pass_on(underlay);
+    return here.rtnl.add_gretap({.name = change.name,
+                                 .key = kind.key,
+                                 .local = kind.local,
+                                 .remote = kind.remote,
+                                 .underlay_ifindex = *underlay,
+                                 .mtu = change.device.mtu,
+                                 .alias = change.mark});
+}
+
 Result<> Executor::Impl::create(Site& here, const CreateDevice& change, const VethKind& kind) {
     auto peer = site(kind.peer_netns);
     if (!peer) return pass_on(peer);
@@ -196,14 +209,16 @@ Result<> Executor::Impl::run(const NetnsName& netns, const ConfigureDevice& chan
     }
     Rtnl& rtnl = sites.at(netns)->rtnl;
     // The port's flags before the first frame: a tunnel's port must not learn for a moment either.
-    const bool configure_port = change.learning.has_value();
+    const bool configure_port = change.port_flags.has_value();
     const auto up = configure_port ? std::exchange(link.up, std::nullopt) : std::nullopt;
     if (link.mtu || link.mac || link.master || link.up) {
         if (auto done = rtnl.change_link(*device, change.name, link); !done) return done;
     }
     if (!configure_port) return {};
     BridgePortChange port;
-    port.learning = change.learning;
+    port.learning = change.port_flags->learning;
+    port.isolated = change.port_flags->isolated;
+    port.neigh_suppress = change.port_flags->neigh_suppress;
     if (auto done = rtnl.change_bridge_port(*device, change.name, port); !done || !up) return done;
     LinkChange raise;
     raise.up = true;

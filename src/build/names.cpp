@@ -54,10 +54,6 @@ std::string leg_device(const Port& port) {
     return cut("tap", port.id);
 }
 
-std::string vxlan_device(const Network& network) {
-    return fmt::format("vxlan-{}", network.segmentation_id);
-}
-
 bool is_router_device(std::string_view device) {
     return starts_with_any(device, {"qr-", "qg-", "fg-", "rfp-", "fpr-"});
 }

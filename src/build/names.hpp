@@ -28,7 +28,6 @@ inline constexpr std::string_view kTableName = "fiplane";
 [[nodiscard]] std::string fpr_device(const Router& router);
 /// Root end of a router leg (qr-, qg-, fg-): "tap" + 11 characters of the port's id.
 [[nodiscard]] std::string leg_device(const Port& port);
-[[nodiscard]] std::string vxlan_device(const Network& network);
 /// Router devices that only build puts into a namespace: stale ones are removed.
 [[nodiscard]] bool is_router_device(std::string_view device);
 

@@ -100,7 +100,7 @@ std::string guard_chain(const std::string& device) {
     return name;
 }
 
-NftTable guard_table(const std::vector<GuardedPort>& ports) {
+NftTable guard_table(const std::vector<GuardedPort>& ports, const std::set<std::string>& arp_ends) {
     NftTable table;
     table.family = nf::Family::kNetdev;
     for (const auto& port : ports) {
@@ -116,6 +116,9 @@ NftTable guard_table(const std::vector<GuardedPort>& ports) {
                                  fmt::format("arp saddr ether != {} counter drop", mac),
                                  fmt::format("arp saddr ip != 0.0.0.0 arp saddr ip != {} counter drop", address),
                                  fmt::format("ip saddr != 0.0.0.0 ip saddr != {} counter drop", address)}});
+    }
+    for (const auto& device : arp_ends) {
+        table.chains.push_back({guard_chain(device), "filter", "egress", kFilter, device, {"ether type arp drop"}});
     }
     return table;
 }

@@ -50,9 +50,9 @@ struct GuardedPort {
     Mac mac;
     Ipv4 address;
 };
-/// Drops what a VM sends with addresses that are not its own. A chain is bound to its device: it can be made once the
-/// device is there.
-[[nodiscard]] NftTable guard_table(const std::vector<GuardedPort>& ports);
+/// Drops what a VM sends with addresses that are not its own, and ARP that would leave by one of `arp_ends`. A chain is
+/// bound to its device: it can be made once the device is there.
+[[nodiscard]] NftTable guard_table(const std::vector<GuardedPort>& ports, const std::set<std::string>& arp_ends);
 [[nodiscard]] std::string guard_chain(const std::string& device);
 
 /// "ip"

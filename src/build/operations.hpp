@@ -67,7 +67,7 @@ struct ConfigureDevice {
     std::optional<std::uint32_t> mtu;
     std::optional<Mac> mac;
     std::optional<std::string> master;  ///< "" releases it
-    std::optional<bool> learning;
+    std::optional<DesiredDevice::PortFlags> port_flags;
     bool up = false;
 };
 struct SetSysctl {

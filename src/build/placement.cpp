@@ -19,7 +19,9 @@ bool router_lives_on(const Topology& topology, const Router& router, std::size_t
 Placement place(const Topology& topology, std::size_t node) {
     Placement out;
     for (std::size_t i = 0; i < topology.networks.size(); ++i) {
-        if (topology.networks[i].external) out.networks.insert(i);
+        const Network& network = topology.networks[i];
+        const bool is_hub = network.shape == Shape::kStar && network.hub == node;
+        if (network.external || is_hub) out.networks.insert(i);
     }
     for (const auto& bridge : topology.nodes[node].bridge_addresses)
         out.networks.insert(bridge.network);

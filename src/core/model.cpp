@@ -1,13 +1,70 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/model.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
+#include "core/tunnels.hpp"
+
 namespace fiplane {
+
+namespace {
+
+/// Of the tunnel between a star's hub and another node: nodes are counted in the order of the file, from one, without
+/// the hub. So a network that is numbered 1000001 has the tunnels 1000002, 1000003..., as the multi-node guides number
+/// them.
+std::uint32_t spoke_id(const Network& network, std::size_t node) {
+    const std::size_t position = node < network.hub ? node + 1 : node;
+    return network.segmentation_id + static_cast<std::uint32_t>(position);
+}
+
+}  // namespace
 
 const Node* Topology::find_node(std::string_view node_name) const {
     const auto found = std::ranges::find(nodes, node_name, &Node::name);
     return found == nodes.end() ? nullptr : &*found;
+}
+
+std::vector<TunnelEnd> Topology::tunnel_ends(const Network& network, std::size_t node) const {
+    const std::string_view kind = word_of(network.type);
+    std::vector<TunnelEnd> ends;
+    const auto spoke = [&](std::size_t outer, std::size_t peer) {
+        const std::uint32_t id = spoke_id(network, outer);
+        ends.push_back({fmt::format("{}-{}", kind, id), id, {peer}});
+    };
+    if (network.shape == Shape::kStar && node != network.hub) {
+        spoke(node, network.hub);
+        return ends;
+    }
+    std::vector<std::size_t> others;
+    for (std::size_t i = 0; i < nodes.size(); ++i) {
+        if (i != node) others.push_back(i);
+    }
+    if (network.shape == Shape::kStar) {
+        for (const std::size_t other : others)
+            spoke(other, other);
+    } else if (network.shares_device()) {
+        ends.push_back({fmt::format("{}-{}", kind, network.segmentation_id), network.segmentation_id, others});
+    } else {
+        for (const std::size_t other : others) {
+            ends.push_back(
+                {fmt::format("{}-{}-{}", kind, network.segmentation_id, other + 1), network.segmentation_id, {other}});
+        }
+    }
+    return ends;
+}
+
+std::uint32_t tunnel_overhead(NetworkType type) {
+    return tunnel_overhead(type == NetworkType::kGre ? FL_TUNNEL_GRE : FL_TUNNEL_VXLAN);
+}
+
+std::string_view word_of(NetworkType type) {
+    return type == NetworkType::kGre ? "gre" : "vxlan";
+}
+
+std::string_view word_of(Shape shape) {
+    return shape == Shape::kStar ? "star" : "mesh";
 }
 
 }  // namespace fiplane

@@ -9,13 +9,18 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/types.hpp"
 
 namespace fiplane {
 
-enum class Transport { kVxlan };
+/// Neutron's network_type, as far as fiplane builds it.
+enum class NetworkType { kVxlan, kGre };
+
+/// How the nodes of a network are joined. In a star all tunnels end at the hub, which forwards from one to another.
+enum class Shape { kMesh, kStar };
 
 /// A machine of the cloud. Its underlay address is its VTEP.
 struct Node {
@@ -43,15 +48,28 @@ struct Subnet {
     std::vector<Pool> allocation_pools;  ///< never empty after validation: defaults to the whole subnet
 };
 
+/// One tunnel device of a node.
+struct TunnelEnd {
+    std::string device;
+    std::uint32_t id;                ///< VNI or GRE key
+    std::vector<std::size_t> peers;  ///< nodes whose tunnel addresses are at the other end
+};
+
 /// One L2 broadcast domain over all nodes.
 struct Network {
     std::string name;
     std::string id;  ///< UUID
     bool external = false;
-    std::string bridge;             ///< "br-ex" or "brq" + 11 characters of the id
-    std::uint32_t segmentation_id;  ///< VNI
-    std::uint32_t mtu;  ///< L3 bytes; the underlay's MTU less 50 for VXLAN over IPv4 unless the file says less
+    std::string bridge;  ///< "br-ex" or "brq" + 11 characters of the id
+    NetworkType type = NetworkType::kVxlan;
+    Shape shape = Shape::kMesh;
+    std::size_t hub = 0;            ///< star only: a node
+    std::uint32_t segmentation_id;  ///< VNI or GRE key; of a star: the number before that of its first tunnel
+    std::uint32_t mtu;  ///< L3 bytes; what the tunnel leaves of the underlay's MTU unless the file says less
     std::vector<std::size_t> subnets;
+
+    /// One tunnel device of each node leads to all others.
+    [[nodiscard]] bool shares_device() const { return type == NetworkType::kVxlan && shape == Shape::kMesh; }
 };
 
 /// Neutron's device_owner, as far as fiplane builds it.
@@ -102,8 +120,8 @@ struct FloatingIp {
 
 struct Topology {
     std::string name;
-    std::string file;  ///< path as given; for messages
-    Transport transport = Transport::kVxlan;
+    std::string file;                             ///< path as given; for messages
+    NetworkType transport = NetworkType::kVxlan;  ///< of networks that do not say their own
     std::uint16_t vxlan_port = 4789;
     std::uint32_t underlay_mtu = 1500;
     std::vector<Node> nodes;
@@ -114,6 +132,18 @@ struct Topology {
     std::vector<FloatingIp> floating_ips;
 
     [[nodiscard]] const Node* find_node(std::string_view name) const;
+
+    /// The tunnel devices of a network on one node: "vxlan-1001" to all others at once; a device for each other node
+    /// with GRE, which knows no more than one peer ("gre-1001-3": to the third node of the file); in a star, one for
+    /// each node at the hub and one at the others, with an id of its own that both ends are named after
+    /// ("vxlan-1000002").
+    [[nodiscard]] std::vector<TunnelEnd> tunnel_ends(const Network& network, std::size_t node) const;
 };
+
+/// Bytes that a network's tunnels take of the underlay's MTU, the inner Ethernet header included.
+[[nodiscard]] std::uint32_t tunnel_overhead(NetworkType type);
+/// Neutron's word: "vxlan", "gre".
+[[nodiscard]] std::string_view word_of(NetworkType type);
+[[nodiscard]] std::string_view word_of(Shape shape);
 
 }  // namespace fiplane

@@ -33,8 +33,4 @@ std::string device_name(std::string_view prefix, std::string_view id) {
     return (std::string(prefix) += id).substr(0, kDeviceNameLength);
 }
 
-std::string tunnel_device_name(std::uint32_t segmentation_id) {
-    return fmt::format("vxlan-{}", segmentation_id);
-}
-
 }  // namespace fiplane::topology

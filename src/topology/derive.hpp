@@ -22,7 +22,4 @@ namespace fiplane::topology {
 /// Prefix and as much of the id as fits in 14 characters: Neutron's DEV_NAME_LEN ("qr-369f59a5-2c").
 [[nodiscard]] std::string device_name(std::string_view prefix, std::string_view id);
 
-/// "vxlan-1000001".
-[[nodiscard]] std::string tunnel_device_name(std::uint32_t segmentation_id);
-
 }  // namespace fiplane::topology

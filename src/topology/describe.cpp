@@ -44,17 +44,37 @@ json describe_subnet(const Subnet& subnet) {
             {"allocation_pools", std::move(pools)}};
 }
 
+/// Tunnels from node to node; one device that leads to all others is tunnel_device.
+json describe_tunnels(const Topology& topology, const Network& network) {
+    json tunnels = json::array();
+    if (network.shares_device()) return tunnels;
+    for (std::size_t node = 0; node < topology.nodes.size(); ++node) {
+        for (const TunnelEnd& end : topology.tunnel_ends(network, node)) {
+            tunnels.push_back({{"node", topology.nodes[node].name},
+                               {"device", end.device},
+                               {"segmentation_id", end.id},
+                               {"peer", topology.nodes[end.peers.front()].name}});
+        }
+    }
+    return tunnels;
+}
+
 json describe_network(const Topology& topology, const Network& network) {
     json subnets = json::array();
     for (const std::size_t subnet : network.subnets)
         subnets.push_back(describe_subnet(topology.subnets[subnet]));
+    const bool star = network.shape == Shape::kStar;
+    const bool shared = network.shares_device();
     return {{"name", network.name},
             {"id", network.id},
             {"external", network.external},
-            {"network_type", "vxlan"},
+            {"network_type", word_of(network.type)},
+            {"shape", word_of(network.shape)},
+            {"hub", star ? json(topology.nodes[network.hub].name) : json(nullptr)},
             {"segmentation_id", network.segmentation_id},
             {"bridge", network.bridge},
-            {"tunnel_device", topology::tunnel_device_name(network.segmentation_id)},
+            {"tunnel_device", shared ? json(topology.tunnel_ends(network, 0).front().device) : json(nullptr)},
+            {"tunnels", describe_tunnels(topology, network)},
             {"mtu", network.mtu},
             {"subnets", std::move(subnets)}};
 }
@@ -134,7 +154,7 @@ json describe(const Topology& topology) {
     return {
         {"name", topology.name},
         {"file", topology.file},
-        {"transport", {{"type", "vxlan"}, {"port", topology.vxlan_port}}},
+        {"transport", {{"type", word_of(topology.transport)}, {"port", topology.vxlan_port}}},
         {"underlay_mtu", topology.underlay_mtu},
         {"nodes", describe_all(topology.nodes, [&](const Node& n) { return describe_node(topology, n); })},
         {"networks", describe_all(topology.networks, [&](const Network& n) { return describe_network(topology, n); })},

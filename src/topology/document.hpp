@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/model.hpp"
 #include "core/types.hpp"
 #include "topology/mistakes.hpp"
 #include "topology/yaml_tree.hpp"
@@ -46,7 +47,9 @@ struct NetworkEntry {
     Field<std::string> name;
     Field<std::string> id;
     Field<bool> external;
-    Field<std::string> network_type;
+    Field<NetworkType> network_type;
+    Field<Shape> shape;
+    Field<std::string> hub;
     Field<std::uint32_t> segmentation_id;
     Field<std::string> bridge;
     Field<std::uint32_t> mtu;
@@ -102,6 +105,7 @@ struct FloatingIpEntry {
 
 struct Document {
     Field<std::string> name;
+    Field<NetworkType> transport_type;
     Field<std::uint32_t> transport_port;
     Field<std::uint32_t> underlay_mtu;
     std::vector<NodeEntry> nodes;

@@ -40,6 +40,7 @@ Topology resolve(const Document& document, const std::string& file_name, Mistake
     Resolution work(document, mistakes);
     work.topology.name = document.name.value.value_or(std::string{});
     work.topology.file = file_name;
+    work.topology.transport = document.transport_type.value.value_or(work.topology.transport);
     work.topology.vxlan_port =
         static_cast<std::uint16_t>(document.transport_port.value.value_or(work.topology.vxlan_port));
     work.topology.underlay_mtu = document.underlay_mtu.value.value_or(work.topology.underlay_mtu);

@@ -68,14 +68,23 @@ class DocumentReader {
     }
 
   private:
-    static Parsed<std::string> parse_transport(std::string_view text) {
-        if (text == "vxlan") return std::string(text);
-        return std::unexpected(Complaint{"is not a transport that this version builds", "vxlan"});
+    static Parsed<NetworkType> parse_transport(std::string_view text) {
+        for (const NetworkType type : {NetworkType::kVxlan, NetworkType::kGre}) {
+            if (text == word_of(type)) return type;
+        }
+        return std::unexpected(Complaint{"is not a transport that this version builds", "vxlan or gre"});
+    }
+
+    static Parsed<Shape> parse_shape(std::string_view text) {
+        for (const Shape shape : {Shape::kMesh, Shape::kStar}) {
+            if (text == word_of(shape)) return shape;
+        }
+        return std::unexpected(Complaint{"is not a shape", "mesh or star"});
     }
 
     void read_transport(const YamlNode& node, Document& out) {
         Fields fields(node, "transport", mistakes_);
-        (void)fields.read<std::string>("type", Need::kOptional, parse_transport);
+        out.transport_type = fields.read<NetworkType>("type", Need::kOptional, parse_transport);
         out.transport_port = fields.read<std::uint32_t>("port", Need::kOptional, number(1, kMaxUdpPort));
         fields.finish();
     }
@@ -109,7 +118,9 @@ class DocumentReader {
         out.name = fields.read<std::string>("name", Need::kRequired, parse_name);
         out.id = fields.read<std::string>("id", Need::kOptional, parse_uuid);
         out.external = fields.read<bool>("external", Need::kOptional, parse_bool);
-        out.network_type = fields.read<std::string>("network_type", Need::kOptional, parse_transport);
+        out.network_type = fields.read<NetworkType>("network_type", Need::kOptional, parse_transport);
+        out.shape = fields.read<Shape>("shape", Need::kOptional, parse_shape);
+        out.hub = fields.read<std::string>("hub", Need::kOptional, parse_name);
         out.segmentation_id = fields.read<std::uint32_t>("segmentation_id", Need::kRequired, number(1, kMaxVni));
         out.bridge = fields.read<std::string>("bridge", Need::kOptional, parse_device);
         out.mtu = fields.read<std::uint32_t>("mtu", Need::kOptional, number(kMinMtu, kMaxMtu));

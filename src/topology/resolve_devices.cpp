@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <set>
+
 #include "topology/derive.hpp"
 #include "topology/resolve.hpp"
+#include "topology/scalar.hpp"
 
 namespace fiplane::topology {
 namespace {
@@ -98,12 +101,28 @@ class DeviceResolver {
         const Place bridge = entry.bridge.written ? entry.bridge.place : entry.place;
         claim(network.bridge, {label + ": bridge", bridge}, "give each network its own bridge");
         if (!entry.segmentation_id) return;
-        const std::string tunnel = tunnel_device_name(network.segmentation_id);
         const Holder holder{label + ": tunnel device", entry.segmentation_id.place};
-        // Two networks with one VNI are reported as that.
-        const Holder* const other = everywhere_.claim(tunnel, holder);
+        std::set<std::string> names;
+        const std::size_t nodes = network.shares_device() ? 1 : work_.topology.nodes.size();
+        for (std::size_t node = 0; node < nodes; ++node) {
+            for (const TunnelEnd& end : work_.topology.tunnel_ends(network, node))
+                names.insert(end.device);
+        }
+        for (const std::string& name : names)
+            claim_tunnel(name, holder);
+    }
+
+    void claim_tunnel(const std::string& name, const Holder& holder) {
+        if (name.size() > kMaxDeviceName) {
+            work_.mistakes.add(holder.place, fmt::format("{} would be named {}", holder.who, name),
+                               fmt::format("a device name has at most {} characters: write a smaller segmentation_id",
+                                           kMaxDeviceName));
+            return;
+        }
+        // Two networks with one number are reported as that.
+        const Holder* const other = everywhere_.claim(name, holder);
         if (other != nullptr && !other->who.ends_with("tunnel device")) {
-            report_clash(work_.mistakes, "device name " + tunnel, *other, holder, "give the bridge another name");
+            report_clash(work_.mistakes, "device name " + name, *other, holder, "give the bridge another name");
         }
     }
 

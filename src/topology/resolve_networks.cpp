@@ -13,8 +13,7 @@
 namespace fiplane::topology {
 namespace {
 
-// Outer IPv4 (20), UDP (8) and VXLAN (8) headers, and the inner Ethernet header (14).
-constexpr std::uint32_t kVxlanOverhead = 50;
+constexpr std::uint32_t kMaxId = 0xffffff;
 
 void resolve_node(Resolution& work, std::size_t index, Claims<Ipv4>& underlay) {
     const NodeEntry& entry = work.document.nodes[index];
@@ -30,16 +29,53 @@ void resolve_node(Resolution& work, std::size_t index, Claims<Ipv4>& underlay) {
 }
 
 void resolve_mtu(Resolution& work, const NetworkEntry& entry, Network& network) {
-    const std::uint32_t room = work.topology.underlay_mtu - kVxlanOverhead;
+    const std::uint32_t overhead = tunnel_overhead(network.type);
+    const std::uint32_t room = work.topology.underlay_mtu - overhead;
     network.mtu = entry.mtu.value.value_or(room);
     if (network.mtu <= room) return;
     work.mistakes.add(
         entry.mtu.place,
         fmt::format("{}: mtu {} does not fit into the underlay", object_label("network", entry.name), network.mtu),
-        fmt::format("at most {}: underlay_mtu {} less {} for VXLAN", room, work.topology.underlay_mtu, kVxlanOverhead));
+        fmt::format("at most {}: underlay_mtu {} less {} for {}", room, work.topology.underlay_mtu, overhead,
+                    network.type == NetworkType::kGre ? "GRE" : "VXLAN"));
 }
 
-void resolve_network(Resolution& work, std::size_t index, Claims<std::uint32_t>& vnis) {
+void resolve_shape(Resolution& work, const NetworkEntry& entry, Network& network) {
+    const std::string label = object_label("network", entry.name);
+    network.shape = entry.shape.value.value_or(Shape::kMesh);
+    if (!entry.hub.written) return;
+    if (network.shape != Shape::kStar) {
+        // A shape that could not be read is reported; it may have been meant as a star.
+        if (entry.shape.written && !entry.shape) return;
+        work.mistakes.add(entry.hub.place, label + ": only a star has a hub", "write shape: star, or leave hub out");
+        return;
+    }
+    if (const auto hub = work.nodes.find(entry.hub, label + ": hub", work.mistakes)) network.hub = *hub;
+}
+
+/// The ids that a network's tunnels have: one, or one for each tunnel of a star.
+void claim_ids(Resolution& work, const NetworkEntry& entry, const Network& network, Claims<std::uint32_t>& ids) {
+    const std::string label = object_label("network", entry.name);
+    const Holder holder{label, entry.segmentation_id.place};
+    const bool star = network.shape == Shape::kStar;
+    const std::uint32_t first = network.segmentation_id + (star ? 1 : 0);
+    const auto count = star ? static_cast<std::uint32_t>(work.topology.nodes.size() - 1) : 1;
+    if (first + count - 1 > kMaxId) {
+        work.mistakes.add(holder.place,
+                          fmt::format("{}: the tunnels of its star need numbers up to {}", label, first + count - 1),
+                          fmt::format("at most {}", kMaxId));
+        return;
+    }
+    for (std::uint32_t id = first; id < first + count; ++id) {
+        const Holder* const other = ids.claim(id, holder);
+        if (other == nullptr) continue;
+        report_clash(work.mistakes, fmt::format("segmentation_id {}", id), *other, holder,
+                     star ? "a star's tunnels have the numbers that follow its own" : "each network has its own VNI");
+        return;
+    }
+}
+
+void resolve_network(Resolution& work, std::size_t index, Claims<std::uint32_t>& ids) {
     const NetworkEntry& entry = work.document.networks[index];
     Network& network = work.topology.networks[index];
     const std::string label = object_label("network", entry.name);
@@ -47,13 +83,10 @@ void resolve_network(Resolution& work, std::size_t index, Claims<std::uint32_t>&
     network.external = entry.external.value.value_or(false);
     network.bridge = entry.bridge.value.value_or(device_name("brq", network.id));
     network.segmentation_id = entry.segmentation_id.value.value_or(0);
+    network.type = entry.network_type.value.value_or(work.topology.transport);
     resolve_mtu(work, entry, network);
-    if (!entry.segmentation_id) return;
-    const Holder holder{label, entry.segmentation_id.place};
-    if (const Holder* const other = vnis.claim(network.segmentation_id, holder)) {
-        report_clash(work.mistakes, fmt::format("segmentation_id {}", network.segmentation_id), *other, holder,
-                     "each network has its own VNI");
-    }
+    resolve_shape(work, entry, network);
+    if (entry.segmentation_id) claim_ids(work, entry, network, ids);
 }
 
 void resolve_gateway(Resolution& work, std::size_t index) {
@@ -218,9 +251,9 @@ void resolve_networks(Resolution& work) {
     Claims<Ipv4> underlay;
     for (std::size_t i = 0; i < topology.nodes.size(); ++i)
         resolve_node(work, i, underlay);
-    Claims<std::uint32_t> vnis;
+    Claims<std::uint32_t> ids;
     for (std::size_t i = 0; i < topology.networks.size(); ++i)
-        resolve_network(work, i, vnis);
+        resolve_network(work, i, ids);
     work.network_is_whole.assign(topology.networks.size(), true);
     for (std::size_t i = 0; i < topology.subnets.size(); ++i) {
         Subnet& subnet = topology.subnets[i];

@@ -11,7 +11,6 @@ namespace fiplane::topology {
 namespace {
 
 constexpr std::size_t kMaxName = 63;
-constexpr std::size_t kMaxDevice = 15;  // IFNAMSIZ - 1
 constexpr unsigned kMaxSubnetLength = 30;
 // neutron-lib's pool of /31 for rfp-/fpr- pairs.
 constexpr Prefix kLinkLocalPool{{0xa9fe4000}, 18};
@@ -97,9 +96,9 @@ Parsed<std::string> parse_uuid(std::string_view text) {
 
 Parsed<std::string> parse_device(std::string_view text) {
     if (text.empty()) return refuse("is empty", "write a device name");
-    if (text.size() > kMaxDevice) {
+    if (text.size() > kMaxDeviceName) {
         return refuse(fmt::format("is {} bytes long", text.size()),
-                      fmt::format("a Linux device name has at most {}", kMaxDevice));
+                      fmt::format("a Linux device name has at most {}", kMaxDeviceName));
     }
     const bool fits = text != "." && text != ".." && std::ranges::all_of(text, [](char c) {
                           return c > ' ' && c < 0x7f && c != '/' && c != ':' && c != '%';

@@ -11,6 +11,8 @@
 
 namespace fiplane::topology {
 
+inline constexpr std::size_t kMaxDeviceName = 15;  ///< IFNAMSIZ - 1
+
 /// `what` follows the quoted text: "is not an IPv4 address".
 struct Complaint {
     std::string what;

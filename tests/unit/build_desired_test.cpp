@@ -165,6 +165,105 @@ TEST_CASE("tunnels carry flooding to the network's nodes only, and never the rou
     CHECK(std::ranges::none_of(root.neighbours, [](const auto& each) { return each.first.first == "vxlan-5000"; }));
 }
 
+TEST_CASE("GRE: a device for each peer, which the bridge keeps apart and answers ARP in front of", "[build]") {
+    Topology topology = cloud();
+    for (Network& network : topology.networks) {
+        network.type = NetworkType::kGre;
+        network.mtu = 1458;
+    }
+    const DesiredNetns root = node(topology, 0).netns.at("");
+    const DesiredDevice& device = root.devices.at("gre-12-2");
+    const auto& gre = std::get<GretapKind>(device.kind);
+    CHECK(gre.key == 12);
+    CHECK(gre.local == ip("192.0.2.1"));
+    CHECK(gre.remote == ip("192.0.2.2"));
+    CHECK(gre.underlay_device == "eth0");
+    CHECK(device.mtu == 1458);
+    REQUIRE(device.port_flags);
+    CHECK(*device.port_flags == DesiredDevice::PortFlags{.learning = false, .isolated = true, .neigh_suppress = true});
+    // ARP for floating IPs must cross the external tunnels.
+    CHECK(*root.devices.at("gre-5000-2").port_flags ==
+          DesiredDevice::PortFlags{.learning = false, .isolated = true, .neigh_suppress = false});
+    CHECK(root.devices.contains("gre-5000-3"));
+    // The third node has none of the tenant networks.
+    CHECK_FALSE(root.devices.contains("gre-12-3"));
+    const Mac remote = *Mac::parse("fa:16:3e:00:02:12");
+    CHECK(root.fdb.contains({"gre-12-2", remote, std::nullopt}));
+    CHECK(std::ranges::none_of(root.fdb, [](const DesiredFdb& entry) { return entry.destination.has_value(); }));
+    const std::string bridge = topology.networks[2].bridge;
+    CHECK(root.neighbours.at({bridge, ip("10.10.2.12")}) == remote);
+    std::set<std::string> arp_ends;
+    for (const NftTable& table : root.tables) {
+        CHECK(table.family != nf::Family::kInet);  // no rule about UDP
+        for (const NftChain& chain : table.chains) {
+            if (chain.hook == "egress") arp_ends.insert(chain.device);
+        }
+    }
+    CHECK(arp_ends == std::set<std::string>{"gre-11-2", "gre-12-2"});
+}
+
+TEST_CASE("a star: the hub has a tunnel with a number of its own to each node, the others one to it", "[build]") {
+    Topology topology = cloud();
+    Network& external = topology.networks[0];
+    external.shape = Shape::kStar;
+    external.hub = 1;
+    const Mac router_of_two = *Mac::parse("fa:16:3e:00:02:12");
+    const auto floods = [](const DesiredNetns& root, const std::string& device) {
+        std::set<Ipv4> out;
+        for (const DesiredFdb& entry : root.fdb) {
+            if (entry.device == device && entry.mac.is_unset()) out.insert(*entry.destination);
+        }
+        return out;
+    };
+    const auto number = [](const DesiredNetns& root, const std::string& device) {
+        return std::get<VxlanKind>(root.devices.at(device).kind).vni;
+    };
+    const auto where = [](const DesiredNetns& root, const Mac& mac) {
+        std::set<std::pair<std::string, std::optional<Ipv4>>> out;
+        for (const DesiredFdb& entry : root.fdb) {
+            if (entry.mac == mac) out.emplace(entry.device, entry.destination);
+        }
+        return out;
+    };
+    const DesiredNetns hub = node(topology, 1).netns.at("");
+    CHECK(number(hub, "vxlan-5001") == 5001);
+    CHECK(number(hub, "vxlan-5002") == 5002);
+    CHECK_FALSE(hub.devices.contains("vxlan-5000"));
+    CHECK(floods(hub, "vxlan-5001") == std::set<Ipv4>{ip("192.0.2.1")});
+    CHECK(floods(hub, "vxlan-5002") == std::set<Ipv4>{ip("192.0.2.3")});
+    CHECK_FALSE(hub.devices.at("vxlan-5001").port_flags->isolated);
+
+    const DesiredNetns spoke = node(topology, 2).netns.at("");
+    CHECK(number(spoke, "vxlan-5002") == 5002);
+    CHECK_FALSE(spoke.devices.contains("vxlan-5001"));
+    CHECK(floods(spoke, "vxlan-5002") == std::set<Ipv4>{ip("192.0.2.2")});
+    // Whatever node a host is on: from here it is behind the hub.
+    for (const std::size_t other : {0, 1}) {
+        const Mac mac = topology.nodes[other].bridge_addresses[0].mac;
+        CHECK(where(spoke, mac) == std::set<std::pair<std::string, std::optional<Ipv4>>>{
+                                       {"vxlan-5002", std::nullopt}, {"vxlan-5002", ip("192.0.2.2")}});
+    }
+    CHECK(where(hub, topology.nodes[2].bridge_addresses[0].mac) ==
+          std::set<std::pair<std::string, std::optional<Ipv4>>>{{"vxlan-5002", std::nullopt},
+                                                                {"vxlan-5002", ip("192.0.2.3")}});
+    for (const NftTable& table : spoke.tables) {
+        if (table.family == nf::Family::kInet) CHECK(table.sets.at("vteps") == std::set<Ipv4>{ip("192.0.2.2")});
+    }
+    CHECK(where(spoke, router_of_two).empty());
+}
+
+TEST_CASE("the hub of a star has the network though nothing of it is there", "[build]") {
+    Topology topology = cloud();
+    topology.networks[2].shape = Shape::kStar;
+    topology.networks[2].hub = 2;
+    CHECK(place(topology, 2).networks.contains(2));
+    const DesiredNetns hub = node(topology, 2).netns.at("");
+    CHECK(hub.devices.contains("vxlan-13"));
+    CHECK(hub.devices.contains("vxlan-14"));
+    const DesiredNetns spoke = node(topology, 0).netns.at("");
+    CHECK(spoke.neighbours.contains({"vxlan-13", ip("10.10.2.12")}));
+}
+
 TEST_CASE("what cannot be built is refused with the reason", "[build]") {
     Topology topology = cloud();
     SECTION("a floating IP without an agent gateway") {

@@ -123,11 +123,17 @@ TEST_CASE("a chain on another hook is made anew, a stranger's table is not ours"
 
 TEST_CASE("guard chains wait for their devices", "[build][nft]") {
     const std::vector<NftTable> tables = {guard_table({{"tap1", *Mac::parse("fa:16:3e:00:00:01"), ip("10.0.0.1")},
-                                                       {"tap2", *Mac::parse("fa:16:3e:00:00:02"), ip("10.0.0.2")}})};
-    const auto change = diff_tables(tables, {}, {"tap2"});
+                                                       {"tap2", *Mac::parse("fa:16:3e:00:00:02"), ip("10.0.0.2")}},
+                                                      {"gre-1001-2", "gre-1001-3"})};
+    const auto change = diff_tables(tables, {}, {"tap2", "gre-1001-3"});
     CHECK(change.commands.find("port_tap1") == std::string::npos);
     CHECK(change.commands.find("add chain netdev fiplane port_tap2 { type filter hook ingress device \"tap2\" "
                                "priority 0; policy accept; }") != std::string::npos);
+    CHECK(change.commands.find("gre-1001-2") == std::string::npos);
+    CHECK(
+        change.commands.find("add chain netdev fiplane port_gre-1001-3 { type filter hook egress device \"gre-1001-3\" "
+                             "priority 0; policy accept; }") != std::string::npos);
+    CHECK(change.commands.find("add rule netdev fiplane port_gre-1001-3 ether type arp drop") != std::string::npos);
     CHECK(diff_tables(tables, as_ruleset(tables), {}).commands.empty());
 }
 
