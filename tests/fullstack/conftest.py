@@ -5,6 +5,7 @@ FIPLANE_BUILD      build directory (default: build/release of this tree)
 FIPLANE_FAST_PATH  on (default) or off
 FIPLANE_XDP        auto (default), native, generic or off
 FIPLANE_WIRE       bridge (default) or routed
+FIPLANE_TOPOLOGY   examples/NAME.yaml, for the modules that name none (default: devstack-dvr-vxlan)
 FIPLANE_TIME_SCALE how many times slower this machine is than a real one (default 1)
 """
 
@@ -27,6 +28,7 @@ from matrix import run_matrix  # noqa: E402
 from timing import scaled  # noqa: E402
 
 BUILD = Path(os.environ.get("FIPLANE_BUILD", ROOT / "build" / "release"))
+EXAMPLE = ROOT / "examples" / f"{os.environ.get('FIPLANE_TOPOLOGY', 'devstack-dvr-vxlan')}.yaml"
 TEST_TIMEOUT = 120  # seconds; a test that needs more is stuck. A module may set its own (TIMEOUT)
 
 
@@ -100,7 +102,7 @@ def lab_keeper():
 @pytest.fixture(scope="module")
 def lab(request, lab_keeper):
     """The module may name its topology (TOPOLOGY) and override parts of the mode (LAB)."""
-    topology = getattr(request.module, "TOPOLOGY", ROOT / "examples" / "devstack-dvr-vxlan.yaml")
+    topology = getattr(request.module, "TOPOLOGY", EXAMPLE)
     options = {**mode(), **getattr(request.module, "LAB", {})}
     shared = getattr(request.module, "SHARES_LAB", False)
     yield lab_keeper.lab(shared, topology, options)

@@ -261,9 +261,9 @@ def test_hand_changes_are_mended(warm, what):
         "route": (f"fip-{external.id}", f"ip route del {fip}"),
         "rule": (router.namespace, f"ip rule del from {fixed} lookup 16"),
         "router device": (router.namespace, f"ip link del {router.rfp}"),
-        "fdb entry": ("", f"bridge fdb del {warm.nodes['primary'].node.macs['public']} dev vxlan-{external.vni}"
+        "fdb entry": ("", f"bridge fdb del {warm.nodes['primary'].node.macs['public']} dev vxlan-{external.segmentation_id}"
                           f" dst 192.0.2.11 self"),
-        "tunnel device": ("", f"ip link del vxlan-{external.vni}"),
+        "tunnel device": ("", f"ip link del vxlan-{external.segmentation_id}"),
     }
     netns, command = commands[what]
     before = dump(node) if what not in ("router device", "tunnel device") else None
@@ -289,7 +289,7 @@ def test_maps_are_readable(warm, table):
     words = {
         "fl_config": ["vxlan_port", '"vtep": [192, 0, 2, 12]'],
         "fl_sources": ["FL_ROLE_PORT", "FL_ROLE_TUNNEL", "FL_ROLE_HOST", '"ifindex"'],
-        "fl_tunnels": ['"vni": 1000001', '"peer": [192, 0, 2, 11]'],
+        "fl_tunnels": ['"id": 1000001', '"peer": [192, 0, 2, 11]'],
         "fl_fdb": ["FL_OUT_TUNNEL", "FL_OUT_ROUTER", '"remote": [192, 0, 2, 11]'],
         "fl_arp": ['"ip": [172, 24, 5, 21]'],
         "fl_fip_in": ['"fip": [172, 24, 5, 21]', '"dnat": [10, 1, 0, 21]', "FL_OUT_PORT"],

@@ -159,7 +159,7 @@ def test_M1_underlay_carries_tunnel_packets_only(warm, taps):
         warm.nodes["primary"].run(["ping", "-n", "-c", "1", "-W", "2", peer])
     wire = taps.wire("primary")
     run_matrix(warm, pings=2, with_ssh=False)
-    known = {network.vni for network in warm.topology.networks.values()}
+    known = set().union(*(network.tunnel_ids() for network in warm.topology.networks.values()))
     vteps = {node.underlay_address for node in warm.topology.nodes.values()}
 
     def foreign(packet) -> bool:
@@ -167,9 +167,7 @@ def test_M1_underlay_carries_tunnel_packets_only(warm, taps):
             return False
         if packet.haslayer("ARP") and not is_tunnelled(packet):
             return {packet["ARP"].psrc, packet["ARP"].pdst} - vteps != set()
-        if not is_tunnelled(packet):
-            return True
-        return not {packet["IP"].src, packet["IP"].dst} <= vteps or packet["VXLAN"].vni not in known
+        return not is_tunnelled(packet, known) or not {packet["IP"].src, packet["IP"].dst} <= vteps
 
     assert len(wire.frames(is_tunnelled, 50, timeout=0.2)) == 50
     wire.none(foreign, "packet that is no tunnel packet of a known network", timeout=0.1)

@@ -19,7 +19,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
 from equivalence.sockets import Capture, Injector
-from frames import assert_same, is_tunnelled, match_inner
+from frames import assert_same, inner, is_tunnelled, match_inner
 from lab import wait_for
 from test_wire import BROADCAST, EXTERNAL, TENANT, Place, carries, fresh_tag, host_address, host_mac, ipv4
 
@@ -222,7 +222,7 @@ def test_udp_without_checksum_keeps_none(warm, taps, sender, receiver):
             Ether(src=here.port.mac, dst=here.qr_mac)
             / IP(src=here.port.fixed_ip, dst=there.fip) / UDP(sport=4002, dport=port, chksum=0) / Raw(tag)
         )  # fmt: skip
-        on_wire = Ether(wire.one(match_inner(carries(tag, src=here.fip)), "datagram in the tunnel")[50:])
+        on_wire = Ether(inner(wire.one(match_inner(carries(tag, src=here.fip)), "datagram in the tunnel")))
         arrived = Ether(arrival.one(carries(tag, dst=there.port.fixed_ip), "datagram at the VM"))
         assert received(process) == (here.fip, 4002, tag)
     assert (on_wire[UDP].chksum, arrived[UDP].chksum) == (0, 0)
@@ -235,7 +235,7 @@ def test_vxlan_with_outer_checksum(warm, taps):
     wire, arrival = taps.wire(there.node), taps.vm("vm3")
     good, bad = fresh_tag(), fresh_tag()
     for tag, checksum in ((bad, 0x1234), (good, None)):
-        inner = Ether(src=host_mac(warm, "subnode2"), dst=there.fg_mac) / ipv4(
+        frame = Ether(src=host_mac(warm, "subnode2"), dst=there.fg_mac) / ipv4(
             host_address(warm, "subnode2"), there.fip, 64, UDP(sport=4003, dport=9) / Raw(tag), "udp", 55
         )
         outer = UDP(sport=40000, dport=warm.topology.vxlan_port)
@@ -244,7 +244,7 @@ def test_vxlan_with_outer_checksum(warm, taps):
         wire.send(
             Ether(src=peer.mac("eth0"), dst=node.mac("eth0"))
             / IP(src=peer.node.underlay_address, dst=node.node.underlay_address)
-            / outer / VXLAN(flags=8, vni=warm.topology.networks[EXTERNAL].vni) / inner
+            / outer / VXLAN(flags=8, vni=warm.topology.networks[EXTERNAL].segmentation_id) / frame
         )  # fmt: skip
     arrived = arrival.one(carries(good), "packet with a right outer checksum")
     expected = Ether(src=there.qr_mac, dst=there.port.mac) / ipv4(
@@ -356,9 +356,9 @@ def test_any_frame_crosses_its_segment(warm, taps, sender, receiver, kind):
         nic.close()
         assert arrivals(opened, tag, {receiver}) == {receiver: [frame]}
     if here.node != there.node:
-        vni = warm.topology.networks[TENANT].vni
-        on_wire = wire.one(lambda packet: is_tunnelled(packet, vni) and tag in bytes(packet), "frame in the tunnel")
-        assert on_wire[50:] == frame
+        ids = warm.topology.networks[TENANT].tunnel_ids()
+        on_wire = wire.one(lambda packet: is_tunnelled(packet, ids) and tag in bytes(packet), "frame in the tunnel")
+        assert inner(on_wire) == frame
 
 
 # Addresses that move
@@ -474,7 +474,7 @@ def test_gratuitous_arp_of_a_node_moves_its_address(warm, taps):
             mark = tag + random.randbytes(4).hex().encode()
             vm.send(Ether(src=here.port.mac, dst=here.qr_mac)
                     / ipv4(here.port.fixed_ip, address, 64, UDP(sport=4006, dport=9) / Raw(mark), "udp", 3))
-            return Ether(wire.one(match_inner(carries(mark, src=here.fip)), "packet in the tunnel")[50:]).dst == fresh
+            return Ether(inner(wire.one(match_inner(carries(mark, src=here.fip)), "packet in the tunnel"))).dst == fresh
 
         wait_for("packets for the new MAC", next_packet_goes_there, timeout=1.0, interval=0.05)
     finally:

@@ -8,17 +8,18 @@ import logging
 import select
 import socket
 import time
-from typing import Callable, Iterator
+from typing import Callable, Container, Iterator
 
 logging.getLogger("scapy").setLevel(logging.ERROR)
 from scapy.layers.inet import IP, UDP  # noqa: E402
-from scapy.layers.l2 import Ether  # noqa: E402
+from scapy.layers.l2 import GRE, Ether  # noqa: E402
 from scapy.layers.vxlan import VXLAN  # noqa: E402
 from scapy.packet import Packet  # noqa: E402
 
 from lab import Lab, LabNode  # noqa: E402
 from namespaces import packet_socket  # noqa: E402
 from timing import scaled  # noqa: E402
+from topology import Network  # noqa: E402
 
 OUTER_SOURCE_PORTS = range(32768, 61000)  # net.ipv4.ip_local_port_range, which Linux's vxlan device uses
 
@@ -148,41 +149,61 @@ def field_at(packet: Packet, offset: int) -> str:
     return layer.name
 
 
-def is_tunnelled(raw: Packet, vni: int | None = None) -> bool:
-    return UDP in raw and VXLAN in raw and (vni is None or raw[VXLAN].vni == vni)
+def tunnel_of(packet: Packet) -> tuple[int, Packet] | None:
+    """VNI or key and the frame inside, if this is a tunnel packet."""
+    if UDP in packet and VXLAN in packet:
+        return packet[VXLAN].vni, packet[VXLAN].payload
+    if GRE in packet and packet[GRE].proto == 0x6558 and packet[GRE].key_present:
+        return packet[GRE].key, packet[GRE].payload
+    return None
+
+
+def is_tunnelled(packet: Packet, ids: Container[int] | None = None) -> bool:
+    tunnel = tunnel_of(packet)
+    return tunnel is not None and (ids is None or tunnel[0] in ids)
 
 
 def inner(raw: bytes) -> bytes:
-    """The frame inside a VXLAN packet over IPv4 without options."""
-    return raw[50:]
+    """The frame inside a tunnel packet over IPv4 without options, byte for byte."""
+    return raw[42 if raw[23] == 47 else 50 :]
 
 
 def match_inner(match: Match, sender: str | None = None) -> Match:
     """Matches tunnel packets whose inner frame matches. `sender`: only from this outer source address."""
 
     def check(packet: Packet) -> bool:
-        if not is_tunnelled(packet) or (sender is not None and packet[IP].src != sender):
+        tunnel = tunnel_of(packet)
+        if tunnel is None or (sender is not None and packet[IP].src != sender):
             return False
-        return match(packet[VXLAN].payload)
+        return match(tunnel[1])
 
     return check
 
 
-def assert_tunnelled(what: str, seen: bytes, source: LabNode, destination: LabNode, vni: int, payload: Packet) -> None:
-    """`seen` must be `payload` in VXLAN from one node to another, as Linux's vxlan device makes it (RFC 7348; outer
-    TTL 64, no DF, no checksum). The outer source port and IPv4 ID are the sender's choice."""
-    got = Ether(seen)
-    assert got[UDP].sport in OUTER_SOURCE_PORTS, f"{what}: outer source port {got[UDP].sport}"
+def wrap(network: Network, number: int, port: int, vxlan_port: int) -> Packet:
+    """What stands between the outer IPv4 header and the frame: as Linux's vxlan device (RFC 7348, no checksum) or its
+    gretap device (RFC 2890, a key and nothing else) makes it."""
+    if network.type == "gre":
+        return GRE(key_present=1, key=number, proto=0x6558)
+    return UDP(sport=port, dport=vxlan_port, chksum=0) / VXLAN(flags=8, vni=number)
+
+
+def assert_tunnelled(
+    what: str, seen: bytes, source: LabNode, destination: LabNode, network: str, payload: Packet
+) -> None:
+    """`seen` must be `payload` in a tunnel of a network on the way from one node to another, with outer TTL 64 and no DF.
+    The outer source port and IPv4 ID are the sender's choice; so is, in a star, which of the two tunnels it was seen in."""
+    got, lab = Ether(seen), source.lab
+    port = got[UDP].sport if UDP in got else 0
+    carrier = lab.topology.networks[network]
+    legs = [tuple(lab.nodes[end] for end in leg) for leg in carrier.route(source.name, destination.name)]
+    sender, receiver = next((leg for leg in legs if leg[0].node.underlay_address == got[IP].src), legs[0])
+    if carrier.type != "gre":
+        assert port in OUTER_SOURCE_PORTS, f"{what}: outer source port {port}"
     expected = (
-        Ether(src=source.mac(source.node.underlay_device), dst=destination.mac(destination.node.underlay_device))
-        / IP(
-            src=source.node.underlay_address,
-            dst=destination.node.underlay_address,
-            ttl=64,
-            id=got[IP].id,
-        )
-        / UDP(sport=got[UDP].sport, dport=source.lab.topology.vxlan_port, chksum=0)
-        / VXLAN(flags=8, vni=vni)
+        Ether(src=sender.mac(sender.node.underlay_device), dst=receiver.mac(receiver.node.underlay_device))
+        / IP(src=sender.node.underlay_address, dst=receiver.node.underlay_address, ttl=64, id=got[IP].id)
+        / wrap(carrier, carrier.tunnel_id(sender.name, receiver.name), port, lab.topology.vxlan_port)
         / payload
     )
     assert_same(what, seen, expected)

@@ -251,9 +251,11 @@ class Lab:
             )
         else:
             self.wire.run("echo 1 > /proc/sys/net/ipv4/ip_forward")
-        # auto: XDP is native where packets go from tunnel to tunnel, as they do on a legacy router's node.
-        centralized = any(not router.distributed for router in self.topology.routers.values())
-        xdp_likely = self.xdp == "native" or (self.xdp == "auto" and centralized)
+        # auto: XDP is native where packets go from tunnel to tunnel, as they do on a legacy router's node and at a hub.
+        relays = any(not router.distributed for router in self.topology.routers.values()) or any(
+            network.hub for network in self.topology.networks.values()
+        )
+        xdp_likely = self.xdp == "native" or (self.xdp == "auto" and relays)
         for node in self.nodes.values():
             node.connect(self.wire)
             if xdp_likely:

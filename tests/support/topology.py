@@ -33,8 +33,30 @@ class Network:
     id: str
     external: bool
     bridge: str
-    vni: int
+    type: str  # "vxlan" or "gre"
+    shape: str  # "mesh" or "star"
+    hub: str | None
+    segmentation_id: int
+    device: str | None  # the one that leads to all other nodes
+    tunnels: dict[tuple[str, str], tuple[str, int]]  # else from node to node: device, and VNI or key
     mtu: int
+
+    def tunnel_id(self, node: str, peer: str) -> int:
+        """VNI or key of the tunnel between two nodes; KeyError where there is none."""
+        return self.tunnels[(node, peer)][1] if self.tunnels else self.segmentation_id
+
+    def tunnel_ids(self) -> set[int]:
+        return {number for _, number in self.tunnels.values()} or {self.segmentation_id}
+
+    def tunnel_devices(self, node: str) -> set[str]:
+        """Those that a node may have; where the network is not, they are missing."""
+        return {self.device} if self.device else {device for (at, _), (device, _) in self.tunnels.items() if at == node}
+
+    def route(self, node: str, peer: str) -> list[tuple[str, str]]:
+        """The tunnels that a frame passes from one node to another."""
+        if self.hub in (None, node, peer):
+            return [(node, peer)]
+        return [(node, self.hub), (self.hub, peer)]
 
 
 @dataclass(frozen=True)
@@ -165,7 +187,19 @@ def _node(item: dict) -> Node:
 
 
 def _network(item: dict) -> Network:
-    return Network(item["name"], item["id"], item["external"], item["bridge"], item["segmentation_id"], item["mtu"])
+    return Network(
+        name=item["name"],
+        id=item["id"],
+        external=item["external"],
+        bridge=item["bridge"],
+        type=item["network_type"],
+        shape=item["shape"],
+        hub=item["hub"],
+        segmentation_id=item["segmentation_id"],
+        device=item["tunnel_device"],
+        tunnels={(end["node"], end["peer"]): (end["device"], end["segmentation_id"]) for end in item["tunnels"]},
+        mtu=item["mtu"],
+    )
 
 
 def _port(item: dict, subnets: dict[str, dict], networks: dict[str, Network]) -> Port:

@@ -249,7 +249,7 @@ class Site:
         return Entry(
             WIRE,
             network,
-            self.network(network).vni,
+            self.network(network).segmentation_id,
             self.peer_macs[peer],
             self.underlay_mac,
             ip_bytes(self.topology.nodes[peer].underlay_address),

@@ -52,7 +52,7 @@ def _outer(site: Site, rng: Random, number: int, entry: Entry, inner: bytes, wha
         case "wrong_vni":
             vni = rng.choice((0, 1, vni + 77, 0xFFFFFF))
         case "other_vni":
-            vni = rng.choice([network.vni for network in site.topology.networks.values()])
+            vni = rng.choice([network.segmentation_id for network in site.topology.networks.values()])
         case "unknown_peer":
             src = rng.choice((b"\xc0\0\2\x63", b"\xc6\x33\x64\1", site.vtep))
         case "peer_network":
