@@ -11,7 +11,6 @@
 namespace fiplane::build {
 namespace {
 
-constexpr std::uint32_t kVxlanOverhead = 50;  // outer IPv4, UDP and VXLAN headers and the inner Ethernet header
 
 std::string describe_owner(const Link& link) {
     if (link.kind == "openvswitch") return "it is Open vSwitch's";
@@ -164,10 +163,11 @@ Result<> check_underlay(const Topology& topology, std::size_t node, const Actual
     }
     for (const std::size_t index : place(topology, node).networks) {
         const Network& network = topology.networks[index];
-        if (network.mtu + kVxlanOverhead <= underlay->mtu) continue;
+        const std::uint32_t needed = network.mtu + tunnel_overhead(network.type);
+        if (needed <= underlay->mtu) continue;
         return fail(ExitCode::kBadTopology,
                     fmt::format("network {} has MTU {}, which needs {} on {}, and that has {}", network.name,
-                                network.mtu, network.mtu + kVxlanOverhead, here.underlay_device, underlay->mtu),
+                                network.mtu, needed, here.underlay_device, underlay->mtu),
                     topology.file, "raise the underlay's MTU or lower the network's");
     }
     return {};
