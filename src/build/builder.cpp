@@ -3,10 +3,13 @@
 
 #include <fmt/format.h>
 
+#include <set>
 #include <utility>
 
 #include "build/diff.hpp"
 #include "build/names.hpp"
+#include "linux/netns.hpp"
+#include "linux/rtnl.hpp"
 
 namespace fiplane {
 
@@ -175,6 +178,31 @@ Builder::Builder(Builder&&) noexcept = default;
 Builder& Builder::operator=(Builder&&) noexcept = default;
 Builder::~Builder() = default;
 
+namespace {
+
+/// Kinds of devices that not every kernel has: asked for before anything is made.
+Result<> check_kernel(const Topology& topology, std::size_t node) {
+    auto own = Netns::current();
+    if (!own) return pass_on(own);
+    auto rtnl = Rtnl::open(*own);
+    if (!rtnl) return pass_on(rtnl);
+    std::set<NetworkType> asked;
+    for (const std::size_t index : place(topology, node).networks) {
+        const Network& network = topology.networks[index];
+        if (!asked.insert(network.type).second) continue;
+        const bool gre = network.type == NetworkType::kGre;
+        auto there = rtnl->require_kind(gre ? "gretap" : "vxlan");
+        if (there) continue;
+        there.error().what += fmt::format(", which network {} needs", network.name);
+        there.error().hint =
+            fmt::format("install the kernel's module {}, or use another network_type", gre ? "ip_gre" : "vxlan");
+        return there;
+    }
+    return {};
+}
+
+}  // namespace
+
 Result<Builder> Builder::open(const Topology& topology, std::size_t node, BuildOptions options) {
     if (node >= topology.nodes.size()) {
         return fail(ExitCode::kUsage, fmt::format("the topology has no node number {}", node), topology.file);
@@ -182,6 +210,7 @@ Result<Builder> Builder::open(const Topology& topology, std::size_t node, BuildO
     auto actual = read_underlay();
     if (!actual) return pass_on(actual);
     if (auto ready = check_underlay(topology, node, *actual); !ready) return pass_on(ready);
+    if (auto ready = check_kernel(topology, node); !ready) return pass_on(ready);
     return Builder(std::make_unique<Impl>(topology, node, std::move(options)));
 }
 

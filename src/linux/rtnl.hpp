@@ -104,6 +104,9 @@ class Rtnl {
     [[nodiscard]] Result<std::optional<int>> nsid_of(const Netns& other);
     [[nodiscard]] Result<std::optional<Link>> link_by_name(const std::string& name);
 
+    /// kMissingFeature if the kernel has no such kind of link ("gretap"), and no module for it; makes none.
+    [[nodiscard]] Result<> require_kind(const std::string& kind);
+
     // Changes. All are exact: "exists already" and "no such" are errors, unless said otherwise.
 
     [[nodiscard]] Result<> add_bridge(const BridgeSpec& spec);

@@ -56,6 +56,19 @@ void put_ipv6_generation(Request& request, bool disable) {
 
 }  // namespace
 
+Result<> Rtnl::require_kind(const std::string& kind) {
+    // Kinds are looked up before attributes are checked, and none takes an all-zero address (EADDRNOTAVAIL, or EINVAL).
+    Request request = new_link("fiplane-probe");
+    request.mac(IFLA_ADDRESS, Mac{});
+    {
+        const Nest info(request, IFLA_LINKINFO);
+        request.text(IFLA_INFO_KIND, kind);
+    }
+    const auto answer = impl_->socket.transact(request);
+    if (answer || answer.error().number != EOPNOTSUPP) return {};
+    return fail(ExitCode::kMissingFeature, fmt::format("the kernel has no devices of kind {}", kind), impl_->where);
+}
+
 Result<> Rtnl::add_bridge(const BridgeSpec& spec) {
     const std::string what = fmt::format("create bridge {}", spec.name);
     // A bridge lowers its MTU to that of its ports unless its MTU was set by a change to a different value

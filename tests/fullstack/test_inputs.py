@@ -72,6 +72,16 @@ def test_broken_yaml(node):
     assert "1 mistake" in summary
 
 
+def test_a_kernel_without_gre_says_so_before_anything_is_made(node):
+    has_gre = node.run("ip link add probe type gretap remote 192.0.2.99 && ip link del probe", check=False).returncode == 0
+    topology = ROOT / "examples" / "devstack-dvr-gre.yaml"
+    result = attempt(node, "plan", "--node", "primary", "--state-dir", node.state.path / "state", topology)
+    if has_gre:
+        assert result.returncode == 0 and "gretap gre-1001-2" in result.stdout, result
+    else:
+        one_error(result, 5, "no devices of kind gretap, which network public needs", "ip_gre", "network_type")
+
+
 def test_all_mistakes_at_once(node):
     def change(text: str) -> str:
         text = text.replace("segmentation_id: 1001\n", "segmentation_id: 1000001\n")

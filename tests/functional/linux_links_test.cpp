@@ -20,6 +20,18 @@ VethSpec veth_spec(const std::string& name, const std::string& peer) {
 
 }  // namespace
 
+TEST_CASE("a kind of link that the kernel lacks is told from one that it has, and none is made", "[linux][rtnl]") {
+    REQUIRE_ROOT();
+    Bench bench;
+    CHECK(bench.rtnl.require_kind("veth"));
+    CHECK(bench.rtnl.require_kind("vxlan"));
+    const auto missing = bench.rtnl.require_kind("no-such-kind");
+    REQUIRE_FALSE(missing);
+    CHECK(missing.error().code == ExitCode::kMissingFeature);
+    CHECK(missing.error().what == "the kernel has no devices of kind no-such-kind");
+    CHECK(must(bench.rtnl.links({}, {})).size() == 1);  // lo
+}
+
 TEST_CASE("a new namespace has lo up and is found by name", "[linux][netns]") {
     REQUIRE_ROOT();
     Bench bench;

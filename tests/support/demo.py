@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Sequence
 
-from lab import Lab, LabError
+from lab import Lab, LabError, MissingFeature
 from matrix import Cell, missing, run_matrix, sources
 from measure import Comparison, Counts, all_counts, compare, figures
 from namespaces import kept_labs, remove_lab
@@ -34,6 +34,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--xdp", choices=("auto", "native", "generic", "off"), default="auto")
     parser.add_argument("--quick", action="store_true", help="shorter measurements")
     parser.add_argument("--keep", action="store_true", help="leave everything running and say how to look around")
+    parser.add_argument(
+        "--vm", action="store_true", help="run it on Debian's kernel in a VM, for what this machine's kernel lacks (slow)"
+    )
     parser.add_argument("--stop", action="store_true", help="end what --keep left running, and nothing else")
     return parser.parse_args()
 
@@ -215,6 +218,9 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except MissingFeature as error:
+        print(f"demo: {error}\ndemo: with --vm the same demo runs on another kernel, in a VM", file=sys.stderr)
+        sys.exit(1)
     except (LabError, TopologyError) as error:
         print(f"demo: {error}", file=sys.stderr)
         sys.exit(1)

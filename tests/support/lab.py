@@ -33,6 +33,11 @@ T = TypeVar("T")
 Progress = Callable[[str], None]
 
 READY_TIMEOUT = 60.0
+MISSING_FEATURE = 5  # exit code of fiplane: the kernel lacks something
+
+
+class MissingFeature(LabError):
+    """This machine's kernel cannot carry the topology."""
 
 
 def in_parallel(jobs: Iterable[Callable[[], T]], workers: int = 8) -> list[T]:
@@ -131,6 +136,8 @@ class LabNode:
     def agent_answers(self) -> dict | None:
         if self.agent is not None and self.agent.poll() is not None:
             log = self.log.read_text(errors="replace").strip().splitlines()
+            if self.agent.returncode == MISSING_FEATURE:
+                raise MissingFeature(log[-1].removeprefix("fiplane: "))
             raise LabError(f"the agent of {self.name} ended with {self.agent.returncode}:\n" + "\n".join(log[-15:]))
         result = self.fiplane("status", "-o", "json", check=False, timeout=READY_TIMEOUT)
         return json.loads(result.stdout) if result.returncode == 0 else None
