@@ -16,10 +16,6 @@ constexpr std::uint32_t kEx = 10;
 constexpr std::uint32_t kA = 20;
 constexpr std::uint32_t kB = 30;
 constexpr std::uint32_t kA2 = 40;
-constexpr std::uint32_t kVniEx = 1001;
-constexpr std::uint32_t kVniA = 2001;
-constexpr std::uint32_t kVniA2 = 2002;
-constexpr std::uint32_t kVniB = 3001;
 constexpr std::uint32_t kDomainA = 7;
 constexpr std::uint32_t kDomainB = 8;
 constexpr std::uint32_t kMtu = 1450;
@@ -50,12 +46,12 @@ Prefix prefix(const char* text) {
 }  // namespace
 
 Cloud::Cloud() : vtep(ip("10.0.0.1")), underlay_mac(mac("02:00:00:00:00:01")) {
-    segments = {{"ex", kEx, 60, kVniEx, kNobody},
-                {"a", kA, 70, kVniA, 1},
-                {"a-2", kA2, 90, kVniA2, 1},
-                {"b", kB, 80, kVniB, 2}};
-    peers = {{kPeer2, mac("02:00:00:00:00:02"), {kVniEx, kVniA, kVniA2, kVniB}},
-             {kPeer3, mac("02:00:00:00:00:03"), {kVniEx, kVniA, kVniA2}}};
+    segments = {{"ex", kEx, kNobody}, {"a", kA, 1}, {"a-2", kA2, 1}, {"b", kB, 2}};
+    peers = {{kPeer2, mac("02:00:00:00:00:02")}, {kPeer3, mac("02:00:00:00:00:03")}};
+    tunnels = {{FL_TUNNEL_VXLAN, 1001, kPeer2, kEx, 60, false}, {FL_TUNNEL_VXLAN, 1002, kPeer3, kEx, 61, false},
+               {FL_TUNNEL_VXLAN, 2001, kPeer2, kA, 70, false},  {FL_TUNNEL_VXLAN, 2001, kPeer3, kA, 70, false},
+               {FL_TUNNEL_GRE, 2002, kPeer2, kA2, 90, true},    {FL_TUNNEL_GRE, 2002, kPeer3, kA2, 91, true},
+               {FL_TUNNEL_GENEVE, 3001, kPeer2, kB, 80, false}};
     ports = {{"a1", 101, kA, kVm5, ip("10.1.0.5"), true, FL_OUT_PEER},
              {"a2", 102, kA, kVm6, ip("10.1.0.6"), true, FL_OUT_XDP},
              {"a3", 103, kA, kVm7, ip("10.1.0.7"), false, 0},
@@ -71,8 +67,11 @@ Exit Cloud::to_port(const std::string& name) const {
     return {.kind = FL_OUT_PORT, .ifindex = target.ifindex, .flags = target.flags, .mtu = kMtu};
 }
 
-Exit Cloud::to_tunnel(std::uint32_t vni, Ipv4 peer) {
-    return {.kind = FL_OUT_TUNNEL, .ifindex = kUnderlayDevice, .mtu = kMtu, .vni = vni, .peer = peer};
+Exit Cloud::to_tunnel(std::uint32_t segment, Ipv4 peer) const {
+    const auto found = std::ranges::find_if(
+        tunnels, [&](const CloudTunnel& each) { return each.segment == segment && each.peer == peer; });
+    if (found == tunnels.end()) throw std::logic_error("no tunnel to " + peer.str());
+    return {.kind = FL_OUT_TUNNEL, .ifindex = kUnderlayDevice, .mtu = kMtu, .tunnel = &*found};
 }
 
 void Cloud::add_segment_rows() {
@@ -80,16 +79,16 @@ void Cloud::add_segment_rows() {
     for (const CloudPort& each : ports)
         fdb.push_back({each.segment, each.mac, to_port(each.name)});
     fdb.insert(fdb.end(), {{kEx, kBrEx, {.kind = FL_OUT_HOST, .ifindex = kEx, .mtu = kMtu}},
-                           {kEx, kClient, to_tunnel(kVniEx, kPeer2)},
-                           {kEx, kGateway, to_tunnel(kVniEx, kPeer3)},
+                           {kEx, kClient, to_tunnel(kEx, kPeer2)},
+                           {kEx, kGateway, to_tunnel(kEx, kPeer3)},
                            {kEx, kFg, router},
                            {kEx, kQg, router},
-                           {kA, kVm8, to_tunnel(kVniA, kPeer2)},
-                           {kA, kVm9, to_tunnel(kVniA, kPeer3)},
+                           {kA, kVm8, to_tunnel(kA, kPeer2)},
+                           {kA, kVm9, to_tunnel(kA, kPeer3)},
                            {kA, kQrA, router},
-                           {kA2, kVm2006, to_tunnel(kVniA2, kPeer3)},
+                           {kA2, kVm2006, to_tunnel(kA2, kPeer3)},
                            {kA2, kQrA2, router},
-                           {kB, kVm8, to_tunnel(kVniB, kPeer2)},
+                           {kB, kVm8, to_tunnel(kB, kPeer2)},
                            {kB, kQrB, router}});
     arp = {{kEx, ip("172.24.5.11"), kFg},       {kEx, ip("172.24.5.12"), kFg}, {kEx, ip("172.24.5.21"), kQg},
            {kEx, ip("172.24.5.22"), kQg},       {kEx, ip("172.24.5.29"), kQg}, {kA, ip("10.1.0.8"), kVm8},
@@ -115,7 +114,7 @@ void Cloud::add_journeys() {
     const Journey to_b1 = deliver("b1", kQrB, 1);
     const Journey to_b2 = deliver("b2", kQrB, 1);
     const Journey to_b8{
-        .dmac = kVm8, .smac = kQrB, .dnat = ip("10.1.0.8"), .hops = 1, .mtu = kMtu, .exit = to_tunnel(kVniB, kPeer2)};
+        .dmac = kVm8, .smac = kQrB, .dnat = ip("10.1.0.8"), .hops = 1, .mtu = kMtu, .exit = to_tunnel(kB, kPeer2)};
     fip_in = {{kEx, ip("172.24.5.11"), kFg, to_a1},
               {kEx, ip("172.24.5.12"), kFg, to_a2},
               {kEx, ip("172.24.5.21"), kQg, to_b1},
@@ -128,10 +127,9 @@ void Cloud::add_journeys() {
 
     const Journey host = leave(kBrEx, kFg, 2, {.kind = FL_OUT_HOST, .ifindex = kEx, .mtu = kMtu});
     const Journey stay_in_a{.dmac = kVm2009, .smac = kQrA2, .hops = 1, .mtu = kMtu, .exit = to_port("a4")};
-    const Journey narrow{
-        .dmac = kVm2006, .smac = kQrA2, .hops = 1, .mtu = kNarrowMtu, .exit = to_tunnel(kVniA2, kPeer3)};
+    const Journey narrow{.dmac = kVm2006, .smac = kQrA2, .hops = 1, .mtu = kNarrowMtu, .exit = to_tunnel(kA2, kPeer3)};
     dests = {{kDomainA, prefix("172.24.4.1/32"), host},
-             {kDomainA, prefix("172.24.4.2/32"), leave(kClient, kFg, 2, to_tunnel(kVniEx, kPeer2))},
+             {kDomainA, prefix("172.24.4.2/32"), leave(kClient, kFg, 2, to_tunnel(kEx, kPeer2))},
              {kDomainA, prefix("172.24.5.11/32"), turn(to_a1, 3)},
              {kDomainA, prefix("172.24.5.12/32"), turn(to_a2, 3)},
              {kDomainA, prefix("172.24.5.21/32"), turn(to_b1, 3)},
@@ -140,12 +138,12 @@ void Cloud::add_journeys() {
              {kDomainA, prefix("10.2.0.6/32"), narrow},
              {kDomainA, prefix("172.24.4.0/23"), {}},
              {kDomainA, prefix("198.51.100.0/24"), {}},
-             {kDomainA, prefix("0.0.0.0/0"), leave(kGateway, kFg, 2, to_tunnel(kVniEx, kPeer3))},
-             {kDomainB, prefix("172.24.4.2/32"), leave(kClient, kQg, 1, to_tunnel(kVniEx, kPeer2))},
+             {kDomainA, prefix("0.0.0.0/0"), leave(kGateway, kFg, 2, to_tunnel(kEx, kPeer3))},
+             {kDomainB, prefix("172.24.4.2/32"), leave(kClient, kQg, 1, to_tunnel(kEx, kPeer2))},
              {kDomainB, prefix("172.24.5.11/32"), turn(to_a1, 3)},
              {kDomainB, prefix("172.24.5.21/32"), turn(to_b1, 1)},
              {kDomainB, prefix("172.24.5.22/32"), turn(to_b2, 1)},
-             {kDomainB, prefix("203.0.113.0/24"), leave(kGateway, kQg, 1, to_tunnel(kVniEx, kPeer3))}};
+             {kDomainB, prefix("203.0.113.0/24"), leave(kGateway, kQg, 1, to_tunnel(kEx, kPeer3))}};
 }
 
 const CloudSegment* Cloud::segment(std::uint32_t bridge) const {
@@ -153,14 +151,15 @@ const CloudSegment* Cloud::segment(std::uint32_t bridge) const {
     return found == segments.end() ? nullptr : &*found;
 }
 
-const CloudSegment* Cloud::segment_of_vni(std::uint32_t vni) const {
-    const auto found = std::ranges::find(segments, vni, &CloudSegment::vni);
-    return found == segments.end() ? nullptr : &*found;
+const CloudTunnel* Cloud::tunnel(fl_tunnel_type type, std::uint32_t id, Ipv4 peer) const {
+    const auto found = std::ranges::find_if(
+        tunnels, [&](const CloudTunnel& each) { return each.type == type && each.id == id && each.peer == peer; });
+    return found == tunnels.end() ? nullptr : &*found;
 }
 
-const CloudSegment* Cloud::segment_of_tunnel_device(std::uint32_t ifindex) const {
-    const auto found = std::ranges::find(segments, ifindex, &CloudSegment::tunnel_device);
-    return found == segments.end() ? nullptr : &*found;
+const CloudTunnel* Cloud::tunnel_of_device(std::uint32_t ifindex) const {
+    const auto found = std::ranges::find(tunnels, ifindex, &CloudTunnel::device);
+    return found == tunnels.end() ? nullptr : &*found;
 }
 
 const CloudPort* Cloud::port(std::uint32_t ifindex) const {
@@ -184,9 +183,13 @@ std::vector<std::uint32_t> Cloud::devices(fl_hook hook) const {
     if (hook == FL_HOOK_TC_PORT) {
         for (const CloudPort& each : ports)
             out.push_back(each.ifindex);
-    } else if (hook == FL_HOOK_TC_TUNNEL || hook == FL_HOOK_TC_HOST) {
+    } else if (hook == FL_HOOK_TC_HOST) {
         for (const CloudSegment& each : segments)
-            out.push_back(hook == FL_HOOK_TC_HOST ? each.bridge : each.tunnel_device);
+            out.push_back(each.bridge);
+    } else if (hook == FL_HOOK_TC_TUNNEL) {
+        for (const CloudTunnel& each : tunnels) {
+            if (out.empty() || out.back() != each.device) out.push_back(each.device);
+        }
     } else {
         out.push_back(kUnderlayDevice);
     }
@@ -199,10 +202,10 @@ void Cloud::make_devices() const {
             run_process({"ip", "link", "add", name, "index", std::to_string(ifindex), "type", "bridge"});
         if (result.exit_status != 0) throw std::runtime_error("cannot make " + name + ": " + result.err);
     };
-    for (const CloudSegment& each : segments) {
+    for (const CloudSegment& each : segments)
         make(each.bridge, fmt::format("br-{}", each.name));
-        make(each.tunnel_device, fmt::format("vx-{}", each.name));
-    }
+    for (const std::uint32_t device : devices(FL_HOOK_TC_TUNNEL))
+        make(device, fmt::format("tunnel-{}", device));
     for (const CloudPort& each : ports)
         make(each.ifindex, each.name);
 }

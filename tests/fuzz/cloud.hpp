@@ -3,12 +3,13 @@
 // facts for whoever judges what came out. Two tenants use the same addresses and the same MACs.
 //
 //   underlay: this node 10.0.0.1 (lo), peers 10.0.0.2 (all segments) and 10.0.0.3 (not tenant b)
-//   ex  VNI 1001  172.24.4.0/23: host 172.24.4.1 on br-ex, client .2 behind peer 2, gateway 172.24.4.254 behind peer 3
-//   a   VNI 2001  10.1.0.0/24 of tenant A, distributed router (domain 7): VMs a1 .5 and a2 .6 with floating IPs, a3 .7
+//   ex  a star, VXLAN 1001 to peer 2 and 1002 to peer 3  172.24.4.0/23: host 172.24.4.1 on br-ex, client .2 behind peer
+//   2, gateway 172.24.4.254 behind peer 3 a   VXLAN 2001, one device to all  10.1.0.0/24 of tenant A, distributed
+//   router (domain 7): VMs a1 .5 and a2 .6 with floating IPs, a3 .7
 //                 without source check; .8 behind peer 2, .9 behind peer 3
-//   a-2 VNI 2002  10.2.0.0/24 of tenant A, same router: VM a4 .9; .6 behind peer 3 over a link with MTU 600
-//   b   VNI 3001  10.1.0.0/24 of tenant B, legacy router on this node (domain 8): VMs b1 .5 and b2 .6 with floating
-//   IPs;
+//   a-2 GRE 2002, isolated devices  10.2.0.0/24 of tenant A, same router: VM a4 .9; .6 behind peer 3 over a link with
+//   MTU 600 b   Geneve 3001  10.1.0.0/24 of tenant B, legacy router on this node (domain 8): VMs b1 .5 and b2 .6 with
+//   floating IPs;
 //                 .8 behind peer 2, with a floating IP of this node's router
 #pragma once
 
@@ -24,15 +25,24 @@
 namespace fiplane::test {
 
 inline constexpr std::uint16_t kVxlanPort = 4789;
+inline constexpr std::uint16_t kGenevePort = 6081;
 inline constexpr std::uint32_t kUnderlayDevice = 1;  ///< loopback, the device of XDP test runs
 inline constexpr std::uint32_t kNobody = 0;          ///< tenant of the external segment
 
 struct CloudSegment {
     const char* name;
     std::uint32_t bridge;  ///< ifindex, and so the segment's number
-    std::uint32_t tunnel_device;
-    std::uint32_t vni;
     std::uint32_t tenant;
+};
+
+/// The way to one peer in one segment. Several may share a device.
+struct CloudTunnel {
+    fl_tunnel_type type;
+    std::uint32_t id;
+    Ipv4 peer;
+    std::uint32_t segment;
+    std::uint32_t device;
+    bool isolated;
 };
 
 struct CloudPort {
@@ -48,17 +58,15 @@ struct CloudPort {
 struct CloudPeer {
     Ipv4 vtep;
     Mac underlay_mac;
-    std::vector<std::uint32_t> vnis;
 };
 
-/// Where a frame leaves. For a tunnel: `vni` and `peer`.
+/// Where a frame leaves.
 struct Exit {
     fl_out_kind kind = FL_OUT_NONE;
     std::uint32_t ifindex = 0;
-    std::uint32_t flags = 0;
+    std::uint32_t flags = 0;  ///< of a port
     std::uint32_t mtu = 0;
-    std::uint32_t vni = 0;
-    Ipv4 peer{};
+    const CloudTunnel* tunnel = nullptr;
 };
 
 struct Journey {
@@ -112,12 +120,16 @@ struct DestRow {
 class Cloud {
   public:
     Cloud();
+    ~Cloud() = default;
+    Cloud(const Cloud&) = delete;
+    Cloud& operator=(const Cloud&) = delete;
 
     Ipv4 vtep;
     Mac underlay_mac;
     std::vector<CloudSegment> segments;
     std::vector<CloudPort> ports;
     std::vector<CloudPeer> peers;
+    std::vector<CloudTunnel> tunnels;
     std::vector<FdbRow> fdb;
     std::vector<ArpRow> arp;
     std::vector<FipInRow> fip_in;
@@ -125,8 +137,9 @@ class Cloud {
     std::vector<DestRow> dests;
 
     [[nodiscard]] const CloudSegment* segment(std::uint32_t bridge) const;
-    [[nodiscard]] const CloudSegment* segment_of_vni(std::uint32_t vni) const;
-    [[nodiscard]] const CloudSegment* segment_of_tunnel_device(std::uint32_t ifindex) const;
+    [[nodiscard]] const CloudTunnel* tunnel(fl_tunnel_type type, std::uint32_t id, Ipv4 peer) const;
+    /// One of those that share the device.
+    [[nodiscard]] const CloudTunnel* tunnel_of_device(std::uint32_t ifindex) const;
     [[nodiscard]] const CloudPort* port(std::uint32_t ifindex) const;
     [[nodiscard]] const CloudPort& port(const std::string& name) const;
     [[nodiscard]] const CloudPeer* peer(Ipv4 address) const;
@@ -144,7 +157,7 @@ class Cloud {
     void add_segment_rows();
     void add_journeys();
     [[nodiscard]] Exit to_port(const std::string& name) const;
-    [[nodiscard]] static Exit to_tunnel(std::uint32_t vni, Ipv4 peer);
+    [[nodiscard]] Exit to_tunnel(std::uint32_t segment, Ipv4 peer) const;
 };
 
 }  // namespace fiplane::test

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "fuzz/cloud.hpp"
+#include "fuzz/wire.hpp"
 
 namespace fiplane::test {
 namespace {
@@ -39,6 +40,8 @@ class Writer {
         fl_config config{};
         config.layout = FL_ABI_LAYOUT;
         config.vxlan_port = kVxlanPort;
+        config.geneve_port = kGenevePort;
+        config.gre = 1;
         copy(cloud_.vtep, config.vtep);
         put("fl_config", std::uint32_t{0}, config);
     }
@@ -58,8 +61,13 @@ class Writer {
             row.segment = segment.bridge;
             row.role = FL_ROLE_HOST;
             source(segment.bridge, row);
+        }
+        for (const CloudTunnel& tunnel : cloud_.tunnels) {
+            fl_source row{};
+            row.segment = tunnel.segment;
             row.role = FL_ROLE_TUNNEL;
-            source(segment.tunnel_device, row);
+            row.flags = tunnel.isolated ? FL_SRC_ISOLATED : 0;
+            source(tunnel.device, row);
         }
     }
 
@@ -68,18 +76,16 @@ class Writer {
     }
 
     void tunnels() const {
-        for (const CloudPeer& peer : cloud_.peers) {
-            for (const std::uint32_t vni : peer.vnis) {
-                fl_tunnel_key key{.type = FL_TUNNEL_VXLAN, .id = vni, .peer = {}};
-                copy(peer.vtep, key.peer);
-                const CloudSegment* segment = cloud_.segment_of_vni(vni);
-                fl_tunnel row{};
-                row.segment = segment->bridge;
-                row.ifindex = segment->tunnel_device;
-                copy(cloud_.underlay_mac, row.mac);
-                row.outer_len = 50;
-                put("fl_tunnels", key, row);
-            }
+        for (const CloudTunnel& tunnel : cloud_.tunnels) {
+            fl_tunnel_key key{.type = tunnel.type, .id = tunnel.id, .peer = {}};
+            copy(tunnel.peer, key.peer);
+            fl_tunnel row{};
+            row.segment = tunnel.segment;
+            row.ifindex = tunnel.device;
+            copy(cloud_.underlay_mac, row.mac);
+            row.outer_len = static_cast<std::uint8_t>(tunnel.type == FL_TUNNEL_GRE ? kGreOuterSize : kUdpOuterSize);
+            row.flags = tunnel.isolated ? FL_SRC_ISOLATED : 0;
+            put("fl_tunnels", key, row);
         }
     }
 
@@ -159,12 +165,14 @@ class Writer {
         out.flags = exit.flags;
         out.mtu = exit.mtu;
         if (exit.kind != FL_OUT_TUNNEL) return out;
-        out.port = cloud_.segment_of_vni(exit.vni)->tunnel_device;
-        out.tunnel = FL_TUNNEL_VXLAN;
-        out.tunnel_id = exit.vni;
-        copy(exit.peer, out.remote);
+        const CloudTunnel& tunnel = *exit.tunnel;
+        out.port = tunnel.device;
+        out.flags = tunnel.isolated ? FL_OUT_ISOLATED : 0;
+        out.tunnel = tunnel.type;
+        out.tunnel_id = tunnel.id;
+        copy(tunnel.peer, out.remote);
         copy(cloud_.vtep, out.local);
-        copy(cloud_.peer(exit.peer)->underlay_mac, out.outer_dmac);
+        copy(cloud_.peer(tunnel.peer)->underlay_mac, out.outer_dmac);
         copy(cloud_.underlay_mac, out.outer_smac);
         return out;
     }

@@ -26,15 +26,15 @@ constexpr auto kFields = std::to_array<FieldAt>({
 
 constexpr auto kBytes = std::to_array<std::uint8_t>({0,    1,    2,  3,  4,  5,  8,  11,  12,  0x40, 0x44, 0x45, 0x46,
                                                      0x4f, 0x65, 17, 33, 47, 58, 64, 132, 136, 0x7f, 0x80, 0xfe, 0xff});
-constexpr auto kShorts = std::to_array<std::uint16_t>({0,      1,      2,      8,      20,     28,     0x0800, 0x0806,
-                                                       0x8100, 0x88a8, 0x86dd, 0x88b5, 0x2000, 0x1fff, 0x4000, 0x3fff,
-                                                       4789,   1450,   1451,   0x7fff, 0x8000, 0xfffe, 0xffff});
+constexpr auto kShorts = std::to_array<std::uint16_t>(
+    {0,      1,      2,      8,    20,   28,     0x0800, 0x0806, 0x8100, 0x88a8, 0x86dd, 0x88b5, 0x2000,
+     0x1fff, 0x4000, 0x3fff, 4789, 6081, 0x6558, 1450,   1451,   0x7fff, 0x8000, 0xfffe, 0xffff});
 
 }  // namespace
 
 Generator::Generator(const Cloud& cloud, fl_hook hook, std::uint64_t seed)
     : hook_(hook),
-      base_(hook == FL_HOOK_XDP_UNDERLAY || hook == FL_HOOK_TC_UNDERLAY ? kOuterSize : 0),
+      wrapped_(hook == FL_HOOK_XDP_UNDERLAY || hook == FL_HOOK_TC_UNDERLAY),
       random_(seed * FL_HOOK_COUNT + static_cast<std::uint64_t>(hook)),
       templates_(make_templates(cloud, hook)),
       devices_(cloud.devices(hook)),
@@ -46,6 +46,9 @@ Generator::Generator(const Cloud& cloud, fl_hook hook, std::uint64_t seed)
              0xffffffff,
              0x08000000,
              0x0800000f,
+             0x00006558,
+             0x20006558,
+             0x30006558,
              cloud.vtep.value,
              ip("10.255.0.1").value,
              ip("198.51.100.9").value,
@@ -69,9 +72,11 @@ Generator::Generator(const Cloud& cloud, fl_hook hook, std::uint64_t seed)
         words_.push_back(port.ip.value);
         other_devices_.push_back(port.ifindex);
     }
-    for (const CloudSegment& segment : cloud.segments) {
-        words_.push_back(segment.vni << 8);
-        other_devices_.insert(other_devices_.end(), {segment.bridge, segment.tunnel_device});
+    for (const CloudSegment& segment : cloud.segments)
+        other_devices_.push_back(segment.bridge);
+    for (const CloudTunnel& tunnel : cloud.tunnels) {
+        words_.insert(words_.end(), {tunnel.id, tunnel.id << 8});
+        other_devices_.push_back(tunnel.device);
     }
 }
 
@@ -81,10 +86,11 @@ void Generator::next(Input& input) {
     input.device = start.device;
     input.gso_size = 0;
     input.frame.assign(start.frame.begin(), start.frame.end());
+    base_ = wrapped_ ? outer_size(input.frame) : 0;
     if (hook_ != FL_HOOK_XDP_UNDERLAY) {
         if (random_.one_in(16)) input.gso_size = static_cast<std::uint32_t>(1 + random_.below(1500));
-        if (base_ == 0 && random_.one_in(16)) input.device = random_.pick(devices_);
-        if (base_ == 0 && random_.one_in(256)) input.device = random_.pick(other_devices_);
+        if (!wrapped_ && random_.one_in(16)) input.device = random_.pick(devices_);
+        if (!wrapped_ && random_.one_in(256)) input.device = random_.pick(other_devices_);
     }
     for (std::size_t changes = random_.below(4); changes > 0; --changes)
         mutate(input.frame);
@@ -165,11 +171,11 @@ void Generator::splice(Bytes& frame) {
 }
 
 void Generator::repair(std::span<std::uint8_t> frame) {
-    if (base_ != 0 && frame.size() >= kOuterSize) {
+    if (wrapped_ && frame.size() >= base_) {
         const auto ip = frame.subspan(kEthSize);
         if (!random_.one_in(16)) {
             write16(ip, 2, static_cast<std::uint32_t>(ip.size()));
-            write16(ip, 24, static_cast<std::uint32_t>(ip.size() - kIpSize));
+            if (base_ == kUdpOuterSize) write16(ip, 24, static_cast<std::uint32_t>(ip.size() - kIpSize));
         }
         if (!random_.one_in(16)) {
             write16(ip, 10, 0);

@@ -71,7 +71,8 @@ class Generator {
     void repair_transport(std::span<std::uint8_t> ip);
 
     fl_hook hook_;
-    std::size_t base_;  ///< where the inner frame starts in well-formed frames
+    bool wrapped_;          ///< frames are tunnel packets
+    std::size_t base_ = 0;  ///< where the inner frame of the template starts
     Random random_;
     std::vector<Template> templates_;
     std::vector<std::vector<const Template*>> kinds_;  ///< the templates by traffic; no kind is empty

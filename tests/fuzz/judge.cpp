@@ -65,10 +65,11 @@ std::optional<std::string> Judge::judge(const Input& input, const Outcome& outco
 
 bool Judge::same_but_choices(View a, View b, bool is_tunnel_packet) {
     if (!is_tunnel_packet) return equal(a, b);
+    if (a.size() != b.size() || a.size() < kGreOuterSize) return false;
     // IPv4 ID 18-19, IPv4 checksum 24-25, UDP source port 34-35
-    if (a.size() != b.size() || a.size() < kOuterSize) return false;
+    const std::size_t choices_end = a[23] == kGre ? 34 : 36;
     return equal(a.subspan(0, 18), b.subspan(0, 18)) && equal(a.subspan(20, 4), b.subspan(20, 4)) &&
-           equal(a.subspan(26, 8), b.subspan(26, 8)) && equal(a.subspan(36), b.subspan(36));
+           equal(a.subspan(26, 8), b.subspan(26, 8)) && equal(a.subspan(choices_end), b.subspan(choices_end));
 }
 
 Judge::Complaint Judge::open_input(const Input& input) {
@@ -77,30 +78,49 @@ Judge::Complaint Judge::open_input(const Input& input) {
         in_.port = input.hook == FL_HOOK_TC_PORT ? cloud_.port(input.device) : nullptr;
         if (in_.port != nullptr) in_.segment = cloud_.segment(in_.port->segment);
         if (input.hook == FL_HOOK_TC_HOST) in_.segment = cloud_.segment(input.device);
-        if (input.hook == FL_HOOK_TC_TUNNEL) in_.segment = cloud_.segment_of_tunnel_device(input.device);
+        if (input.hook == FL_HOOK_TC_TUNNEL) {
+            in_.tunnel = cloud_.tunnel_of_device(input.device);
+            if (in_.tunnel != nullptr) in_.segment = cloud_.segment(in_.tunnel->segment);
+        }
         if (in_.segment == nullptr) return "sent from a device that is no source for this program";
         return std::nullopt;
     }
-    if (input.frame.size() < kOuterSize + kEthSize) return "sent a tunnel packet without inner Ethernet header";
+    if (input.frame.size() < kUdpOuterSize) return "sent a frame that is too short for a tunnel packet";
+    const std::size_t size = outer_size(input.frame);
+    if (input.frame.size() < size + kEthSize) return "sent a tunnel packet without inner Ethernet header";
     if (input.gso_size != 0) return "sent a GSO tunnel packet";
-    in_.outer = in_.frame.first(kOuterSize);
-    in_.frame = in_.frame.subspan(kOuterSize);
+    in_.outer = in_.frame.first(size);
+    in_.frame = in_.frame.subspan(size);
     const View ip = in_.outer.subspan(kEthSize);
-    if (read16(in_.outer, 12) != kTypeIp || ip[0] != 0x45 || ip[9] != kUdp || read_ip(ip, 16) != cloud_.vtep)
+    if (read16(in_.outer, 12) != kTypeIp || ip[0] != 0x45 || read_ip(ip, 16) != cloud_.vtep)
         return "sent what is no tunnel packet to this node";
     if (!has_mac(in_.outer, 0, cloud_.underlay_mac)) return "sent a tunnel packet that is for another host's MAC";
     if ((read16(ip, 6) & 0x3fff) != 0) return "sent a fragment of a tunnel packet";
-    if (read16(ip, 2) != input.frame.size() - kEthSize || read16(ip, 24) != input.frame.size() - kEthSize - kIpSize)
-        return "sent a tunnel packet whose lengths are wrong";
+    if (read16(ip, 2) != input.frame.size() - kEthSize) return "sent a tunnel packet whose lengths are wrong";
     if (residue(word_sum(ip.first(kIpSize))) != 0) return "sent a tunnel packet with a wrong IPv4 checksum";
-    if (read16(ip, 22) != kVxlanPort || read16(ip, 26) != 0) return "sent with another UDP port or with a UDP checksum";
     if ((ip[1] & 1) != 0) return "sent a tunnel packet with ECT(1) or CE";
-    const std::uint32_t vni = read32(ip, 32) >> 8;
-    if (read32(ip, 28) != 0x08000000 || (read32(ip, 32) & 0xff) != 0) return "sent with other VXLAN flags";
-    const CloudPeer* peer = cloud_.peer(read_ip(ip, 12));
-    if (peer == nullptr || std::ranges::find(peer->vnis, vni) == peer->vnis.end()) return "sent a stranger's packet";
-    in_.segment = cloud_.segment_of_vni(vni);
-    return std::nullopt;
+    return open_tunnel(ip, input.frame.size() - kEthSize - kIpSize);
+}
+
+/// What stands behind the outer IPv4 header, `length` bytes with the inner frame.
+Judge::Complaint Judge::open_tunnel(View ip, std::size_t length) {
+    const auto found = [this, ip](fl_tunnel_type type, std::uint32_t id) -> Complaint {
+        in_.tunnel = cloud_.tunnel(type, id, read_ip(ip, 12));
+        if (in_.tunnel == nullptr) return "sent a stranger's packet";
+        in_.segment = cloud_.segment(in_.tunnel->segment);
+        return std::nullopt;
+    };
+    if (ip[9] == kGre) {
+        if (read32(ip, 20) != 0x20006558) return "sent with other GRE flags, or not Ethernet in GRE";
+        return found(FL_TUNNEL_GRE, read32(ip, 24));
+    }
+    const bool vxlan = read16(ip, 22) == kVxlanPort;
+    if (ip[9] != kUdp || (!vxlan && read16(ip, 22) != kGenevePort)) return "sent what is no tunnel packet";
+    if (read16(ip, 24) != length) return "sent a tunnel packet whose UDP length is wrong";
+    if (read16(ip, 26) != 0) return "sent a tunnel packet with a UDP checksum";
+    if (read32(ip, 28) != (vxlan ? 0x08000000U : 0x00006558U) || (read32(ip, 32) & 0xff) != 0)
+        return "sent with other VXLAN flags, or with Geneve options";
+    return found(vxlan ? FL_TUNNEL_VXLAN : FL_TUNNEL_GENEVE, read32(ip, 32) >> 8);
 }
 
 Judge::Complaint Judge::check_source() const {
@@ -123,17 +143,22 @@ Judge::Complaint Judge::open_output(const Input& input, const Outcome& outcome) 
     out_ = {.frame = outcome.frame};
     if (auto complaint = find_exit(input, outcome)) return complaint;
     if (out_.exit.kind == FL_OUT_TUNNEL) {
-        if (outcome.frame.size() < kOuterSize + kEthSize) return "the output is no tunnel packet";
-        out_.outer = outcome.frame.first(kOuterSize);
-        out_.frame = outcome.frame.subspan(kOuterSize);
+        if (outcome.frame.size() < kUdpOuterSize + kEthSize) return "the output is no tunnel packet";
+        const std::size_t size = outer_size(outcome.frame);
+        out_.outer = outcome.frame.first(size);
+        out_.frame = outcome.frame.subspan(size);
         if (auto complaint = check_outer(input)) return complaint;
-        out_.exit.vni = read32(out_.outer, 46) >> 8;
-        out_.exit.peer = read_ip(out_.outer, 30);
-        out_.segment = cloud_.segment_of_vni(out_.exit.vni);
-        const CloudPeer* peer = cloud_.peer(out_.exit.peer);
-        if (peer == nullptr || out_.segment == nullptr) return "encapsulated for nobody";
-        if (std::ranges::find(peer->vnis, out_.exit.vni) == peer->vnis.end()) return "encapsulated for a stranger";
-        if (!has_mac(out_.outer, 0, peer->underlay_mac)) return "encapsulated for one peer, sent to another's MAC";
+        const View ip = out_.outer.subspan(kEthSize);
+        const Ipv4 peer = read_ip(ip, 16);
+        const bool vxlan = ip[9] == kUdp && read16(ip, 22) == kVxlanPort;
+        out_.tunnel = ip[9] == kGre
+                          ? cloud_.tunnel(FL_TUNNEL_GRE, read32(ip, 24), peer)
+                          : cloud_.tunnel(vxlan ? FL_TUNNEL_VXLAN : FL_TUNNEL_GENEVE, read32(ip, 32) >> 8, peer);
+        out_.exit.tunnel = out_.tunnel;
+        if (out_.tunnel == nullptr) return "encapsulated for a stranger";
+        out_.segment = cloud_.segment(out_.tunnel->segment);
+        if (!has_mac(out_.outer, 0, cloud_.peer(peer)->underlay_mac))
+            return "encapsulated for one peer, sent to another's MAC";
     }
     if (out_.segment == nullptr) return "sent into no segment";
     if (out_.frame.size() != in_.frame.size())
@@ -193,25 +218,33 @@ Judge::Complaint Judge::find_xdp_exit(const Outcome& outcome) {
 /// One that Linux's vxlan device would choose (ip_local_port_range). From tunnel to tunnel such a port is kept.
 bool Judge::is_source_port(std::uint16_t port) const {
     const auto may_be_chosen = [](std::uint16_t number) { return number >= 32768 && number < 60999; };
-    if (in_.outer.empty() || !may_be_chosen(read16(in_.outer, 34))) return may_be_chosen(port);
+    // What comes in GRE has no port.
+    const bool kept = in_.outer.size() == kUdpOuterSize && may_be_chosen(read16(in_.outer, 34));
+    if (!kept) return may_be_chosen(port);
     return port == read16(in_.outer, 34);
 }
 
-/// All 50 bytes, but for the peer's MAC and VNI.
+/// All bytes but the peer's MAC and the VNI or key.
 Judge::Complaint Judge::check_outer(const Input& input) const {
     const View eth = out_.outer;
     const View ip = eth.subspan(kEthSize);
     if (!has_mac(eth, 6, cloud_.underlay_mac) || read16(eth, 12) != kTypeIp) return "outer Ethernet header";
-    if (ip[0] != 0x45 || read16(ip, 6) != 0 || ip[8] != 64 || ip[9] != kUdp) return "outer IPv4 header";
+    const bool gre = ip[9] == kGre;
+    if (ip[0] != 0x45 || read16(ip, 6) != 0 || ip[8] != 64 || (!gre && ip[9] != kUdp)) return "outer IPv4 header";
     if (read_ip(ip, 12) != cloud_.vtep) return "outer source";
-    if (input.gso_size == 0) {
-        const std::size_t udp_size = out_.frame.size() + 16;
-        if (read16(ip, 2) != udp_size + kIpSize || read16(ip, 24) != udp_size) return "outer lengths";
-    }
+    const std::size_t behind_ip = out_.outer.size() - kEthSize - kIpSize + out_.frame.size();
+    if (input.gso_size == 0 && read16(ip, 2) != behind_ip + kIpSize) return "outer IPv4 length";
     if (residue(word_sum(ip.first(kIpSize))) != 0) return "outer IPv4 checksum";
-    if (read16(ip, 22) != kVxlanPort || read16(ip, 26) != 0) return "outer UDP port or checksum";
-    if (!is_source_port(read16(ip, 20))) return "outer UDP source port";
-    if (read32(ip, 28) != 0x08000000 || (read32(ip, 32) & 0xff) != 0) return "VXLAN header";
+    if (gre) {
+        if (read32(ip, 20) != 0x20006558) return "GRE header";
+    } else {
+        const bool vxlan = read16(ip, 22) == kVxlanPort;
+        if (input.gso_size == 0 && read16(ip, 24) != behind_ip) return "outer UDP length";
+        if ((!vxlan && read16(ip, 22) != kGenevePort) || read16(ip, 26) != 0) return "outer UDP port or checksum";
+        if (!is_source_port(read16(ip, 20))) return "outer UDP source port";
+        if (read32(ip, 28) != (vxlan ? 0x08000000U : 0x00006558U) || (read32(ip, 32) & 0xff) != 0)
+            return "VXLAN or Geneve header";
+    }
 
     const std::uint16_t type = read16(in_.frame, 12);
     unsigned ecn = 0;

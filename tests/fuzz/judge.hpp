@@ -46,13 +46,16 @@ class Judge {
     /// One side of the program: the frame inside, and where it was or goes.
     struct Side {
         View frame{};  ///< from the inner Ethernet header on
-        View outer{};  ///< 50 bytes, empty if there is no tunnel
+        View outer{};  ///< empty if it is not wrapped
+        const CloudTunnel* tunnel =
+            nullptr;  ///< that it came by or goes into; one of its device's where it is not wrapped
         const CloudSegment* segment = nullptr;
         const CloudPort* port = nullptr;  ///< where it came from or goes to, if that is one
         Exit exit{};                      ///< output only
     };
 
     [[nodiscard]] Complaint open_input(const Input& input);
+    [[nodiscard]] Complaint open_tunnel(View ip, std::size_t length);
     [[nodiscard]] Complaint open_output(const Input& input, const Outcome& outcome);
     [[nodiscard]] Complaint find_exit(const Input& input, const Outcome& outcome);
     [[nodiscard]] Complaint find_tc_exit(const Input& input, const Outcome& outcome);

@@ -23,9 +23,9 @@ Judge::Complaint Judge::check_exit(const Exit& expected) const {
     if (expected.kind != exit.kind || expected.ifindex != exit.ifindex)
         return fmt::format("sent by exit kind {} device {}, the row says kind {} device {}", int{exit.kind},
                            exit.ifindex, int{expected.kind}, expected.ifindex);
-    if (exit.kind == FL_OUT_TUNNEL && (expected.vni != exit.vni || expected.peer != exit.peer))
-        return fmt::format("sent to {} with VNI {}, the row says {} and {}", exit.peer.str(), exit.vni,
-                           expected.peer.str(), expected.vni);
+    if (exit.kind == FL_OUT_TUNNEL && expected.tunnel != exit.tunnel)
+        return fmt::format("sent to {} with id {}, the row says {} and {}", exit.tunnel->peer.str(), exit.tunnel->id,
+                           expected.tunnel->peer.str(), expected.tunnel->id);
     return std::nullopt;
 }
 
@@ -41,8 +41,10 @@ Judge::Complaint Judge::check_l2(const Input& input, fl_reason reason) const {
     if (row == cloud_.fdb.end()) return "forwarded to a MAC that is not known";
     if (auto complaint = check_exit(row->exit)) return complaint;
     if (out_.port != nullptr && out_.port == in_.port) return "sent back to where it came from";
-    const bool from_tunnel = !in_.outer.empty() || input.hook == FL_HOOK_TC_TUNNEL;
-    if (from_tunnel && out_.exit.kind == FL_OUT_TUNNEL) return "sent from tunnel to tunnel";
+    if (in_.tunnel != nullptr && out_.tunnel != nullptr) {
+        if (in_.tunnel->device == out_.tunnel->device) return "sent back into the tunnel device that it came from";
+        if (in_.tunnel->isolated && out_.tunnel->isolated) return "sent from one isolated port to another";
+    }
     if (input.hook == FL_HOOK_TC_HOST && out_.exit.kind == FL_OUT_HOST) return "sent back to the host";
     if (input.gso_size == 0 && in_.frame.size() - kEthSize > row->exit.mtu) return "sent a frame that is too large";
     if (in_.outer.empty()) return std::nullopt;
@@ -70,8 +72,7 @@ Judge::Complaint Judge::check_arp_reply(const Input& input, const Outcome& outco
     const auto row = std::ranges::find_if(
         cloud_.arp, [&](const ArpRow& each) { return each.segment == in_.segment->bridge && each.ip == target; });
     if (row == cloud_.arp.end()) return "answered for an address that is not known";
-    const bool from_tunnel = !in_.outer.empty() || input.hook == FL_HOOK_TC_TUNNEL;
-    if (from_tunnel && !row->crosses_tunnels) return "answered into a tunnel for a distributed router";
+    if (in_.tunnel != nullptr && !row->crosses_tunnels) return "answered into a tunnel for a distributed router";
     if (!is_broadcast(in) && !has_mac(in, 0, row->mac)) return "answered what was sent to somebody else";
 
     expected_.assign(in_.outer.begin(), in_.outer.end());
@@ -97,8 +98,11 @@ Judge::Complaint Judge::check_arp_reply(const Input& input, const Outcome& outco
     const std::span<std::uint8_t> outer(expected_);
     if (outcome.frame.size() != expected_.size()) return "length of the ARP reply";
     std::swap_ranges(outer.begin(), outer.begin() + 6, outer.begin() + 6);
-    if (!is_source_port(read16(outcome.frame, 34))) return "outer UDP source port of the ARP reply";
-    std::copy_n(outcome.frame.begin() + 34, 2, outer.begin() + 34);
+    const bool gre = in_.outer.size() == kGreOuterSize;
+    if (!gre) {
+        if (!is_source_port(read16(outcome.frame, 34))) return "outer UDP source port of the ARP reply";
+        std::copy_n(outcome.frame.begin() + 34, 2, outer.begin() + 34);
+    }
     outer[15] = 0;
     write16(outer, 16, expected_.size() - kEthSize);
     std::copy_n(outcome.frame.begin() + 18, 2, outer.begin() + 18);  // ID: free
@@ -107,7 +111,7 @@ Judge::Complaint Judge::check_arp_reply(const Input& input, const Outcome& outco
     std::swap_ranges(outer.begin() + 26, outer.begin() + 30, outer.begin() + 30);
     write16(outer, 24, 0);
     write16(outer, 24, checksum_of(word_sum(outer.subspan(kEthSize, kIpSize))));
-    write16(outer, 38, expected_.size() - kEthSize - kIpSize);
+    if (!gre) write16(outer, 38, expected_.size() - kEthSize - kIpSize);
     return std::ranges::equal(expected_, outcome.frame) ? Complaint{} : "ARP reply in its tunnel";
 }
 

@@ -37,7 +37,8 @@ void stay_on_this_cpu() {
 /// Trimming the padding of an ARP request turns CHECKSUM_COMPLETE into CHECKSUM_NONE (__skb_trim_rcsum), but a test run
 /// compares skb->csum regardless.
 bool may_be_trimmed(const Input& input) {
-    const std::size_t base = input.hook == FL_HOOK_TC_UNDERLAY ? kOuterSize : 0;
+    if (input.frame.size() < kEthSize + kIpSize) return false;
+    const std::size_t base = input.hook == FL_HOOK_TC_UNDERLAY ? outer_size(input.frame) : 0;
     return input.frame.size() > base + kEthSize + 28 && read16(input.frame, base + 12) == kTypeArp;
 }
 
@@ -145,7 +146,7 @@ std::optional<std::string> Runner::run(const Input& input, Outcome& outcome) {
         (traced.meta && std::memcmp(&*traced.meta, &*shipped.meta, sizeof(fl_meta)) != 0))
         return "the traced program gives other metadata";
     const bool tunnelled = shipped.action == (input.hook == FL_HOOK_XDP_UNDERLAY ? int{XDP_TX} : TC_ACT_REDIRECT) &&
-                           shipped.frame.size() >= kOuterSize &&
+                           shipped.frame.size() >= kGreOuterSize &&
                            (outcome.record.via == FL_VIA_NONE || outcome.record.ifindex == kUnderlayDevice);
     if (!Judge::same_but_choices(shipped.frame, traced.frame, tunnelled))
         return "the program with poisoned headroom gives another frame: a byte is never written";

@@ -104,18 +104,32 @@ class Maker {
                 out_.push_back({traffic_, where->bridge, packet.bytes()});
                 return;
             case FL_HOOK_TC_TUNNEL:
-                out_.push_back({traffic_, where->tunnel_device, packet.bytes()});
+                for (const std::uint32_t device : cloud_.devices(hook_)) {
+                    if (cloud_.tunnel_of_device(device)->segment == segment)
+                        out_.push_back({traffic_, device, packet.bytes()});
+                }
                 return;
             default:
-                for (const CloudPeer& peer : cloud_.peers)
-                    out_.push_back({traffic_, kUnderlayDevice, tunnel_packet(peer, where->vni, packet)});
+                for (const CloudTunnel& tunnel : cloud_.tunnels) {
+                    if (tunnel.segment == segment)
+                        out_.push_back({traffic_, kUnderlayDevice, tunnel_packet(tunnel, packet)});
+                }
         }
     }
 
-    [[nodiscard]] Bytes tunnel_packet(const CloudPeer& peer, std::uint32_t vni, const Packet& inner) const {
-        return (Eth{.dst = cloud_.underlay_mac, .src = peer.underlay_mac} / Ip4{.src = peer.vtep, .dst = cloud_.vtep} /
-                Udp{.src = 50123, .dst = kVxlanPort, .checksum = 0} / Vxlan{.vni = vni} / inner)
-            .bytes();
+    [[nodiscard]] Bytes tunnel_packet(const CloudTunnel& tunnel, const Packet& inner) const {
+        const Packet outer = Eth{.dst = cloud_.underlay_mac, .src = cloud_.peer(tunnel.peer)->underlay_mac} /
+                             Ip4{.src = tunnel.peer, .dst = cloud_.vtep};
+        switch (tunnel.type) {
+            case FL_TUNNEL_GRE:
+                return (outer / Gre{.key = tunnel.id} / inner).bytes();
+            case FL_TUNNEL_GENEVE:
+                return (outer / Udp{.src = 50123, .dst = kGenevePort, .checksum = 0} / Geneve{.vni = tunnel.id} / inner)
+                    .bytes();
+            default:
+                return (outer / Udp{.src = 50123, .dst = kVxlanPort, .checksum = 0} / Vxlan{.vni = tunnel.id} / inner)
+                    .bytes();
+        }
     }
 
     void add_flow(const Flow& flow, const CloudPort* from) {

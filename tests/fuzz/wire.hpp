@@ -15,7 +15,8 @@ using View = std::span<const std::uint8_t>;
 
 inline constexpr std::size_t kEthSize = 14;
 inline constexpr std::size_t kIpSize = 20;
-inline constexpr std::size_t kOuterSize = 50;  ///< Ethernet, IPv4, UDP, VXLAN
+inline constexpr std::size_t kUdpOuterSize = 50;  ///< Ethernet, IPv4, UDP, VXLAN or Geneve
+inline constexpr std::size_t kGreOuterSize = 42;  ///< Ethernet, IPv4, GRE with a key
 inline constexpr std::uint16_t kTypeIp = 0x0800;
 inline constexpr std::uint16_t kTypeArp = 0x0806;
 inline constexpr std::uint8_t kIcmp = 1;
@@ -32,6 +33,11 @@ inline std::uint16_t read16(View bytes, std::size_t at) {
 
 inline std::uint32_t read32(View bytes, std::size_t at) {
     return std::uint32_t{read16(bytes, at)} << 16 | read16(bytes, at + 2);
+}
+
+/// Length of a tunnel packet's outer headers, by the protocol of its IPv4 header. At least 24 bytes must be there.
+inline std::size_t outer_size(View frame) {
+    return frame[23] == kGre ? kGreOuterSize : kUdpOuterSize;
 }
 
 inline Ipv4 read_ip(View bytes, std::size_t at) {
