@@ -59,10 +59,12 @@ std::optional<Sysctls::Device> read_device(int directory, const std::string& dev
     const auto [proxy_all, proxy_own] = joined("proxy_arp");
     const auto [ignore_all, ignore_own] = joined("arp_ignore");
     const auto [filter_all, filter_own] = joined("rp_filter");
+    const auto [redirects_all, redirects_own] = joined("send_redirects");
     return Sysctls::Device{.forwarding = *forwarding != 0,
                            .proxy_arp = proxy_all != 0 || proxy_own != 0,
                            .arp_ignore = std::max(ignore_all, ignore_own),
-                           .rp_filter = std::max(filter_all, filter_own)};
+                           .rp_filter = std::max(filter_all, filter_own),
+                           .send_redirects = redirects_all != 0 || redirects_own != 0};
 }
 
 }  // namespace

@@ -53,7 +53,16 @@ TEST_CASE("values of all devices and of one are joined as the kernel does", "[li
         for (const auto* device : {"all", "eth0.7", "b"})
             set(std::string(device) + "/" + key, "0");
     }
-    CHECK(read("b") == Sysctls::Device{});
+    // Redirects are on in a new namespace.
+    CHECK(read("b") == Sysctls::Device{.send_redirects = true});
+    set("all/send_redirects", "0");
+    CHECK(read("b").send_redirects);
+    set("b/send_redirects", "0");
+    CHECK_FALSE(read("b").send_redirects);
+    set("all/send_redirects", "1");
+    CHECK(read("b").send_redirects);
+    set("all/send_redirects", "0");
+    set("eth0.7/send_redirects", "0");
     CHECK_FALSE(must(read_sysctls(bench.netns(), {"gone"})).devices.contains("gone"));
 
     set("eth0.7/proxy_arp", "1");
@@ -61,12 +70,18 @@ TEST_CASE("values of all devices and of one are joined as the kernel does", "[li
     set("all/arp_ignore", "1");
     set("b/arp_ignore", "2");
     set("b/forwarding", "1");
-    CHECK(read("eth0.7") == Sysctls::Device{.forwarding = false, .proxy_arp = true, .arp_ignore = 1, .rp_filter = 1});
-    CHECK(read("b") == Sysctls::Device{.forwarding = true, .proxy_arp = false, .arp_ignore = 2, .rp_filter = 0});
+    CHECK(read("eth0.7") ==
+          Sysctls::Device{
+              .forwarding = false, .proxy_arp = true, .arp_ignore = 1, .rp_filter = 1, .send_redirects = false});
+    CHECK(read("b") ==
+          Sysctls::Device{
+              .forwarding = true, .proxy_arp = false, .arp_ignore = 2, .rp_filter = 0, .send_redirects = false});
 
     set("all/proxy_arp", "1");
     set("all/rp_filter", "2");
-    CHECK(read("b") == Sysctls::Device{.forwarding = true, .proxy_arp = true, .arp_ignore = 2, .rp_filter = 2});
+    CHECK(read("b") ==
+          Sysctls::Device{
+              .forwarding = true, .proxy_arp = true, .arp_ignore = 2, .rp_filter = 2, .send_redirects = false});
     CHECK_FALSE(must(read_sysctls(bench.netns(), {})).ip_forward);
     must(write_sysctl(bench.netns(), "ipv4/ip_forward", "1"));
     CHECK(must(read_sysctls(bench.netns(), {})).ip_forward);
