@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -192,6 +193,8 @@ class Evaluator {
     [[nodiscard]] bool has_effect(Family family, std::optional<Hook> hook = std::nullopt) const;
     [[nodiscard]] bool has_ingress(const std::string& device) const;
     [[nodiscard]] bool has_egress(const std::string& device) const;
+    /// Single source addresses that a device's ingress chains name, 0.0.0.0 aside: candidates for what they admit.
+    [[nodiscard]] std::set<Ipv4> ingress_sources(const std::string& device) const;
 
     struct Prepared;  ///< defined in netfilter_prepared.hpp, for netfilter*.cpp only
 

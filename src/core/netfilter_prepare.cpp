@@ -290,6 +290,26 @@ bool Evaluator::has_ingress(const std::string& device) const {
     return acts(prepared_->ingress_hooks, device);
 }
 
+std::set<Ipv4> Evaluator::ingress_sources(const std::string& device) const {
+    std::set<Ipv4> sources;
+    const auto chains = prepared_->ingress_hooks.find(device);
+    if (chains == prepared_->ingress_hooks.end()) return sources;
+    for (const HookChain& at : chains->second) {
+        for (const Rule& rule : at.chain->rules) {
+            for (const Statement& statement : rule.statements) {
+                const auto* match = std::get_if<Match>(&statement);
+                if (match == nullptr || match->field != Field::kIpSaddr) continue;
+                for (const Value& value : match->any_of) {
+                    const auto* prefix = std::get_if<Prefix>(&value);
+                    const bool host = prefix != nullptr && prefix->length == 32 && !prefix->address.is_unset();
+                    if (host) sources.insert(prefix->address);
+                }
+            }
+        }
+    }
+    return sources;
+}
+
 bool Evaluator::has_egress(const std::string& device) const {
     return acts(prepared_->egress_hooks, device);
 }

@@ -58,11 +58,15 @@ std::string check_port(const World& world, const BridgePort& port, const Hosts& 
         return "it has an ingress chain, but not one static address in the bridge's table";
     }
     const Mac mac = macs->second.front();
-    const auto addresses = hosts.addresses.find(mac);
-    if (addresses == hosts.addresses.end() || addresses->second.size() != 1) {
-        return "it has an ingress chain, but the routers do not know exactly one address of " + mac.str();
+    // Where a router of this node knows the VM, or else where its filter names it: the filter is asked in both cases.
+    const auto known = hosts.addresses.find(mac);
+    const std::set<Ipv4> addresses =
+        known == hosts.addresses.end() ? world.root.netfilter().ingress_sources(port.link->name) : known->second;
+    if (addresses.size() != 1) {
+        return "it has an ingress chain, but neither the routers nor the chain name exactly one address of " +
+               mac.str();
     }
-    const Ipv4 address = *addresses->second.begin();
+    const Ipv4 address = *addresses.begin();
     std::string refusal = filter_refusal(world.root, *port.link, mac, address);
     if (!refusal.empty()) return refusal;
     source.flags |= FL_SRC_CHECK;

@@ -438,7 +438,7 @@ TEST_CASE("a VM port with a filter is a source only while the filter is known to
         CHECK(compiled.tables.sources.contains(source_row_key(kTapB)));
     };
     refused([](Snapshot& s) { add_static_fdb(s.root, kTapA, "fa:16:3e:00:01:99"); }, "not one static address");
-    refused([](Snapshot& s) { add_neighbour(router(s), kQr, "10.0.0.99", kMacA); }, "do not know exactly one address");
+    refused([](Snapshot& s) { add_neighbour(router(s), kQr, "10.0.0.99", kMacA); }, "name exactly one address");
     refused([](Snapshot& s) { s.root.netfilter.chains[0].rules.push_back(rule("limit", {nf::Unknown{}})); },
             "rule `limit` in netdev fiplane tapaaaaaaaa-aa is not understood");
     refused(
@@ -447,6 +447,13 @@ TEST_CASE("a VM port with a filter is a source only while the filter is known to
                 "no v6", {match(nf::Field::kEtherType, {std::uint64_t{0x86dd}}), verdict(nf::VerdictKind::kDrop)}));
         },
         "its ingress chain drops frames of type 0x86dd");
+
+    // On a node without the VM's router the filter itself says which address it admits.
+    Snapshot elsewhere = dvr_snapshot();
+    std::erase_if(router(elsewhere).neighbours, [](const Neighbour& entry) { return entry.mac == mac(kMacA); });
+    const Tables tables = compile(elsewhere, scope()).tables;
+    CHECK(hex(tables.sources.at(source_row_key(kTapA))) ==
+          hex(compile(dvr_snapshot(), scope()).tables.sources.at(source_row_key(kTapA))));
 
     Snapshot open = dvr_snapshot();
     open.root.netfilter.chains.erase(open.root.netfilter.chains.begin());
