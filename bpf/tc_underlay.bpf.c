@@ -5,6 +5,7 @@
  * tc_tunnel.
  */
 #define FL_CTX_SKB
+#define FL_HAS_FIP_OUT
 #include "lib/ctx.h"
 #include "lib/finish.h"
 #include "lib/handover.h"

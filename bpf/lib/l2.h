@@ -13,7 +13,7 @@
 /* A bridge never sends a frame back out of the port that it came from, nor from one isolated port to another. */
 fl_inline bool fl_may_not_leave(const struct fl_frame *frame, const struct fl_out *out)
 {
-	return out->port == frame->port || (frame->isolated && out->flags & FL_OUT_ISOLATED);
+	return out->port == frame->port || (frame->flags & FL_SRC_ISOLATED && out->flags & FL_OUT_ISOLATED);
 }
 
 fl_inline enum fl_reason fl_router_reason(const struct fl_inner *inner)

@@ -23,9 +23,11 @@ fl_inline struct fl_verdict fl_ipv4_stages(struct fl_ctx *ctx, const struct fl_f
 	if (port && port->flags & FL_SRC_CHECK && inner->ip.saddr != fl_ip(port->ip))
 		return fl_to_linux(FL_REASON_NOT_OWN_ADDRESS);
 #ifdef FL_HAS_FIP_OUT
-	verdict = fl_fip_out_stage(ctx, frame, inner);
-	if (fl_is_decided(verdict))
-		return verdict;
+	if (frame->hook == FL_HOOK_TC_PORT || frame->flags & FL_SRC_ROUTED) {
+		verdict = fl_fip_out_stage(ctx, frame, inner);
+		if (fl_is_decided(verdict))
+			return verdict;
+	}
 #endif
 	verdict = fl_fip_in_stage(ctx, frame, inner);
 	if (fl_is_decided(verdict))
@@ -74,7 +76,7 @@ fl_inline struct fl_verdict fl_plain_overlay(struct fl_ctx *ctx, enum fl_hook ho
 		.len = ctx_len(ctx),
 		.segment = source->segment,
 		.port = ctx_ifindex(ctx),
-		.isolated = source->flags & FL_SRC_ISOLATED,
+		.flags = source->flags,
 	};
 
 	return fl_overlay(ctx, &frame, role == FL_ROLE_PORT ? source : NULL);

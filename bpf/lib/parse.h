@@ -18,7 +18,7 @@ struct fl_frame {
 	__u32 len; /* of the whole frame, as it came */
 	__u32 segment;
 	__u32 port; /* by which it came into the segment's bridge: tunnel device, VM port, or the bridge itself */
-	bool isolated; /* that port is an isolated one */
+	__u32 flags; /* FL_SRC_* of that port */
 };
 
 fl_inline bool fl_is_underlay(const struct fl_frame *frame)

@@ -116,10 +116,10 @@ fl_inline struct fl_next *fl_find_next(__u32 domain, __be32 daddr)
 	return bpf_map_lookup_elem(&fl_routes, &prefix);
 }
 
-/* A frame from a VM port. FL_CONTINUE if it does not go from a floating IP's owner to its router. */
+/* A frame from a VM. FL_CONTINUE if it does not go from a floating IP's owner to its router. */
 fl_inline struct fl_verdict fl_fip_out_stage(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner)
 {
-	struct fl_fip_out_key key = {.ifindex = ctx_ifindex(ctx)};
+	struct fl_fip_out_key key = {.port = frame->port};
 	const struct fl_fip_out *row;
 	struct fl_verdict verdict;
 	struct fl_next *next;

@@ -126,7 +126,7 @@ fl_inline struct fl_verdict fl_parse_outer(struct fl_ctx *ctx, struct fl_frame *
 	frame->base = tunnel->outer_len & FL_OUTER_LEN_MASK;
 	frame->segment = tunnel->segment;
 	frame->port = tunnel->ifindex;
-	frame->isolated = tunnel->flags & FL_SRC_ISOLATED;
+	frame->flags = tunnel->flags;
 	return fl_go_on();
 }
 

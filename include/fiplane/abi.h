@@ -151,6 +151,8 @@ struct fl_source_key {
 #define FL_SRC_CHECK 1
 /* An isolated port of the bridge: frames from it do not leave by another isolated port (FL_OUT_ISOLATED). */
 #define FL_SRC_ISOLATED 2
+/* Tunnel devices: fl_fip_out has rows for what comes by this one, so a router here serves VMs elsewhere. */
+#define FL_SRC_ROUTED 4
 
 struct fl_source {
 	enum fl_role role;
@@ -174,7 +176,7 @@ struct fl_tunnel {
 	__u8 mac[6]; /* of the underlay device that leads to the peer; a frame for another MAC is not this node's */
 	__u8 outer_len; /* of the outer headers, bytes: offset of the inner frame */
 	__u8 pad;
-	__u32 flags; /* FL_SRC_ISOLATED */
+	__u32 flags; /* FL_SRC_ISOLATED, FL_SRC_ROUTED */
 };
 
 enum fl_out_kind {
@@ -254,7 +256,7 @@ struct fl_fip_in {
 
 /* fl_fip_out: packets that a VM with a floating IP sends to its router. */
 struct fl_fip_out_key {
-	__u32 ifindex; /* VM port */
+	__u32 port; /* by which they enter the segment's bridge: VM port, or the tunnel device that the VM is behind */
 	__u8 fixed[4];
 };
 

@@ -51,12 +51,27 @@ class Regions {
     std::deque<Prefix> todo_;
 };
 
+/// A host without a floating IP of its own that asks for the domain's from there is not translated, but its question
+/// is: only conntrack knows to translate the answer back. That is where a router translates whatever comes in, as a
+/// legacy one.
+bool answers_need_state(const Domain& domain, const Prefix& region, const Journey& journey) {
+    const Host& host = domain.hosts.front();
+    if (journey.snat) return false;
+    const nf::Evaluator& netfilter = host.leg->router->netfilter();
+    if (region.length == 32 && netfilter.snats().contains(region.address)) return false;
+    nf::Packet question;
+    question.iifname = journey.via;
+    question.daddr = Prefix::host(host.fip);
+    const nf::Outcome outcome = netfilter.evaluate(nf::Hook::kPrerouting, question);
+    return outcome.dnat || outcome.stopped || outcome.by_source;
+}
+
 /// Takes a journey's result into the tree.
 void add_destination(DestinationTree& tree, const Domain& domain, const Prefix& region, Journey&& journey,
                      std::string& snat_by) {
     Destination& destination = tree.destinations[region];
-    destination.fast = journey.fast;
-    if (!journey.fast) return;
+    destination.fast = journey.fast && !answers_need_state(domain, region, journey);
+    if (!destination.fast) return;
     destination.next = journey.next;
     if (journey.dnat) destination.next.flags |= FL_NEXT_HAIRPIN;
     destination.neighbours = std::move(journey.neighbours);

@@ -26,7 +26,7 @@ std::uint32_t hash_of(const std::string& text) {
 
 fl_fip_out_key out_key(const Host& host) {
     fl_fip_out_key key{};
-    key.ifindex = static_cast<std::uint32_t>(host.port->link->ifindex);
+    key.port = static_cast<std::uint32_t>(host.port->link->ifindex);
     copy_bytes(key.fixed, host.address);
     return key;
 }
@@ -51,6 +51,7 @@ class Domains {
     [[nodiscard]] std::vector<Ipv4> left_out(const Domain& domain) const;
     [[nodiscard]] std::string refusal(const Host& host, const DestinationTree& tree) const;
     void add_host(const Domain& domain, const Host& host, const DestinationTree& tree);
+    void mark_tunnels();
     void complete_reports();
     void refuse(const Host& host, std::string reason) {
         verdicts_[{host.leg->router->name(), host.address}].reason = std::move(reason);
@@ -62,7 +63,7 @@ class Domains {
     std::map<fl_fip_out_key, NetnsName, ByteLess<fl_fip_out_key>> routers_of_rows_;
 };
 
-/// The VM behind a neighbour entry, if it is on a port of this node from which frames may be taken.
+/// The VM behind a neighbour entry, if it is on a port of this node or behind a tunnel from which frames may be taken.
 std::optional<Host> Domains::find_host(const BridgePort& leg, const Neighbour& neighbour) {
     Verdict& verdict = verdicts_[{leg.router->name(), neighbour.address}];
     if (!neighbour.usable()) {
@@ -71,15 +72,16 @@ std::optional<Host> Domains::find_host(const BridgePort& leg, const Neighbour& n
         return std::nullopt;
     }
     const MacTarget* target = leg.segment->find(neighbour.mac);
-    if (target == nullptr || target->kind != MacTarget::Kind::kPort) {
-        verdict.reason = fmt::format("{} is behind no VM port of this node", neighbour.address.str());
+    const bool remote = target != nullptr && target->kind == MacTarget::Kind::kTunnel;
+    if (target == nullptr || (target->kind != MacTarget::Kind::kPort && !remote)) {
+        verdict.reason = fmt::format("{} is behind no port of {}", neighbour.address.str(), leg.segment->bridge->name);
         return std::nullopt;
     }
     fl_source_key source{};
     source.ifindex = static_cast<std::uint32_t>(target->port->link->ifindex);
     const auto row = world_.out.tables.sources.find(source);
     if (row == world_.out.tables.sources.end()) {
-        verdict.reason = "port " + target->port->link->name + " stays slow";
+        verdict.reason = (remote ? "tunnel " : "port ") + target->port->link->name + " stays slow";
         return std::nullopt;
     }
     Host host{&leg, target->port, neighbour.address, neighbour.mac, {}};
@@ -225,7 +227,22 @@ void Domains::run() {
         work += tree.destinations.size() * (1 + rules / 64);
         add(domain, tree);
     }
+    mark_tunnels();
     complete_reports();
+}
+
+/// Tells the programs from which tunnels a router of this node has VMs. Everywhere else they save a look-up.
+void Domains::mark_tunnels() {
+    Tables& tables = world_.out.tables;
+    std::set<std::uint32_t> ports;
+    for (const auto& [key, row] : tables.fip_out)
+        ports.insert(key.port);
+    for (auto& [key, source] : tables.sources) {
+        if (source.role == FL_ROLE_TUNNEL && ports.contains(key.ifindex)) source.flags |= FL_SRC_ROUTED;
+    }
+    for (auto& [key, tunnel] : tables.tunnels) {
+        if (ports.contains(tunnel.ifindex)) tunnel.flags |= FL_SRC_ROUTED;
+    }
 }
 
 void Domains::complete_reports() {

@@ -13,7 +13,7 @@
 
 namespace fiplane {
 
-/// A VM on this node that could send through a router's leg.
+/// A VM that could send through a router's leg.
 struct Host {
     const BridgePort* leg = nullptr;
     const BridgePort* port = nullptr;

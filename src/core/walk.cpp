@@ -197,6 +197,7 @@ bool Walker::Traversal::forward() {
     if (!hook(nf::Hook::kForward, "forward", outcome)) return false;
     ++state.routers;
     journey.next.hops = 1;
+    journey.via = oif->name;
     journey.next.mtu = route->mtu == 0 ? oif->mtu : std::min(route->mtu, oif->mtu);
     return true;
 }

@@ -57,6 +57,7 @@ struct Journey {
     const NetnsIndex* translator = nullptr;  ///< ... and the namespace that does it
     std::optional<Ipv4> snat;
     std::string snat_by;  ///< see nf::Outcome
+    std::string via;      ///< device by which it leaves its first router
     std::string port;     ///< device by which it leaves: VM port, bridge or tunnel device
     std::set<SourceClaim> claims;
     std::vector<const NetnsIndex*> visited;  ///< namespaces that saw the destination untranslated

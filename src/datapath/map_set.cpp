@@ -50,7 +50,7 @@ std::string describe(const fl_fip_key& key) {
     return fmt::format("{} in segment {}", ip(key.fip), key.segment);
 }
 std::string describe(const fl_fip_out_key& key) {
-    return fmt::format("{} on port {}", ip(key.fixed), key.ifindex);
+    return fmt::format("{} on port {}", ip(key.fixed), key.port);
 }
 std::string describe(const fl_dest_key& key) {
     return fmt::format("{} in domain {:#x}", ip(key.ip), key.domain);

@@ -155,7 +155,7 @@ TEST_CASE("a VM without a floating IP, or another router's MAC, is the router's 
         expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_TO_ROUTER);
     }
     SECTION("no floating IP") {
-        fl_fip_out_key key{.ifindex = kThisDevice, .fixed = {10, 1, 0, 5}};
+        fl_fip_out_key key{.port = kThisDevice, .fixed = {10, 1, 0, 5}};
         world.programs.erase("fl_fip_out", key);
         expect_left(world, FL_HOOK_TC_PORT, world.from_vm() / tcp_body(), FL_REASON_TO_ROUTER);
     }

@@ -47,13 +47,7 @@ World::World(fl_tunnel_type type) : tunnel(type) {
     set_arp(kTenant, remote, remote_mac);
 
     set_fip_in(next_to_vm());
-    fl_fip_out_key out_key{.ifindex = kThisDevice, .fixed = {}};
-    copy(fixed, out_key.fixed);
-    fl_fip_out out{.vm_mac = {}, .router_mac = {}, .fip = {}, .domain = kDomain};
-    copy(vm_mac, out.vm_mac);
-    copy(qr_mac, out.router_mac);
-    copy(fip, out.fip);
-    programs.put("fl_fip_out", out_key, out);
+    set_fip_out(kThisDevice, fixed, vm_mac, fip);
     set_dest(client, next_to_client());
     programs.put_fip_stat_row(fip_stat_key(fip));
     programs.put_fip_stat_row(fip_stat_key(neighbour_fip));
@@ -162,6 +156,16 @@ void World::set_fip_in(const fl_next& next) {
     fl_fip_in row{.router_mac = {}, .pad = {}, .next = next};
     copy(fg_mac, row.router_mac);
     programs.put("fl_fip_in", key, row);
+}
+
+void World::set_fip_out(std::uint32_t port, Ipv4 from, const Mac& from_mac, Ipv4 becomes) {
+    fl_fip_out_key key{.port = port, .fixed = {}};
+    copy(from, key.fixed);
+    fl_fip_out row{.vm_mac = {}, .router_mac = {}, .fip = {}, .domain = kDomain};
+    copy(from_mac, row.vm_mac);
+    copy(qr_mac, row.router_mac);
+    copy(becomes, row.fip);
+    programs.put("fl_fip_out", key, row);
 }
 
 void World::set_dest(Ipv4 address, const fl_next& next) {

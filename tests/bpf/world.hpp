@@ -78,6 +78,8 @@ struct World {
     [[nodiscard]] fl_next next_to_client() const;
     void set_fip_in(const fl_next& next);
     void set_dest(Ipv4 address, const fl_next& next);
+    /// A VM with a floating IP sends by this port of the tenant segment.
+    void set_fip_out(std::uint32_t port, Ipv4 from, const Mac& from_mac, Ipv4 becomes);
     void set_fdb(std::uint32_t segment, const Mac& address, const fl_out& out);
     void set_arp(std::uint32_t segment, Ipv4 address, const Mac& answer);
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 from frames import match_inner
 from matrix import missing, run_matrix
+from measure import all_counts
 
 TOPOLOGY = ROOT / "examples" / "devstack-legacy-vxlan.yaml"
 
@@ -31,9 +32,36 @@ def test_D10_objects(lab):
         assert other.run(["ls", "/run/netns"]).stdout.split() == ([router.namespace] if other is node else [])
 
 
-def test_D10_matrix(warm):
+def test_D10_M7_matrix(warm):
+    """M7: VMs on the subnodes reach their router on the primary over the tenant network; BPF carries it both ways, on the
+    primary from wire to wire."""
+    before = all_counts(warm)
     cells = run_matrix(warm)
+    after = all_counts(warm)
     assert not missing(cells), "\n".join(missing(cells))
+    for name in warm.nodes:
+        spent = after[name] - before[name]
+        if warm.fast_path:
+            assert spent.packets > 300 and spent.share >= 0.99, f"{name}: {spent}"
+        else:
+            assert spent.packets == 0, f"{name}: the fast path is off, but {spent}"
+
+
+@pytest.mark.parametrize("source,reason", [("vm1", "fip_out"), ("subnode2", "fip_in")])
+def test_M7_the_routers_node_relays_in_xdp(warm, source, reason):
+    """What the primary forwards from tunnel to tunnel never becomes an skb there."""
+    if not warm.fast_path:
+        return
+    place = warm.nodes.get(source) or warm.vms[source]
+    target = "172.24.4.3" if source in warm.vms else warm.topology.fips_of("vm1")[0]
+
+    def relayed() -> int:
+        rows = warm.nodes["primary"].status()["counters"]
+        return sum(row["packets"] for row in rows if (row["hook"], row["reason"]) == ("xdp_underlay", reason))
+
+    before = relayed()
+    place.run(["ping", "-n", "-c", "5", "-i", "0.05", "-W", "2", target])
+    assert relayed() - before >= 5
 
 
 @pytest.mark.parametrize("source,target", [("subnode2", "vm1"), ("primary", "vm3"), ("vm1", "vm3"), ("vm1", "vm2"),

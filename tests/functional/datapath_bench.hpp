@@ -241,7 +241,7 @@ inline Tables some_tables(std::uint8_t fips = 3) {
     for (std::uint8_t i = 1; i <= fips; ++i) {
         tables.dests[dest_key(i)] = next_to(i);
         tables.fip_in[fip_key(i)] = fip_in_to(i);
-        tables.fip_out[{.ifindex = 5, .fixed = {10, 0, 0, i}}] = fip_out_of(i);
+        tables.fip_out[{.port = 5, .fixed = {10, 0, 0, i}}] = fip_out_of(i);
     }
     return tables;
 }

@@ -165,7 +165,7 @@ class Generator {
             fl_fip_out value{};
             value.fip[3] = byte(5);
             value.domain = domain;
-            out.fip_out[{.ifindex = 1 + pick(3), .fixed = {10, 0, 0, byte(3)}}] = value;
+            out.fip_out[{.port = 1 + pick(3), .fixed = {10, 0, 0, byte(3)}}] = value;
         }
         for (std::uint32_t i = pick(5); i > 0; --i) {
             fl_fip_in value{};
@@ -239,7 +239,7 @@ TEST_CASE("the watch itself sees a gap", "[datapath][order]") {
     WatchingStore store;
     fl_fip_out value{};
     value.domain = 3;
-    REQUIRE(store.put(fl_fip_out_key{.ifindex = 1, .fixed = {10, 0, 0, 1}}, value));
+    REQUIRE(store.put(fl_fip_out_key{.port = 1, .fixed = {10, 0, 0, 1}}, value));
     CHECK(store.first_gap == "floating IP without statistics after a write");
 }
 

@@ -123,7 +123,8 @@ void Cloud::add_journeys() {
     fip_out = {{101, ip("10.1.0.5"), kVm5, kQrA, ip("172.24.5.11"), kDomainA},
                {102, ip("10.1.0.6"), kVm6, kQrA, ip("172.24.5.12"), kDomainA},
                {111, ip("10.1.0.5"), kVm5, kQrB, ip("172.24.5.21"), kDomainB},
-               {112, ip("10.1.0.6"), kVm6, kQrB, ip("172.24.5.22"), kDomainB}};
+               {112, ip("10.1.0.6"), kVm6, kQrB, ip("172.24.5.22"), kDomainB},
+               {80, ip("10.1.0.8"), kVm8, kQrB, ip("172.24.5.29"), kDomainB}};
 
     const Journey host = leave(kBrEx, kFg, 2, {.kind = FL_OUT_HOST, .ifindex = kEx, .mtu = kMtu});
     const Journey stay_in_a{.dmac = kVm2009, .smac = kQrA2, .hops = 1, .mtu = kMtu, .exit = to_port("a4")};
@@ -143,6 +144,7 @@ void Cloud::add_journeys() {
              {kDomainB, prefix("172.24.5.11/32"), turn(to_a1, 3)},
              {kDomainB, prefix("172.24.5.21/32"), turn(to_b1, 1)},
              {kDomainB, prefix("172.24.5.22/32"), turn(to_b2, 1)},
+             {kDomainB, prefix("172.24.5.29/32"), turn(to_b8, 1)},
              {kDomainB, prefix("203.0.113.0/24"), leave(kGateway, kQg, 1, to_tunnel(kEx, kPeer3))}};
 }
 
@@ -160,6 +162,10 @@ const CloudTunnel* Cloud::tunnel(fl_tunnel_type type, std::uint32_t id, Ipv4 pee
 const CloudTunnel* Cloud::tunnel_of_device(std::uint32_t ifindex) const {
     const auto found = std::ranges::find(tunnels, ifindex, &CloudTunnel::device);
     return found == tunnels.end() ? nullptr : &*found;
+}
+
+bool Cloud::is_routed(std::uint32_t device) const {
+    return std::ranges::find(fip_out, device, &FipOutRow::port) != fip_out.end();
 }
 
 const CloudPort* Cloud::port(std::uint32_t ifindex) const {

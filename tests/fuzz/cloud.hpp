@@ -101,7 +101,7 @@ struct FipInRow {
 };
 
 struct FipOutRow {
-    std::uint32_t port;
+    std::uint32_t port;  ///< or tunnel device
     Ipv4 fixed;
     Mac vm_mac;
     Mac router_mac;
@@ -140,6 +140,8 @@ class Cloud {
     [[nodiscard]] const CloudTunnel* tunnel(fl_tunnel_type type, std::uint32_t id, Ipv4 peer) const;
     /// One of those that share the device.
     [[nodiscard]] const CloudTunnel* tunnel_of_device(std::uint32_t ifindex) const;
+    /// A router here has VMs behind the device.
+    [[nodiscard]] bool is_routed(std::uint32_t device) const;
     [[nodiscard]] const CloudPort* port(std::uint32_t ifindex) const;
     [[nodiscard]] const CloudPort& port(const std::string& name) const;
     [[nodiscard]] const CloudPeer* peer(Ipv4 address) const;

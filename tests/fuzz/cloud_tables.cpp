@@ -66,7 +66,7 @@ class Writer {
             fl_source row{};
             row.segment = tunnel.segment;
             row.role = FL_ROLE_TUNNEL;
-            row.flags = tunnel.isolated ? FL_SRC_ISOLATED : 0;
+            row.flags = flags_of(tunnel);
             source(tunnel.device, row);
         }
     }
@@ -84,9 +84,13 @@ class Writer {
             row.ifindex = tunnel.device;
             copy(cloud_.underlay_mac, row.mac);
             row.outer_len = static_cast<std::uint8_t>(tunnel.type == FL_TUNNEL_GRE ? kGreOuterSize : kUdpOuterSize);
-            row.flags = tunnel.isolated ? FL_SRC_ISOLATED : 0;
+            row.flags = flags_of(tunnel);
             put("fl_tunnels", key, row);
         }
+    }
+
+    [[nodiscard]] std::uint32_t flags_of(const CloudTunnel& tunnel) const {
+        return (tunnel.isolated ? FL_SRC_ISOLATED : 0U) | (cloud_.is_routed(tunnel.device) ? FL_SRC_ROUTED : 0U);
     }
 
     void devices() const {
@@ -121,7 +125,7 @@ class Writer {
             put("fl_fip_in", key, value);
         }
         for (const FipOutRow& row : cloud_.fip_out) {
-            fl_fip_out_key key{.ifindex = row.port, .fixed = {}};
+            fl_fip_out_key key{.port = row.port, .fixed = {}};
             copy(row.fixed, key.fixed);
             fl_fip_out value{};
             copy(row.vm_mac, value.vm_mac);

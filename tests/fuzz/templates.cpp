@@ -81,8 +81,8 @@ class Maker {
         traffic_ = Traffic::kOutside;
         outside();
         traffic_ = Traffic::kToRouter;
-        for (const CloudPort& port : cloud_.ports)
-            to_router(port);
+        for (const FipOutRow& row : cloud_.fip_out)
+            to_router(row);
         traffic_ = Traffic::kInSegment;
         for (const CloudPort& port : cloud_.ports)
             in_segment(port);
@@ -155,17 +155,15 @@ class Maker {
         }
     }
 
-    /// From a VM with a floating IP to all that its router knows.
-    void to_router(const CloudPort& port) {
-        for (const FipOutRow& row : cloud_.fip_out) {
-            if (row.port != port.ifindex) continue;
-            for (const DestRow& dest : cloud_.dests) {
-                const Ipv4 to{dest.prefix.address.value | (dest.prefix.length == 32 ? 0U : 9U)};
-                if (dest.domain == row.domain)
-                    add_flow({port.segment, row.router_mac, row.vm_mac, row.fixed, to}, &port);
-            }
-            add_flow({port.segment, row.router_mac, row.vm_mac, row.fixed, ip("192.0.2.77")}, &port);
+    /// From a VM with a floating IP, here or behind a tunnel, to all that its router knows.
+    void to_router(const FipOutRow& row) {
+        const CloudPort* port = cloud_.port(row.port);
+        const std::uint32_t segment = port != nullptr ? port->segment : cloud_.tunnel_of_device(row.port)->segment;
+        for (const DestRow& dest : cloud_.dests) {
+            const Ipv4 to{dest.prefix.address.value | (dest.prefix.length == 32 ? 0U : 9U)};
+            if (dest.domain == row.domain) add_flow({segment, row.router_mac, row.vm_mac, row.fixed, to}, port);
         }
+        add_flow({segment, row.router_mac, row.vm_mac, row.fixed, ip("192.0.2.77")}, port);
     }
 
     /// From a VM to every MAC of its segment, and from another VM to it.

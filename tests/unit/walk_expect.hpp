@@ -92,7 +92,7 @@ inline fl_fip_in fip_row(std::string_view router_mac, const fl_next& next) {
 
 inline fl_fip_out_key out_row_key(int port, std::string_view fixed) {
     fl_fip_out_key key{};
-    key.ifindex = static_cast<std::uint32_t>(port);
+    key.port = static_cast<std::uint32_t>(port);
     put(key.fixed, fixed);
     return key;
 }

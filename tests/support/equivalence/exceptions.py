@@ -199,5 +199,4 @@ EXCEPTIONS: tuple[Exempt, ...] = (
         frozenset({"oddity options", "oddity nested", "oddity redirect", "oddity short", "oddity quoted_fragment"}),
         _stateless,
     ),
-    Exempt("icmp_error_out_of_a_legacy_router", frozenset({"out of a legacy router"}), _only_the_quote_differs),
 )

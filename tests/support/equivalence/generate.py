@@ -252,8 +252,7 @@ class Generator:
                       tos=rng.choice((0, 0x20, 0xE0)))  # fmt: skip
         frame = eth(journey.eth_dst, journey.eth_src, ETH_IPV4, packet)
         primes = [] if oddity == "untracked" else [self._shot(answer.entry, prime, number)]
-        legacy = ["out of a legacy router"] if journey.kind != "fip_in" and journey.entry.tunnelled else []
-        traits = [*legacy, journey.kind, f"icmp {what}/{code}", f"quotes {kind}", f"oddity {oddity}",
+        traits = [journey.kind, f"icmp {what}/{code}", f"quotes {kind}", f"oddity {oddity}",
                   f"quoted bytes {len(quoted)}"]  # fmt: skip
         return Case(number, [self._shot(journey.entry, frame, number)], primes, traits)
 
