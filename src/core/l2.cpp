@@ -116,7 +116,8 @@ void L2::add_tunnel(BridgePort& port) const {
     nf::Packet request;
     request.oifname = port.link->name;
     request.ether_type = kArp;
-    port.passes_arp = !port.tunnel->answers_arp && root_.netfilter().evaluate(nf::Hook::kEgress, request).accepted;
+    const nf::Outcome outcome = root_.netfilter().evaluate(nf::Hook::kEgress, request);
+    port.passes_arp = !port.tunnel->answers_arp && outcome.accepted && !outcome.stopped;
 }
 
 const BridgePort* L2::port(int ifindex) const {

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Iterator
 
 from lab import Lab, LabNode
+from measure import all_counts
 from timing import scaled
 
 
@@ -37,6 +38,20 @@ def handled(lab: Lab, wanted: dict[str, Handled]) -> Iterator[None]:
             break
         time.sleep(0.05)
     assert not complaints, "\n".join(complaints)
+
+
+@contextlib.contextmanager
+def carried_in_bpf(lab: Lab, packets: int) -> Iterator[None]:
+    """What happens inside is more than `packets` packets of the overlay on every node, 99 % of them handled in BPF; with the
+    fast path off none may be counted."""
+    before = all_counts(lab)
+    yield
+    for name, now in all_counts(lab).items():
+        spent = now - before[name]
+        if lab.fast_path:
+            assert spent.packets > packets and spent.share >= 0.99, f"{name}: {spent}"
+        else:
+            assert spent.packets == 0, f"{name}: the fast path is off, but {spent}"
 
 
 def _check(lab: Lab, name: str, before: Counter, expected: Handled) -> list[str]:
