@@ -246,13 +246,15 @@ class Site:
         return self.tunnel(station.network, station.at)
 
     def tunnel(self, network: str, peer: str) -> Entry:
+        """What comes from a node, by the hub if the network is a star."""
+        sender, _ = self.network(network).route(peer, self.name)[-1]
         return Entry(
             WIRE,
             network,
-            self.network(network).segmentation_id,
-            self.peer_macs[peer],
+            self.network(network).tunnel_id(self.name, sender),
+            self.peer_macs[sender],
             self.underlay_mac,
-            ip_bytes(self.topology.nodes[peer].underlay_address),
+            ip_bytes(self.topology.nodes[sender].underlay_address),
             self.vtep,
             self.topology.vxlan_port,
         )
@@ -359,7 +361,8 @@ class Site:
                 out.append(_with_answer(there, back))
         for source in self.stations:
             for target in self.stations:
-                here = source.at not in self.topology.nodes or target.at not in self.topology.nodes
+                ends_here = source.at not in self.topology.nodes or target.at not in self.topology.nodes
+                here = ends_here or self.network(source.network).hub == self.name
                 if source.network == target.network and source is not target and here and source.at != target.at:
                     out.append(Journey("l2", self.entry(source), source.mac, target.mac, source.ip, target.ip,
                                        self.exit(target)))  # fmt: skip
