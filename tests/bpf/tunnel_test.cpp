@@ -89,11 +89,12 @@ TEST_CASE("a tagged frame of the underlay is not this device's") {
 
 TEST_CASE("a node without a tunnel address has no tunnels") {
     World world;
-    world.programs.put("fl_config", std::uint32_t{0}, fl_config{});
+    fl_config config{};
+    config.vxlan_port = 4789;
+    world.programs.put("fl_config", std::uint32_t{0}, config);
     Outer outer = outer_of(world);
     left_at_both(world, packet_of(world, outer), FL_REASON_NOT_OVERLAY);
     outer.ip4.dst = ip("0.0.0.0");
-    outer.udp.dst = 0;
     left_at_both(world, packet_of(world, outer), FL_REASON_NOT_OVERLAY);
 }
 
