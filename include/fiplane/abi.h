@@ -119,7 +119,6 @@ enum fl_tunnel_type {
 	FL_TUNNEL_VXLAN, /* RFC 7348: UDP and a VNI */
 	FL_TUNNEL_GENEVE, /* RFC 8926, without options: UDP and a VNI */
 	FL_TUNNEL_GRE, /* RFC 2784 and 2890: GRE with a key and neither checksum nor sequence number */
-	FL_TUNNEL_TYPE_COUNT,
 };
 
 /* fl_config: one entry, key 0. Written by the agent, read by every program. */

@@ -14,10 +14,6 @@ fl_hook underlay_hook() {
     return GENERATE(FL_HOOK_XDP_UNDERLAY, FL_HOOK_TC_UNDERLAY);
 }
 
-int sent_back(fl_hook hook) {
-    return hook == FL_HOOK_XDP_UNDERLAY ? kXdpTx : kTcRedirect;
-}
-
 /// The VM behind node b has floating IP 172.24.5.13; one hop to the client, which is behind node b, too.
 struct RouterNode : World {
     Ipv4 remote_fip = ip("172.24.5.13");

@@ -19,11 +19,6 @@ fl_hook underlay_hook() {
     return GENERATE(FL_HOOK_XDP_UNDERLAY, FL_HOOK_TC_UNDERLAY);
 }
 
-/// The action of a frame that leaves by the underlay device, on which the program runs itself.
-int sent_back(fl_hook hook) {
-    return hook == FL_HOOK_XDP_UNDERLAY ? kXdpTx : kTcRedirect;
-}
-
 Packet body() {
     return Udp{.src = 5000, .dst = 53} / Payload{"any tunnel"};
 }

@@ -106,6 +106,11 @@ struct World {
 
 [[nodiscard]] fl_fip_stat_key fip_stat_key(Ipv4 address);
 
+/// The action of a frame that leaves by the underlay device, on which the program runs itself.
+[[nodiscard]] constexpr int sent_back(fl_hook hook) {
+    return hook == FL_HOOK_XDP_UNDERLAY ? kXdpTx : kTcRedirect;
+}
+
 /// The frame left with this action for this reason and is what was expected; in a tunnel packet the free fields are.
 void check_sent(const RunResult& result, int action, fl_reason reason, const Packet& expected);
 
