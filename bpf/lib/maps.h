@@ -69,15 +69,16 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } fl_fip_in SEC(".maps");
 
-/* VM port and fixed IP -> its floating IP and router. Read by tc_port. Absent: looked up by its MAC. */
+/* Port, fixed IP and router -> the VM, its floating IP and router domain. Read by all but tc_host. Absent: looked up by its
+ * MAC. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, FL_MAX_FLOATING_IPS);
+	__uint(max_entries, FL_MAX_VMS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct fl_fip_out_key);
-	__type(value, struct fl_fip_out);
+	__type(key, struct fl_vm_key);
+	__type(value, struct fl_vm);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} fl_fip_out SEC(".maps");
+} fl_vms SEC(".maps");
 
 /* Router domain and destination -> the journey there. Read by tc_port, which also writes .last_use.
  * Absent: fl_routes is asked. */

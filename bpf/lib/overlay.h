@@ -22,9 +22,9 @@ fl_inline struct fl_verdict fl_ipv4_stages(struct fl_ctx *ctx, const struct fl_f
 		return verdict;
 	if (port && port->flags & FL_SRC_CHECK && inner->ip.saddr != fl_ip(port->ip))
 		return fl_to_linux(FL_REASON_NOT_OWN_ADDRESS);
-#ifdef FL_HAS_FIP_OUT
+#ifdef FL_ROUTES_VMS
 	if (frame->hook == FL_HOOK_TC_PORT || frame->flags & FL_SRC_ROUTED) {
-		verdict = fl_fip_out_stage(ctx, frame, inner);
+		verdict = fl_from_vm_stage(ctx, frame, inner);
 		if (fl_is_decided(verdict))
 			return verdict;
 	}

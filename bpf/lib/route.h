@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Packets to and from floating IPs, and what a VM with a floating IP sends to its router otherwise.
+ * Packets to and from floating IPs, and what a VM sends to its router otherwise.
  *
  *  in       a packet for a floating IP, addressed to the router port that owns it (fg- or qg-): the destination
  *           becomes the fixed IP.
  *  out      a packet of the floating IP's owner, addressed to its router port (qr-): the source becomes the floating
- *           IP where the destination lies beyond the gateway; inside the router's own networks it does not.
+ *           IP where the destination lies beyond the gateway; inside the router's own networks it does not. A VM
+ *           without a floating IP gets no further than those: what would have to be translated is Linux's.
  *  hairpin  out, and the destination is a floating IP of this node: both. The receiver must see the sender's floating
  *           IP, or its answer would go to the fixed IP, directly and untranslated.
  */
@@ -99,7 +100,7 @@ fl_inline struct fl_verdict fl_fip_in_stage(struct fl_ctx *ctx, const struct fl_
 	return fl_route(ctx, frame, inner, &row->next, 0);
 }
 
-#ifdef FL_HAS_FIP_OUT
+#ifdef FL_ROUTES_VMS
 
 /* A prefix may be as wide as 0.0.0.0/0, so it does not prove that the address is one that is routed at all. */
 fl_inline struct fl_next *fl_find_next(__u32 domain, __be32 daddr)
@@ -116,26 +117,26 @@ fl_inline struct fl_next *fl_find_next(__u32 domain, __be32 daddr)
 	return bpf_map_lookup_elem(&fl_routes, &prefix);
 }
 
-/* A frame from a VM. FL_CONTINUE if it does not go from a floating IP's owner to its router. */
-fl_inline struct fl_verdict fl_fip_out_stage(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner)
+/* A frame from a VM. FL_CONTINUE if it is not addressed to a router that takes the VM's packets. */
+fl_inline struct fl_verdict fl_from_vm_stage(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner)
 {
-	struct fl_fip_out_key key = {.port = frame->port};
-	const struct fl_fip_out *row;
+	struct fl_vm_key key = {.port = frame->port};
+	const struct fl_vm *vm;
 	struct fl_verdict verdict;
 	struct fl_next *next;
 
 	fl_set_ip(key.fixed, inner->ip.saddr);
-	row = bpf_map_lookup_elem(&fl_fip_out, &key);
-	if (!row || !fl_same_mac(&inner->eth.smac, fl_mac(row->vm_mac)) ||
-	    !fl_same_mac(&inner->eth.dmac, fl_mac(row->router_mac)))
+	*(struct fl_mac *)key.router_mac = inner->eth.dmac;
+	vm = bpf_map_lookup_elem(&fl_vms, &key);
+	if (!vm || !fl_same_mac(&inner->eth.smac, fl_mac(vm->mac)))
 		return fl_go_on();
 	verdict = fl_check_ip(frame, inner);
 	if (fl_is_decided(verdict))
 		return verdict;
-	next = fl_find_next(row->domain, inner->ip.daddr);
+	next = fl_find_next(vm->domain, inner->ip.daddr);
 	if (!next)
 		return fl_to_linux(FL_REASON_NO_DEST);
-	return fl_route(ctx, frame, inner, next, fl_ip(row->fip));
+	return fl_route(ctx, frame, inner, next, fl_ip(vm->fip));
 }
 
 #endif

@@ -25,9 +25,10 @@
 #endif
 
 /* Raised with every change of a key or value layout: an agent that finds another number rebuilds the maps. */
-#define FL_ABI_LAYOUT 3
+#define FL_ABI_LAYOUT 4
 
 #define FL_MAX_FLOATING_IPS 131072
+#define FL_MAX_VMS 262144
 #define FL_MAX_DESTS 262144
 #define FL_MAX_FDB 131072
 #define FL_MAX_PORTS 16384
@@ -150,7 +151,7 @@ struct fl_source_key {
 #define FL_SRC_CHECK 1
 /* An isolated port of the bridge: frames from it do not leave by another isolated port (FL_OUT_ISOLATED). */
 #define FL_SRC_ISOLATED 2
-/* Tunnel devices: fl_fip_out has rows for what comes by this one, so a router here serves VMs elsewhere. */
+/* Tunnel devices: fl_vms has rows for what comes by this one, so a router here serves VMs elsewhere. */
 #define FL_SRC_ROUTED 4
 
 struct fl_source {
@@ -226,7 +227,7 @@ struct fl_arp {
 	__u8 pad;
 };
 
-#define FL_NEXT_SNAT 1 /* the source is translated on this journey (fl_fip_out.fip) */
+#define FL_NEXT_SNAT 1 /* the source is translated on this journey (fl_vm.fip) */
 #define FL_NEXT_HAIRPIN 2 /* turns round on this node: counted as FIP_HAIRPIN */
 
 /* A routed journey, flattened: rewrite so, TTL minus .hops, send there. */
@@ -253,16 +254,21 @@ struct fl_fip_in {
 	struct fl_next next;
 };
 
-/* fl_fip_out: packets that a VM with a floating IP sends to its router. */
-struct fl_fip_out_key {
+/*
+ * fl_vms: VMs whose packets a router of this node takes. The frame says which router it is meant for; one subnet may
+ * have several.
+ */
+struct fl_vm_key {
 	__u32 port; /* by which they enter the segment's bridge: VM port, or the tunnel device that the VM is behind */
 	__u8 fixed[4];
+	__u8 router_mac[6]; /* that the frame is addressed to (qr-) */
+	__u8 pad[2];
 };
 
-struct fl_fip_out {
-	__u8 vm_mac[6]; /* the frame must come from this MAC ... */
-	__u8 router_mac[6]; /* ... and be addressed to this one (qr-) */
-	__u8 fip[4]; /* source after translation */
+struct fl_vm {
+	__u8 mac[6]; /* the frame must come from this MAC */
+	__u8 pad[2];
+	__u8 fip[4]; /* source after translation; 0.0.0.0: the host has no floating IP, and nothing in its domain translates */
 	__u32 domain; /* which rows of fl_dests and fl_routes apply */
 };
 
@@ -321,8 +327,8 @@ FL_STATIC_ASSERT(sizeof(struct fl_arp) == 8, "fl_arp");
 FL_STATIC_ASSERT(sizeof(struct fl_next) == 80, "fl_next");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_key) == 8, "fl_fip_key");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_in) == 88, "fl_fip_in");
-FL_STATIC_ASSERT(sizeof(struct fl_fip_out_key) == 8, "fl_fip_out_key");
-FL_STATIC_ASSERT(sizeof(struct fl_fip_out) == 20, "fl_fip_out");
+FL_STATIC_ASSERT(sizeof(struct fl_vm_key) == 16, "fl_vm_key");
+FL_STATIC_ASSERT(sizeof(struct fl_vm) == 16, "fl_vm");
 FL_STATIC_ASSERT(sizeof(struct fl_dest_key) == 8, "fl_dest_key");
 FL_STATIC_ASSERT(sizeof(struct fl_route_key) == 12, "fl_route_key");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_stat_key) == 4, "fl_fip_stat_key");

@@ -123,8 +123,9 @@ Result<> FastPath::find_left_out() {
     for (const auto& [key, value] : compiled_.tables.fip_in) {
         if (!tables->fip_in.contains(key)) left_out_.insert(Ipv4::from_bytes(key.fip));
     }
-    for (const auto& [key, value] : compiled_.tables.fip_out) {
-        if (!tables->fip_out.contains(key)) left_out_.insert(Ipv4::from_bytes(value.fip));
+    for (const auto& [key, value] : compiled_.tables.vms) {
+        const Ipv4 fip = Ipv4::from_bytes(value.fip);
+        if (!fip.is_unset() && !tables->vms.contains(key)) left_out_.insert(fip);
     }
     return {};
 }

@@ -68,10 +68,7 @@ Result<std::vector<Announcement>> Reconciler::reconcile(const Hooks& hooks) {
 }
 
 Scope Reconciler::scope() const {
-    Scope scope;
-    for (const std::string& bridge : builder_.bridges())
-        scope.bridges.insert(bridge);
-    return scope;
+    return builder_.scope();
 }
 
 void Reconciler::note_waiting(std::vector<std::string> waiting) {

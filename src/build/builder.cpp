@@ -238,12 +238,17 @@ Result<> Builder::apply(const Plan& plan, const std::function<void(const Step&)>
     return run_all(plan.impl_->operations, Executor(impl_->options.state_dir), progress);
 }
 
-std::vector<std::string> Builder::bridges() const {
-    std::vector<std::string> names;
-    for (const std::size_t network : place(impl_->topology, impl_->node).networks) {
-        names.push_back(impl_->topology.networks[network].bridge);
+Scope Builder::scope() const {
+    const Topology& topology = impl_->topology;
+    const Placement here = place(topology, impl_->node);
+    Scope scope;
+    for (const std::size_t network : here.networks)
+        scope.bridges.insert(topology.networks[network].bridge);
+    for (const std::size_t router : here.routers) {
+        if (topology.routers[router].distributed)
+            scope.distributed_routers.insert(router_netns(topology.routers[router]));
     }
-    return names;
+    return scope;
 }
 
 Result<Plan> Builder::plan_teardown() {

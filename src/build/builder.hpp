@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/compile.hpp"
 #include "core/model.hpp"
 #include "core/result.hpp"
 
@@ -71,8 +72,8 @@ class Builder {
     /// Does the steps in order; stops at the first that fails (the next plan() continues from there).
     /// `progress` (may be empty) is called before each step.
     [[nodiscard]] Result<> apply(const Plan& plan, const std::function<void(const Step&)>& progress = {});
-    /// The bridges of this node that the topology names: what compile may accelerate.
-    [[nodiscard]] std::vector<std::string> bridges() const;
+    /// What compile may accelerate on this node.
+    [[nodiscard]] Scope scope() const;
 
     /// Everything that carries our mark on this node, in the order of removal, whatever topology made it. The state
     /// directory is kept (addresses stay the same if the overlay is built again). Never includes foreign objects.

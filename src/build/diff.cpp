@@ -11,7 +11,6 @@
 namespace fiplane::build {
 namespace {
 
-
 std::string describe_owner(const Link& link) {
     if (link.kind == "openvswitch") return "it is Open vSwitch's";
     if (!link.alias.empty()) return fmt::format("its alias is \"{}\"", link.alias);

@@ -79,11 +79,14 @@ bool relays(const Segment& segment) {
     return segment.refusal.empty() && tunnels > 1;
 }
 
-/// Packets from tunnel to tunnel never become an skb where XDP runs, so the underlay devices must be told.
+/// Packets from tunnel to tunnel never become an skb where XDP runs, so the underlay devices must be told. A router
+/// that serves VMs behind a tunnel sends most of what they send into another one.
 void mark_wire_to_wire(World& world) {
-    const bool found = std::ranges::any_of(world.out.tables.fip_in,
-                                           [](const auto& row) { return row.second.next.out.kind == FL_OUT_TUNNEL; }) ||
-                       std::ranges::any_of(world.l2.segments(), [](const auto& entry) { return relays(entry.second); });
+    const Tables& tables = world.out.tables;
+    const bool found =
+        std::ranges::any_of(tables.fip_in, [](const auto& row) { return row.second.next.out.kind == FL_OUT_TUNNEL; }) ||
+        std::ranges::any_of(tables.tunnels, [](const auto& row) { return (row.second.flags & FL_SRC_ROUTED) != 0; }) ||
+        std::ranges::any_of(world.l2.segments(), [](const auto& entry) { return relays(entry.second); });
     for (DeviceRole& device : world.out.devices) {
         device.wire_to_wire = found && device.kind == DeviceRole::Kind::kUnderlay;
     }
@@ -91,8 +94,12 @@ void mark_wire_to_wire(World& world) {
 
 }  // namespace
 
-World::World(const Snapshot& snapshot, const Scope& scope)
-    : root(snapshot.root), routers(index_routers(snapshot)), l2(root, routers, scope), walker(l2, routers) {
+World::World(const Snapshot& snapshot, const Scope& in_scope)
+    : scope(in_scope),
+      root(snapshot.root),
+      routers(index_routers(snapshot)),
+      l2(root, routers, scope),
+      walker(l2, routers) {
     for (const auto& [bridge, segment] : l2.segments()) {
         for (const auto& [ifindex, port] : segment.ports) {
             if (port.kind == BridgePort::Kind::kLeg) legs.push_back(&port);

@@ -17,6 +17,9 @@ namespace fiplane {
 /// What fiplane may accelerate on this node. In own mode: the bridges that the topology names.
 struct Scope {
     std::set<std::string> bridges;  ///< names in the root namespace
+    /// Distributed routers: VMs of other nodes are served by theirs. Nothing depends on it but the room in the tables,
+    /// which would else have rows for all the cloud.
+    std::set<NetnsName> distributed_routers{};
 };
 
 /// One step of a walk, for `explain`: "fip-…: route 172.24.5.11/32 via 169.254.64.0 dev fpr-… (table main)".

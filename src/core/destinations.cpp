@@ -56,12 +56,12 @@ class Regions {
 /// legacy one.
 bool answers_need_state(const Domain& domain, const Prefix& region, const Journey& journey) {
     const Host& host = domain.hosts.front();
-    if (journey.snat) return false;
+    if (journey.snat || !host.fip) return false;
     const nf::Evaluator& netfilter = host.leg->router->netfilter();
     if (region.length == 32 && netfilter.snats().contains(region.address)) return false;
     nf::Packet question;
     question.iifname = journey.via;
-    question.daddr = Prefix::host(host.fip);
+    question.daddr = Prefix::host(*host.fip);
     const nf::Outcome outcome = netfilter.evaluate(nf::Hook::kPrerouting, question);
     return outcome.dnat || outcome.stopped || outcome.by_source;
 }
@@ -70,19 +70,22 @@ bool answers_need_state(const Domain& domain, const Prefix& region, const Journe
 void add_destination(DestinationTree& tree, const Domain& domain, const Prefix& region, Journey&& journey,
                      std::string& snat_by) {
     Destination& destination = tree.destinations[region];
-    destination.fast = journey.fast && !answers_need_state(domain, region, journey);
+    // Without an address of its own to be translated to, a host's flows are conntrack's wherever they are translated.
+    const bool stateless = domain.is_translated() || (!journey.dnat && !journey.snat);
+    destination.fast = journey.fast && stateless && !answers_need_state(domain, region, journey);
     if (!destination.fast) return;
     destination.next = journey.next;
     if (journey.dnat) destination.next.flags |= FL_NEXT_HAIRPIN;
     destination.neighbours = std::move(journey.neighbours);
     tree.claims.merge(journey.claims);
+    if (domain.is_translated() != journey.snat.has_value()) return;
+    if (!tree.sample || region.length < tree.sample->length) tree.sample = region;
     if (!journey.snat) return;
     if (snat_by.empty()) snat_by = journey.snat_by;
-    // fl_fip_out has one address for all destinations, and every host must get its own by the same map.
+    // fl_vm has one address for all destinations, and every host must get its own by the same map.
     if (*journey.snat != domain.hosts.front().fip || journey.snat_by != snat_by) {
         tree.refusal = "the source becomes another address for some destinations";
     }
-    if (!tree.sample || region.length < tree.sample->length) tree.sample = region;
 }
 
 struct Rows {

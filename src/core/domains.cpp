@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// fl_fip_out: VMs with a floating IP, grouped into router domains.
+// fl_vms: hosts that send to a router of this node, grouped into router domains.
 #include "core/domains.hpp"
 
 #include <fmt/format.h>
@@ -24,10 +24,11 @@ std::uint32_t hash_of(const std::string& text) {
     return hash;
 }
 
-fl_fip_out_key out_key(const Host& host) {
-    fl_fip_out_key key{};
+fl_vm_key vm_key(const Host& host) {
+    fl_vm_key key{};
     key.port = static_cast<std::uint32_t>(host.port->link->ifindex);
     copy_bytes(key.fixed, host.address);
+    copy_bytes(key.router_mac, host.leg->leg->mac);
     return key;
 }
 
@@ -46,7 +47,10 @@ class Domains {
 
     void find_hosts(const BridgePort& leg);
     [[nodiscard]] std::optional<Host> find_host(const BridgePort& leg, const Neighbour& neighbour);
+    [[nodiscard]] bool serves_untranslated(const BridgePort& leg, bool remote) const;
+    [[nodiscard]] bool find_fip(Host& host);
     void number();
+    void walk_all(bool translated);
     void add(const Domain& domain, const DestinationTree& tree);
     [[nodiscard]] std::vector<Ipv4> left_out(const Domain& domain) const;
     [[nodiscard]] std::string refusal(const Host& host, const DestinationTree& tree) const;
@@ -59,8 +63,9 @@ class Domains {
 
     World& world_;
     std::map<std::string, Domain> domains_;
+    std::size_t translated_ = 0;  ///< domains of hosts with a floating IP
+    std::size_t work_ = 0;
     std::map<HostKey, Verdict> verdicts_;
-    std::map<fl_fip_out_key, NetnsName, ByteLess<fl_fip_out_key>> routers_of_rows_;
 };
 
 /// The VM behind a neighbour entry, if it is on a port of this node or behind a tunnel from which frames may be taken.
@@ -84,41 +89,53 @@ std::optional<Host> Domains::find_host(const BridgePort& leg, const Neighbour& n
         verdict.reason = (remote ? "tunnel " : "port ") + target->port->link->name + " stays slow";
         return std::nullopt;
     }
-    Host host{&leg, target->port, neighbour.address, neighbour.mac, {}};
-    const auto& snats = leg.router->netfilter().snats();
-    const auto& dnats = leg.router->netfilter().dnats();
+    Host host{&leg, target->port, neighbour.address, neighbour.mac, std::nullopt};
+    if (!find_fip(host)) return std::nullopt;
+    if (!host.fip && !serves_untranslated(leg, remote)) return std::nullopt;
+    return host;
+}
+
+/// Whether rows for hosts without a floating IP would be of use: what is beyond a default route's leg asks for floating
+/// IPs, and a distributed router's remote hosts have their own. That only saves room.
+bool Domains::serves_untranslated(const BridgePort& leg, bool remote) const {
+    if (remote && world_.scope.distributed_routers.contains(leg.router->name())) return false;
+    return std::ranges::none_of(leg.router->view().routes, [&](const Route& route) {
+        return route.destination.length == 0 && route.oif == leg.leg->ifindex;
+    });
+}
+
+/// False if the host has one for which answers would not find back without state: see floating_ips.cpp.
+bool Domains::find_fip(Host& host) {
+    const NetnsIndex& router = *host.leg->router;
+    Verdict& verdict = verdicts_[{router.name(), host.address}];
+    const auto& snats = router.netfilter().snats();
     const auto fip = snats.find(host.address);
     if (fip == snats.end()) {
         verdict.reason =
-            fmt::format("{}: {} is not translated to an address of its own", leg.router->label(), host.address.str());
-        return std::nullopt;
+            fmt::format("{}: {} is not translated to an address of its own", router.label(), host.address.str());
+        return true;
     }
-    host.fip = fip->second;
-    // Answers must find back without state: see floating_ips.cpp.
-    const auto back = dnats.find(host.fip);
+    const auto& dnats = router.netfilter().dnats();
+    const auto back = dnats.find(fip->second);
     if (back == dnats.end() || back->second != host.address) {
         verdict.reason =
-            fmt::format("{}: {} is not translated back to {}", leg.router->label(), host.fip.str(), host.address.str());
-        return std::nullopt;
+            fmt::format("{}: {} is not translated back to {}", router.label(), fip->second.str(), host.address.str());
+        return false;
     }
-    return host;
+    host.fip = fip->second;
+    return true;
 }
 
 void Domains::find_hosts(const BridgePort& leg) {
     std::size_t without = 0;
     for (const Neighbour* neighbour : leg.router->neighbours_on(leg.leg->ifindex)) {
         const auto host = find_host(leg, *neighbour);
-        const auto& snats = leg.router->netfilter().snats();
-        if (!host) {
-            const MacTarget* target = leg.segment->find(neighbour->mac);
-            const bool here = target != nullptr && target->kind == MacTarget::Kind::kPort;
-            if (here && !snats.contains(neighbour->address)) ++without;
-            continue;
-        }
+        if (!host) continue;
+        if (!host->fip) ++without;
         // Two hosts with one key take the same way: the rules that select their source are the same in order and
         // effect, and so are the netfilter tests that know it. A map counts as one test: what it gives is their fip.
-        std::string key =
-            leg.router->name() + "/" + leg.leg->name + "/" + leg.router->routing().signature(host->address);
+        std::string key = fmt::format("{}/{}/{}{}", leg.router->name(), leg.leg->name, host->fip ? "" : "fixed/",
+                                      leg.router->routing().signature(host->address));
         for (const std::size_t hit : leg.router->netfilter().source_hits(host->address))
             key += fmt::format("/{}", hit);
         Domain& domain = domains_[key];
@@ -126,8 +143,9 @@ void Domains::find_hosts(const BridgePort& leg) {
         domain.hosts.push_back(*host);
     }
     if (without == 0) return;
-    world_.note(fmt::format("{}: packets that {} hosts without a floating IP send to {} are left to Linux",
-                            leg.router->label(), without, leg.leg->name));
+    world_.note(
+        fmt::format("{}: what {} hosts without a floating IP send to {} is left to Linux where it is translated",
+                    leg.router->label(), without, leg.leg->name));
 }
 
 /// Stable numbers: a collision goes to the next free one, in the order of the keys.
@@ -138,13 +156,14 @@ void Domains::number() {
         while (!used.insert(domain.id).second)
             ++domain.id;
         std::ranges::sort(domain.hosts, {}, &Host::address);
+        if (domain.is_translated()) ++translated_;
     }
 }
 
 std::string Domains::refusal(const Host& host, const DestinationTree& tree) const {
     std::set<std::string> reasons;
     for (const SourceClaim& claim : tree.claims) {
-        if (!holds(claim, claim.translated ? host.fip : host.address)) reasons.insert(describe(claim));
+        if (!holds(claim, claim.translated ? host.fip.value() : host.address)) reasons.insert(describe(claim));
     }
     return reasons.empty() ? std::string{} : *reasons.begin();
 }
@@ -158,19 +177,11 @@ void Domains::add_host(const Domain& domain, const Host& host, const Destination
     Verdict& verdict = verdicts_[{host.leg->router->name(), host.address}];
     verdict.steps = journey.steps;
     if (!journey.fast || journey.snat != host.fip) return refuse(host, journey.reason);
-    const fl_fip_out_key key = out_key(host);
-    const auto [owner, fresh] = routers_of_rows_.try_emplace(key, host.leg->router->name());
-    if (!fresh) {
-        world_.out.tables.fip_out.erase(key);
-        verdicts_[{owner->second, host.address}] = {false, "two routers translate it", {}};
-        return refuse(host, "two routers translate it");
-    }
-    fl_fip_out row{};
-    copy_bytes(row.vm_mac, host.mac);
-    copy_bytes(row.router_mac, host.leg->leg->mac);
-    copy_bytes(row.fip, host.fip);
+    fl_vm row{};
+    copy_bytes(row.mac, host.mac);
+    if (host.fip) copy_bytes(row.fip, *host.fip);
     row.domain = domain.id;
-    world_.out.tables.fip_out.emplace(key, row);
+    world_.out.tables.vms.emplace(vm_key(host), row);
     verdict.fast = true;
     verdict.reason.clear();
 }
@@ -199,7 +210,7 @@ void Domains::add(const Domain& domain, const DestinationTree& tree) {
 /// those grow with the square, and few are used.
 std::vector<Ipv4> Domains::left_out(const Domain& domain) const {
     std::vector<Ipv4> addresses;
-    if (domains_.size() * world_.out.fips.size() <= kMaxHairpins) return addresses;
+    if (translated_ * world_.out.fips.size() <= kMaxHairpins) return addresses;
     const auto& own = domain.hosts.front().leg->router->netfilter().dnats();
     for (const FipReport& report : world_.out.fips) {
         if (!own.contains(report.fip)) addresses.push_back(report.fip);
@@ -213,29 +224,34 @@ void Domains::run() {
         if (leg->segment->refusal.empty()) find_hosts(*leg);
     }
     number();
-    if (domains_.size() * world_.out.fips.size() > kMaxHairpins) {
+    if (translated_ * world_.out.fips.size() > kMaxHairpins) {
         world_.note("packets between floating IPs of different routers of this node are left to Linux: too many pairs");
     }
-    std::size_t work = 0;
+    walk_all(true);  // floating IPs get room first
+    walk_all(false);
+    mark_tunnels();
+    complete_reports();
+}
+
+void Domains::walk_all(bool translated) {
     for (const auto& [key, domain] : domains_) {
-        if (work > kMaxWork) {
+        if (domain.is_translated() != translated) continue;
+        if (work_ > kMaxWork) {
             add(domain, {.refusal = "the sources of its router need too many tables of destinations"});
             continue;
         }
         const DestinationTree tree = walk_destinations(world_, domain, left_out(domain));
         const std::size_t rules = domain.hosts.front().leg->router->view().netfilter.rule_count();
-        work += tree.destinations.size() * (1 + rules / 64);
+        work_ += tree.destinations.size() * (1 + rules / 64);
         add(domain, tree);
     }
-    mark_tunnels();
-    complete_reports();
 }
 
 /// Tells the programs from which tunnels a router of this node has VMs. Everywhere else they save a look-up.
 void Domains::mark_tunnels() {
     Tables& tables = world_.out.tables;
     std::set<std::uint32_t> ports;
-    for (const auto& [key, row] : tables.fip_out)
+    for (const auto& [key, row] : tables.vms)
         ports.insert(key.port);
     for (auto& [key, source] : tables.sources) {
         if (source.role == FL_ROLE_TUNNEL && ports.contains(key.ifindex)) source.flags |= FL_SRC_ROUTED;

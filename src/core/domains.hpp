@@ -19,14 +19,17 @@ struct Host {
     const BridgePort* port = nullptr;
     Ipv4 address;
     Mac mac;
-    Ipv4 fip;
+    std::optional<Ipv4> fip;  ///< none: only what is not translated on its way is carried
 };
 
-/// Hosts of one leg that every rule on the way treats alike, but for the address that they are translated to.
+/// Hosts of one leg that every rule on the way treats alike, but for the address that they are translated to. Either
+/// all of them have a floating IP, or none has.
 struct Domain {
     std::string key;  ///< of names and rules, not of ifindexes: stable over restarts
     std::uint32_t id = 0;
     std::vector<Host> hosts;  ///< by address
+
+    [[nodiscard]] bool is_translated() const { return hosts.front().fip.has_value(); }
 };
 
 /// What became of one destination.
@@ -41,8 +44,9 @@ struct DestinationTree {
     std::map<Prefix, Destination> destinations{};
     std::vector<Ipv4> left_out{};  ///< addresses that stay slow without a walk, ascending
     std::set<SourceClaim> claims{};
-    std::optional<Prefix> sample{};  ///< a fast destination with source translation; the widest, for explain
-    std::string refusal{};           ///< why no host of the domain may use it
+    std::optional<Prefix>
+        sample{};           ///< the widest fast destination; of hosts with a floating IP, one that is reached with it
+    std::string refusal{};  ///< why no host of the domain may use it
 };
 
 /// Walks from the domain's first host, which stands for all of them: they have the same signature, and what else a

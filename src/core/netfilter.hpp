@@ -81,7 +81,13 @@ struct Verdict {
     VerdictKind kind;
     std::string chain;  ///< for kJump and kGoto
 };
-struct Unknown {};
+/// A statement that the model cannot express. Where it may translate addresses, answers to what it translated pass as
+/// packets that no rule shows: conntrack translates them back.
+struct Unknown {
+    bool may_translate = false;  ///< to or from addresses that are not known
+    std::optional<Ipv4> dnat{};  ///< destination that a translation with more conditions or ports gives
+    std::optional<Ipv4> snat{};  ///< the same for the source
+};
 
 using Statement = std::variant<Match, Dnat, Snat, SetAddress, SetMark, Notrack, Counter, Verdict, Unknown>;
 
@@ -188,6 +194,15 @@ class Evaluator {
     [[nodiscard]] const std::map<Ipv4, Ipv4>& dnats() const;
     /// The same for source NAT of single addresses, only where no other address gets the same one: fixed to floating.
     [[nodiscard]] const std::map<Ipv4, Ipv4>& snats() const;
+
+    /// Conntrack translates answers back, which no rule shows. Of packets from `source` that is what the rules say as
+    /// well: no destination translation leads to it but from the one address that the rules translate it to.
+    [[nodiscard]] bool answers_follow_rules(Ipv4 source) const;
+    /// A source translation gives this address, and no destination translation leads back from it to the same one
+    /// alone: only conntrack knows where answers to it go.
+    [[nodiscard]] bool only_conntrack_routes_to(Ipv4 destination) const;
+    /// A rule that may translate to or from addresses that are not known; empty if there is none.
+    [[nodiscard]] const std::string& hidden_translation() const;
 
     /// Has a base chain that could do something: one with rules or a policy other than accept.
     [[nodiscard]] bool has_effect(Family family, std::optional<Hook> hook = std::nullopt) const;

@@ -95,6 +95,7 @@ Evaluator::Prepared::Prepared(const Ruleset& source) : ruleset(source) {
     }
     note_tracking();
     drop_shared_snats();
+    add_unpaired_destinations();
 }
 
 void Evaluator::Prepared::add_chain(const Chain& chain) {
@@ -110,12 +111,14 @@ void Evaluator::Prepared::add_chain(const Chain& chain) {
                 add_match(chain, *match);
             } else if (const auto* dnat = std::get_if<Dnat>(&statement)) {
                 add_address_source(chain, dnat->to);
-                add_pairs(rule, dnat->to, Field::kIpDaddr, dnats);
+                add_pairs(rule, dnat->to, Field::kIpDaddr, dnats, dnat_origins);
             } else if (const auto* snat = std::get_if<Snat>(&statement)) {
                 add_address_source(chain, snat->to);
-                add_pairs(rule, snat->to, Field::kIpSaddr, snats);
+                add_pairs(rule, snat->to, Field::kIpSaddr, snats, snat_origins);
             } else if (const auto* set = std::get_if<SetAddress>(&statement)) {
                 add_address_source(chain, set->to);
+            } else if (const auto* unknown = std::get_if<Unknown>(&statement)) {
+                add_unknown(rule, *unknown);
             } else if (const auto* verdict = std::get_if<Verdict>(&statement)) {
                 const auto target =
                     chains_by_name_.find(Ruleset::scoped_name(chain.family, chain.table, verdict->chain));
@@ -157,20 +160,50 @@ void Evaluator::Prepared::add_address_source(const Chain& chain, const AddressSo
 }
 
 void Evaluator::Prepared::add_pairs(const Rule& rule, const AddressSource& source, Field key,
-                                    std::map<Ipv4, Ipv4>& pairs) const {
+                                    std::map<Ipv4, Ipv4>& pairs, Origins& origins) const {
     const auto map = maps.find(&source);
-    if (map != maps.end() && source.map_key == key) {
-        pairs.insert(map->second->begin(), map->second->end());
+    if (map != maps.end()) {
+        const bool same_field = source.map_key == key;
+        if (same_field) pairs.insert(map->second->begin(), map->second->end());
+        for (const auto& [from, to] : *map->second)
+            origins[to].insert(same_field ? from : Ipv4{});
         return;
     }
     if (!source.address) return;
+    std::set<Ipv4>& before = origins[*source.address];
+    const std::size_t known = before.size();
     for (const Statement& statement : rule.statements) {
         const auto* match = std::get_if<Match>(&statement);
         if (match == nullptr || match->field != key || match->negate) continue;
         for (const Value& value : match->any_of) {
             const auto* prefix = std::get_if<Prefix>(&value);
-            if (prefix != nullptr && prefix->length == 32) pairs.emplace(prefix->address, *source.address);
+            if (prefix == nullptr || prefix->length != 32) {
+                before.insert(Ipv4{});
+                continue;
+            }
+            pairs.emplace(prefix->address, *source.address);
+            before.insert(prefix->address);
         }
+    }
+    if (before.size() == known) before.insert(Ipv4{});
+}
+
+void Evaluator::Prepared::add_unknown(const Rule& rule, const Unknown& unknown) {
+    if (unknown.may_translate) hidden_translation = rule.text;
+    if (unknown.dnat) dnat_origins[*unknown.dnat].insert(Ipv4{});
+    if (unknown.snat) snat_origins[*unknown.snat].insert(Ipv4{});
+}
+
+/// Of a source translation: one address only becomes `translated`, and that is translated back to it.
+bool Evaluator::Prepared::is_paired(Ipv4 translated, const std::set<Ipv4>& origins) const {
+    const auto back = dnats.find(translated);
+    return back != dnats.end() && origins.size() == 1 && *origins.begin() == back->second;
+}
+
+/// A walk must tell them apart from their surroundings.
+void Evaluator::Prepared::add_unpaired_destinations() {
+    for (const auto& [translated, origins] : snat_origins) {
+        if (!is_paired(translated, origins)) destinations.push_back(Prefix::host(translated));
     }
 }
 
@@ -234,6 +267,22 @@ const std::map<Ipv4, Ipv4>& Evaluator::dnats() const {
 }
 const std::map<Ipv4, Ipv4>& Evaluator::snats() const {
     return prepared_->snats;
+}
+
+bool Evaluator::answers_follow_rules(Ipv4 source) const {
+    const auto origins = prepared_->dnat_origins.find(source);
+    if (origins == prepared_->dnat_origins.end()) return true;
+    const auto translated = prepared_->snats.find(source);
+    return translated != prepared_->snats.end() && origins->second == std::set{translated->second};
+}
+
+bool Evaluator::only_conntrack_routes_to(Ipv4 destination) const {
+    const auto origins = prepared_->snat_origins.find(destination);
+    return origins != prepared_->snat_origins.end() && !prepared_->is_paired(destination, origins->second);
+}
+
+const std::string& Evaluator::hidden_translation() const {
+    return prepared_->hidden_translation;
 }
 
 bool Evaluator::knows_source(const SourceTest& test, Ipv4 source) const {

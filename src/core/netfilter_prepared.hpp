@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -63,13 +64,24 @@ struct Evaluator::Prepared {
     std::vector<Prefix> destinations;
     std::map<Ipv4, Ipv4> dnats;
     std::map<Ipv4, Ipv4> snats;
+    /// Address after a translation: those that it may have been before, 0.0.0.0 for "not known which".
+    using Origins = std::map<Ipv4, std::set<Ipv4>>;
+    Origins dnat_origins;
+    Origins snat_origins;
+    std::string hidden_translation;  ///< text of the rule
+
+    [[nodiscard]] bool is_paired(Ipv4 translated, const std::set<Ipv4>& origins) const;
 
   private:
     void add_chain(const Chain& chain);
     void add_match(const Chain& chain, const Match& match);
     void add_address_source(const Chain& chain, const AddressSource& source);
-    void add_pairs(const Rule& rule, const AddressSource& source, Field key, std::map<Ipv4, Ipv4>& pairs) const;
+    /// What a translation does to single addresses: into `pairs` where the rule says that much, into `origins` always.
+    void add_pairs(const Rule& rule, const AddressSource& source, Field key, std::map<Ipv4, Ipv4>& pairs,
+                   Origins& origins) const;
+    void add_unknown(const Rule& rule, const Unknown& unknown);
     void drop_shared_snats();
+    void add_unpaired_destinations();
     void note_source_test(const SourceTest& test);
     void note_tracking();
     [[nodiscard]] bool reads_tracking(const Chain& chain, std::unordered_set<const Chain*>& seen) const;

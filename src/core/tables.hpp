@@ -55,7 +55,7 @@ struct Tables {
     Table<fl_fdb_key, fl_out> fdb;
     Table<fl_arp_key, fl_arp> arp;
     Table<fl_fip_key, fl_fip_in> fip_in;
-    Table<fl_fip_out_key, fl_fip_out> fip_out;
+    Table<fl_vm_key, fl_vm> vms;
     Table<fl_dest_key, fl_next> dests;
     Table<fl_route_key, fl_next> routes;
 };

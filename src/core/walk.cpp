@@ -35,6 +35,8 @@ bool holds(const SourceClaim& claim, Ipv4 source) {
             return !claim.netns->routing().selected_before(source, claim.count);
         case SourceClaim::Kind::kNotKnown:
             return !claim.netns->netfilter().knows_source(claim.test, source);
+        case SourceClaim::Kind::kAnswered:
+            return claim.netns->netfilter().answers_follow_rules(source);
         case SourceClaim::Kind::kReversePath:
             return passes_reverse_path(*claim.netns, claim.device, claim.other_device, source);
     }
@@ -52,6 +54,8 @@ std::string describe(const SourceClaim& claim) {
             return where + ": a policy rule selects the source";
         case SourceClaim::Kind::kNotKnown:
             return where + ": a netfilter rule or map knows the source";
+        case SourceClaim::Kind::kAnswered:
+            return where + ": another address is translated to the source, and only conntrack knows its answers";
         case SourceClaim::Kind::kReversePath:
             return where + ": rp_filter may drop the source";
     }
@@ -90,6 +94,7 @@ struct Walker::Traversal {
     }
     bool admit();
     bool prerouting();
+    bool check_answers(const nf::Outcome& outcome);
     bool find_route();
     bool check_source();
     bool forward();
@@ -138,6 +143,7 @@ bool Walker::Traversal::hook(nf::Hook where, const char* name, nf::Outcome& outc
 bool Walker::Traversal::prerouting() {
     nf::Outcome outcome;
     if (!hook(nf::Hook::kPrerouting, "prerouting", outcome)) return false;
+    if (!check_answers(outcome)) return false;
     if (!outcome.dnat) return true;
     journey.dnat = outcome.dnat;
     journey.translator = state.netns;
@@ -147,6 +153,19 @@ bool Walker::Traversal::prerouting() {
     packet.dnat_done = true;
     step(fmt::format("destination becomes {}", outcome.dnat->str()));
     return true;
+}
+
+/// The packet may be an answer, which conntrack translates back without asking a rule. What comes from anybody is a
+/// question to a floating IP or an answer to one, and both follow its pair of rules.
+bool Walker::Traversal::check_answers(const nf::Outcome& outcome) {
+    if (state.source.kind == Source::Kind::kUnknown) return true;
+    const nf::Evaluator& netfilter = state.netns->netfilter();
+    const std::string& hidden = netfilter.hidden_translation();
+    if (!hidden.empty()) return stop("translates addresses that cannot be read: " + hidden);
+    claim(SourceClaim::Kind::kAnswered);
+    if (outcome.dnat || state.destination.length != 32) return true;
+    if (!netfilter.only_conntrack_routes_to(state.destination.address)) return true;
+    return stop(fmt::format("sources become {}, and only conntrack knows which", state.destination.address.str()));
 }
 
 bool Walker::Traversal::find_route() {

@@ -25,6 +25,7 @@ struct SourceClaim {
         kNotOnLink,    ///< is not on the link of `device` (else an ICMP redirect)
         kNotSelected,  ///< is selected by none of the first `count` policy rules
         kNotKnown,     ///< is not known to the netfilter test
+        kAnswered,     ///< has answers that conntrack translates as the rules say
         kReversePath,  ///< passes rp_filter on `device` for packets that leave by `other_device`
     };
     Kind kind = Kind::kNotOwn;

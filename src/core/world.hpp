@@ -13,13 +13,15 @@
 
 namespace fiplane {
 
-/// The indexed snapshot and the result under construction. Everything points into the snapshot, which must outlive it.
+/// The indexed snapshot and the result under construction. Everything points into the snapshot and
+/// the scope, which must outlive it.
 struct World {
     World(const Snapshot& snapshot, const Scope& scope);
     ~World() = default;
     World(const World&) = delete;
     World& operator=(const World&) = delete;
 
+    const Scope& scope;
     NetnsIndex root;
     std::map<NetnsName, NetnsIndex> routers;
     L2 l2;
@@ -54,7 +56,7 @@ void compile_sources(World& world);
 void compile_arp(World& world);
 /// fl_fip_in, and a report for each floating IP.
 void compile_floating_ips(World& world);
-/// fl_fip_out, fl_dests and fl_routes; completes the reports.
+/// fl_vms, fl_dests and fl_routes: what hosts send to their routers; completes the reports.
 void compile_domains(World& world);
 
 }  // namespace fiplane

@@ -23,8 +23,7 @@ enum class XdpMode { kAuto, kNative, kGeneric, kOff };
 struct DatapathOptions {
     std::string pin_dir = "/sys/fs/bpf/fiplane";
     XdpMode xdp = XdpMode::kAuto;
-    /// Entries of fl_fip_in, fl_fip_out and fl_fip_stats. Used when maps are made: those that are taken over keep
-    /// their size.
+    /// Entries of fl_fip_in and fl_fip_stats. Used when maps are made: those that are taken over keep their size.
     std::uint32_t max_floating_ips = FL_MAX_FLOATING_IPS;
 };
 

@@ -49,8 +49,8 @@ std::string describe(const fl_arp_key& key) {
 std::string describe(const fl_fip_key& key) {
     return fmt::format("{} in segment {}", ip(key.fip), key.segment);
 }
-std::string describe(const fl_fip_out_key& key) {
-    return fmt::format("{} on port {}", ip(key.fixed), key.port);
+std::string describe(const fl_vm_key& key) {
+    return fmt::format("{} on port {} to router {}", ip(key.fixed), key.port, mac(key.router_mac));
 }
 std::string describe(const fl_dest_key& key) {
     return fmt::format("{} in domain {:#x}", ip(key.ip), key.domain);
@@ -91,7 +91,7 @@ Result<MapSet> MapSet::open(const std::function<Result<UniqueFd>(std::string_vie
     std::optional<Map<fl_fdb_key, fl_out>> fdb;
     std::optional<Map<fl_arp_key, fl_arp>> arp;
     std::optional<Map<fl_fip_key, fl_fip_in>> fip_in;
-    std::optional<Map<fl_fip_out_key, fl_fip_out>> fip_out;
+    std::optional<Map<fl_vm_key, fl_vm>> vms;
     std::optional<Map<fl_dest_key, fl_next>> dests;
     std::optional<Map<fl_route_key, fl_next>> routes;
     need(kMapName<fl_source_key>, sources);
@@ -99,13 +99,13 @@ Result<MapSet> MapSet::open(const std::function<Result<UniqueFd>(std::string_vie
     need(kMapName<fl_fdb_key>, fdb);
     need(kMapName<fl_arp_key>, arp);
     need(kMapName<fl_fip_key>, fip_in);
-    need(kMapName<fl_fip_out_key>, fip_out);
+    need(kMapName<fl_vm_key>, vms);
     need(kMapName<fl_dest_key>, dests);
     need(kMapName<fl_route_key>, routes);
     if (!failed) return pass_on(failed);
     return MapSet(std::move(*config), std::move(*counters), std::move(*stats), std::move(*devices),
                   TableMaps(std::move(*sources), std::move(*tunnels), std::move(*fdb), std::move(*arp),
-                            std::move(*fip_in), std::move(*fip_out), std::move(*dests), std::move(*routes)));
+                            std::move(*fip_in), std::move(*vms), std::move(*dests), std::move(*routes)));
 }
 
 Result<MapContents> MapSet::read() const {
@@ -132,7 +132,7 @@ Result<Tables> MapSet::read_tables() const {
     if (done) done = read_table(out.fdb);
     if (done) done = read_table(out.arp);
     if (done) done = read_table(out.fip_in);
-    if (done) done = read_table(out.fip_out);
+    if (done) done = read_table(out.vms);
     if (done) done = read_table(out.dests);
     if (done) done = read_table(out.routes);
     if (!done) return pass_on(done);

@@ -86,7 +86,7 @@ bool is_shared(const bpf_map* map) {
 }
 
 bool sized_by_option(std::string_view name) {
-    return name == kMapName<fl_fip_key> || name == kMapName<fl_fip_out_key> || name == kMapName<fl_fip_stat_key>;
+    return name == kMapName<fl_fip_key> || name == kMapName<fl_fip_stat_key>;
 }
 
 template <typename Visit>

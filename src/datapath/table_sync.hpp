@@ -31,8 +31,8 @@
 namespace fiplane {
 
 /// The order of additions; removals go from its end to its beginning.
-inline constexpr std::tuple kAdditionOrder{&Tables::tunnels, &Tables::arp,     &Tables::fdb,    &Tables::dests,
-                                           &Tables::routes,  &Tables::fip_out, &Tables::fip_in, &Tables::sources};
+inline constexpr std::tuple kAdditionOrder{&Tables::tunnels, &Tables::arp, &Tables::fdb,    &Tables::dests,
+                                           &Tables::routes,  &Tables::vms, &Tables::fip_in, &Tables::sources};
 
 /// The stamp that a program writes into a row, or null for rows without one.
 template <typename V>
@@ -73,14 +73,15 @@ void for_each_out(TablesRef& tables, Visit visit) {
 /// Rows of fl_fip_stats: one per floating IP, whichever direction is fast. Sorted by bytes, each once.
 [[nodiscard]] inline std::vector<fl_fip_stat_key> stats_of(const Tables& tables) {
     std::vector<fl_fip_stat_key> out;
-    out.reserve(tables.fip_in.size() + tables.fip_out.size());
+    out.reserve(tables.fip_in.size() + tables.vms.size());
     const auto add = [&out](const std::uint8_t(&fip)[4]) {
         std::copy(std::begin(fip), std::end(fip), std::begin(out.emplace_back().fip));
     };
     for (const auto& [key, value] : tables.fip_in)
         add(key.fip);
-    for (const auto& [key, value] : tables.fip_out)
-        add(value.fip);
+    for (const auto& [key, value] : tables.vms) {
+        if (!Ipv4::from_bytes(value.fip).is_unset()) add(value.fip);
+    }
     std::sort(out.begin(), out.end(), ByteLess<fl_fip_stat_key>{});
     const auto same = [](const fl_fip_stat_key& a, const fl_fip_stat_key& b) { return same_bytes(a, b); };
     out.erase(std::unique(out.begin(), out.end(), same), out.end());
@@ -117,7 +118,7 @@ class TableSync {
             return named(key.fip) || next_translates(value.next);
         });
         if (!done) return done;
-        done = erase_where(&Tables::fip_out, [&](const fl_fip_out_key& key, const fl_fip_out& value) {
+        done = erase_where(&Tables::vms, [&](const fl_vm_key& key, const fl_vm& value) {
             return named(key.fixed) || named(value.fip);
         });
         if (!done) return done;

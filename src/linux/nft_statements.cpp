@@ -149,14 +149,17 @@ bool has_flag(const Json& nat, const char* flag) {
     return flags.is_array() ? std::ranges::count(flags, flag) > 0 : flags == flag;
 }
 
-/// dnat and snat to an address; one that also names ports is not expressible.
+/// dnat and snat to an address. One that also names ports is not expressible, but its address may be.
 Statement parse_nat(const RuleScope& scope, const std::string& kind, const Json& nat) {
-    if (!nat.is_object() || nat.value("family", "ip") != "ip" || !nat.contains("addr")) return nf::Unknown{};
-    for (const auto& [key, value] : nat.items()) {
-        if (key != "family" && key != "addr" && key != "flags") return nf::Unknown{};
-    }
+    if (nat.is_object() && nat.value("family", "ip") == "ip6") return nf::Unknown{};
+    if (!nat.is_object() || !nat.contains("addr")) return nf::Unknown{.may_translate = true};
     auto to = parse_address_source(scope, nat["addr"]);
-    if (!to) return nf::Unknown{};
+    if (!to) return nf::Unknown{.may_translate = true};
+    for (const auto& [key, value] : nat.items()) {
+        if (key == "family" || key == "addr" || key == "flags") continue;
+        if (!to->address) return nf::Unknown{.may_translate = true};
+        return kind == "dnat" ? nf::Unknown{.dnat = to->address} : nf::Unknown{.snat = to->address};
+    }
     if (kind == "dnat") return nf::Dnat{std::move(*to)};
     return nf::Snat{.to = std::move(*to), .random = has_flag(nat, "random") || has_flag(nat, "fully-random")};
 }
@@ -192,6 +195,12 @@ Statement parse_statement(const RuleScope& scope, const Json& statement) {
     if (kind == "dnat" || kind == "snat") return parse_nat(scope, kind, body);
     if (kind == "mangle") return parse_mangle(scope, body);
     if (kind == "notrack") return nf::Notrack{};
+    // iptables' targets, which nft does not show in full. MASQUERADE and REDIRECT have the namespace's own addresses,
+    // whose packets are delivered locally.
+    if (kind == "xt" && body.is_object()) {
+        const std::string name = body.value("name", "");
+        return nf::Unknown{.may_translate = name == "DNAT" || name == "SNAT" || name == "NETMAP"};
+    }
     // These neither change nor stop a packet.
     if (kind == "counter" || kind == "log" || kind == "last" || kind == "comment") return nf::Counter{};
     return nf::Unknown{};

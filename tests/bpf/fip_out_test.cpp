@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a VM with a floating IP sends to its router.
+#include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 #include <set>
@@ -83,6 +84,53 @@ TEST_CASE("between networks of one router nothing is translated") {
     CHECK(world.programs.fip_stat(fip_stat_key(world.fip)).out_packets == 0);
 }
 
+TEST_CASE("a VM without a floating IP is routed between the router's networks") {
+    World world;
+    world.on_port();
+    world.set_vm(kThisDevice, world.fixed, world.vm_mac, {});
+    fl_next next = world.next_to_client();
+    next.flags = 0;
+    next.hops = 1;
+    world.set_dest(world.client, next);
+    const Packet expected = Eth{.dst = world.client_mac, .src = world.fg_mac} /
+                            Ip4{.src = world.fixed, .dst = world.client, .ttl = 63} / tcp_body();
+    const auto result = world.programs.run(FL_HOOK_TC_PORT, (world.from_vm() / tcp_body()).bytes());
+    check_sent(result, kTcRedirect, FL_REASON_ROUTED, world.to_peer(kExternalVni, expected));
+
+    const Packet outside =
+        Eth{.dst = world.qr_mac, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = ip("198.51.100.9")} / tcp_body();
+    expect_left(world, FL_HOOK_TC_PORT, outside, FL_REASON_NO_DEST);
+}
+
+TEST_CASE("a VM's packets go by the rules of the router that they are addressed to") {
+    World world;
+    world.on_port();
+    const Mac other_router = mac("fa:16:3e:00:00:e1");
+    constexpr std::uint32_t kOtherDomain = 8;
+    fl_vm_key key{.port = kThisDevice, .fixed = {10, 1, 0, 5}, .router_mac = {}, .pad = {}};
+    std::ranges::copy(other_router.bytes, key.router_mac);
+    fl_vm row{.mac = {}, .pad = {}, .fip = {}, .domain = kOtherDomain};
+    std::ranges::copy(world.vm_mac.bytes, row.mac);
+    world.programs.put("fl_vms", key, row);
+    fl_next next = world.next_to_vm();
+    next.hops = 1;
+    std::ranges::fill(next.dnat, 0);
+    std::ranges::copy(world.neighbour_mac.bytes, next.dmac);
+    std::ranges::copy(other_router.bytes, next.smac);
+    next.out = world.port_out(kNeighbourPort);
+    fl_dest_key dest{.domain = kOtherDomain, .ip = {}};
+    std::ranges::copy(world.client.bytes(), dest.ip);
+    world.programs.put("fl_dests", dest, next);
+
+    const Packet packet =
+        Eth{.dst = other_router, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = world.client} / tcp_body();
+    const Packet expected = Eth{.dst = world.neighbour_mac, .src = other_router} /
+                            Ip4{.src = world.fixed, .dst = world.client, .ttl = 63} / tcp_body();
+    check_sent(world.programs.run(FL_HOOK_TC_PORT, packet.bytes()), kTcRedirect, FL_REASON_ROUTED, expected);
+    check_sent(world.programs.run(FL_HOOK_TC_PORT, (world.from_vm() / tcp_body()).bytes()), kTcRedirect,
+               FL_REASON_FIP_OUT, world.to_peer(kExternalVni, world.from_fip() / tcp_body()));
+}
+
 TEST_CASE("from one floating IP to another on the same node both addresses change") {
     World world;
     world.on_port();
@@ -145,7 +193,7 @@ TEST_CASE("without a proven next hop Linux routes") {
     expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_NO_DEST);
 }
 
-TEST_CASE("a VM without a floating IP, or another router's MAC, is the router's business") {
+TEST_CASE("a VM that is not in the tables, or another router's MAC, is the router's business") {
     World world;
     world.on_port();
     SECTION("another router") {
@@ -154,9 +202,8 @@ TEST_CASE("a VM without a floating IP, or another router's MAC, is the router's 
             Eth{.dst = world.fg_mac, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = world.client} / tcp_body();
         expect_left(world, FL_HOOK_TC_PORT, packet, FL_REASON_TO_ROUTER);
     }
-    SECTION("no floating IP") {
-        fl_fip_out_key key{.port = kThisDevice, .fixed = {10, 1, 0, 5}};
-        world.programs.erase("fl_fip_out", key);
+    SECTION("not in the tables") {
+        world.remove_vm(kThisDevice, world.fixed);
         expect_left(world, FL_HOOK_TC_PORT, world.from_vm() / tcp_body(), FL_REASON_TO_ROUTER);
     }
 }

@@ -20,8 +20,8 @@ struct RouterNode : World {
 
     explicit RouterNode(fl_tunnel_type type = FL_TUNNEL_VXLAN, std::uint32_t flags = FL_SRC_ROUTED) : World(type) {
         programs.put_fip_stat_row(fip_stat_key(remote_fip));
-        set_fip_out(tunnel_device(kTenant), remote, remote_mac, remote_fip);
-        set_fip_out(kThisDevice, remote, remote_mac, remote_fip);
+        set_vm(tunnel_device(kTenant), remote, remote_mac, remote_fip);
+        set_vm(kThisDevice, remote, remote_mac, remote_fip);
         put_tunnel(kTenantVni, peer_vtep, tunnel_row(kTenant, tunnel_device(kTenant), flags));
         fl_next out = next_to_client();
         out.hops = 1;

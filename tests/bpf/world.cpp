@@ -47,7 +47,7 @@ World::World(fl_tunnel_type type) : tunnel(type) {
     set_arp(kTenant, remote, remote_mac);
 
     set_fip_in(next_to_vm());
-    set_fip_out(kThisDevice, fixed, vm_mac, fip);
+    set_vm(kThisDevice, fixed, vm_mac, fip);
     set_dest(client, next_to_client());
     programs.put_fip_stat_row(fip_stat_key(fip));
     programs.put_fip_stat_row(fip_stat_key(neighbour_fip));
@@ -158,14 +158,22 @@ void World::set_fip_in(const fl_next& next) {
     programs.put("fl_fip_in", key, row);
 }
 
-void World::set_fip_out(std::uint32_t port, Ipv4 from, const Mac& from_mac, Ipv4 becomes) {
-    fl_fip_out_key key{.port = port, .fixed = {}};
+fl_vm_key World::vm_key(std::uint32_t port, Ipv4 from) const {
+    fl_vm_key key{.port = port, .fixed = {}, .router_mac = {}, .pad = {}};
     copy(from, key.fixed);
-    fl_fip_out row{.vm_mac = {}, .router_mac = {}, .fip = {}, .domain = kDomain};
-    copy(from_mac, row.vm_mac);
-    copy(qr_mac, row.router_mac);
+    copy(qr_mac, key.router_mac);
+    return key;
+}
+
+void World::remove_vm(std::uint32_t port, Ipv4 from) {
+    programs.erase("fl_vms", vm_key(port, from));
+}
+
+void World::set_vm(std::uint32_t port, Ipv4 from, const Mac& from_mac, Ipv4 becomes) {
+    fl_vm row{.mac = {}, .pad = {}, .fip = {}, .domain = kDomain};
+    copy(from_mac, row.mac);
     copy(becomes, row.fip);
-    programs.put("fl_fip_out", key, row);
+    programs.put("fl_vms", vm_key(port, from), row);
 }
 
 void World::set_dest(Ipv4 address, const fl_next& next) {

@@ -78,8 +78,9 @@ struct World {
     [[nodiscard]] fl_next next_to_client() const;
     void set_fip_in(const fl_next& next);
     void set_dest(Ipv4 address, const fl_next& next);
-    /// A VM with a floating IP sends by this port of the tenant segment.
-    void set_fip_out(std::uint32_t port, Ipv4 from, const Mac& from_mac, Ipv4 becomes);
+    /// A VM sends to its router by this port of the tenant segment. `becomes`: its floating IP; unset: it has none.
+    void set_vm(std::uint32_t port, Ipv4 from, const Mac& from_mac, Ipv4 becomes);
+    void remove_vm(std::uint32_t port, Ipv4 from);
     void set_fdb(std::uint32_t segment, const Mac& address, const fl_out& out);
     void set_arp(std::uint32_t segment, Ipv4 address, const Mac& answer);
 
@@ -102,6 +103,7 @@ struct World {
 
   private:
     void put_port(std::uint32_t flags);
+    [[nodiscard]] fl_vm_key vm_key(std::uint32_t port, Ipv4 from) const;
 };
 
 [[nodiscard]] fl_fip_stat_key fip_stat_key(Ipv4 address);

@@ -127,7 +127,7 @@ def warm(lab, lab_keeper):
         return lab
     for _ in range(2):
         cells = run_matrix(lab, pings=2, with_ssh=False)
-        lost = [f"{cell.source} -> {cell.floating_ip}" for cell in cells if cell.ping_ms is None]
+        lost = [f"{cell.source} -> {cell.address}" for cell in cells if cell.ping_ms is None]
         if not lost:
             break
     if lost:

@@ -293,7 +293,7 @@ def test_maps_are_readable(warm, table):
         "fl_fdb": ["FL_OUT_TUNNEL", "FL_OUT_ROUTER", '"remote": [192, 0, 2, 11]'],
         "fl_arp": ['"ip": [172, 24, 5, 21]'],
         "fl_fip_in": ['"fip": [172, 24, 5, 21]', '"dnat": [10, 1, 0, 21]', "FL_OUT_PORT"],
-        "fl_fip_out": ['"fixed": [10, 1, 0, 21]', '"fip": [172, 24, 5, 21]'],
+        "fl_vms": ['"fixed": [10, 1, 0, 21]', '"fip": [172, 24, 5, 21]'],
         "fl_dests": ['"ip": [172, 24, 5, 11]', "FL_OUT_TUNNEL", '"hops": 2'],
     }[table]
     for word in words:

@@ -213,9 +213,9 @@ inline fl_fip_in fip_in_to(std::uint8_t last) {
     value.next = next_to(last);
     return value;
 }
-inline fl_fip_out fip_out_of(std::uint8_t last) {
-    fl_fip_out value{};
-    value.vm_mac[5] = last;
+inline fl_vm vm_of(std::uint8_t last) {
+    fl_vm value{};
+    value.mac[5] = last;
     value.fip[0] = 172;
     value.fip[1] = 24;
     value.fip[2] = 5;
@@ -241,7 +241,7 @@ inline Tables some_tables(std::uint8_t fips = 3) {
     for (std::uint8_t i = 1; i <= fips; ++i) {
         tables.dests[dest_key(i)] = next_to(i);
         tables.fip_in[fip_key(i)] = fip_in_to(i);
-        tables.fip_out[{.port = 5, .fixed = {10, 0, 0, i}}] = fip_out_of(i);
+        tables.vms[{.port = 5, .fixed = {10, 0, 0, i}, .router_mac = {}, .pad = {}}] = vm_of(i);
     }
     return tables;
 }
@@ -254,7 +254,7 @@ bool same_table(const Table<K, V>& a, const Table<K, V>& b) {
 inline bool same_tables(const Tables& a, const Tables& b) {
     return same_bytes(a.config, b.config) && same_table(a.sources, b.sources) && same_table(a.tunnels, b.tunnels) &&
            same_table(a.fdb, b.fdb) && same_table(a.arp, b.arp) && same_table(a.fip_in, b.fip_in) &&
-           same_table(a.fip_out, b.fip_out) && same_table(a.dests, b.dests) && same_table(a.routes, b.routes);
+           same_table(a.vms, b.vms) && same_table(a.dests, b.dests) && same_table(a.routes, b.routes);
 }
 
 }  // namespace fiplane::test

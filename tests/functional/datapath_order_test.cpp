@@ -85,7 +85,7 @@ class WatchingStore {
         if constexpr (std::is_same_v<K, fl_fdb_key>) return held.tables.fdb;
         if constexpr (std::is_same_v<K, fl_arp_key>) return held.tables.arp;
         if constexpr (std::is_same_v<K, fl_fip_key>) return held.tables.fip_in;
-        if constexpr (std::is_same_v<K, fl_fip_out_key>) return held.tables.fip_out;
+        if constexpr (std::is_same_v<K, fl_vm_key>) return held.tables.vms;
         if constexpr (std::is_same_v<K, fl_dest_key>) return held.tables.dests;
         if constexpr (std::is_same_v<K, fl_route_key>) return held.tables.routes;
     }
@@ -103,7 +103,7 @@ class WatchingStore {
         if (goal == nullptr || !first_gap.empty()) return;
         const auto complete = [this](auto member) { return diff(goal->*member, held.tables.*member).upserts.empty(); };
         if (!complete(&Tables::tunnels) || !complete(&Tables::arp) || !complete(&Tables::fdb) ||
-            !complete(&Tables::dests) || !complete(&Tables::routes) || !complete(&Tables::fip_out) ||
+            !complete(&Tables::dests) || !complete(&Tables::routes) || !complete(&Tables::vms) ||
             !complete(&Tables::fip_in)) {
             first_gap = "source opened before the rest was there";
         }
@@ -123,11 +123,11 @@ class WatchingStore {
         for (const auto& key : devices_of(held.tables)) {
             if (!held.devices.contains(key)) return "XDP output without its device";
         }
-        for (const auto& [key, value] : held.tables.fip_out) {
+        for (const auto& [key, value] : held.tables.vms) {
             const auto same_domain = [&domain = value.domain](const auto& row) { return row.first.domain == domain; };
             if (std::ranges::none_of(held.tables.dests, same_domain) &&
                 std::ranges::none_of(held.tables.routes, same_domain)) {
-                return "fip_out without any next hop";
+                return "a VM without any next hop";
             }
         }
         for (const auto& [key, value] : held.tables.sources) {
@@ -162,10 +162,10 @@ class Generator {
             } else {
                 out.routes[{.prefixlen = 56, .domain = domain, .ip = {10, 0, byte(4), 0}}] = next();
             }
-            fl_fip_out value{};
+            fl_vm value{};
             value.fip[3] = byte(5);
             value.domain = domain;
-            out.fip_out[{.port = 1 + pick(3), .fixed = {10, 0, 0, byte(3)}}] = value;
+            out.vms[{.port = 1 + pick(3), .fixed = {10, 0, 0, byte(3)}, .router_mac = {}, .pad = {}}] = value;
         }
         for (std::uint32_t i = pick(5); i > 0; --i) {
             fl_fip_in value{};
@@ -237,9 +237,9 @@ TEST_CASE("no write of sync leaves a row that refers to what is not there", "[da
 
 TEST_CASE("the watch itself sees a gap", "[datapath][order]") {
     WatchingStore store;
-    fl_fip_out value{};
+    fl_vm value{};
     value.domain = 3;
-    REQUIRE(store.put(fl_fip_out_key{.port = 1, .fixed = {10, 0, 0, 1}}, value));
+    REQUIRE(store.put(fl_vm_key{.port = 1, .fixed = {10, 0, 0, 1}, .router_mac = {}, .pad = {}}, value));
     CHECK(store.first_gap == "floating IP without statistics after a write");
 }
 

@@ -28,11 +28,11 @@ TEST_CASE("sync makes the maps equal to the tables and then has nothing to do", 
 
     Tables smaller = desired;
     smaller.fip_in.erase(fip_key(2));
-    smaller.fip_out.erase({.port = 5, .fixed = {10, 0, 0, 2}});
+    smaller.vms.erase({.port = 5, .fixed = {10, 0, 0, 2}, .router_mac = {}, .pad = {}});
     smaller.dests[dest_key(1)].hops = 1;
     const auto second = need(datapath.sync(smaller));
     CHECK(second.changes.at("fl_fip_in").removed == 1);
-    CHECK(second.changes.at("fl_fip_out").removed == 1);
+    CHECK(second.changes.at("fl_vms").removed == 1);
     CHECK(second.changes.at("fl_fip_stats").removed == 1);
     CHECK(second.changes.at("fl_dests").written == 1);
     CHECK(second.total() == 4);
@@ -79,7 +79,7 @@ TEST_CASE("a full map leaves out only what does not fit, and says so", "[datapat
 
     const auto held = need(datapath.read_tables());
     CHECK(held.fip_in.size() == 4);
-    CHECK(held.fip_out.size() == 4);
+    CHECK(held.vms.size() == 4);
     CHECK(held.dests.size() == 6);
     CHECK(held.sources.size() == 1);
     CHECK(held.fip_in.contains(fip_key(1)));
@@ -89,7 +89,7 @@ TEST_CASE("a full map leaves out only what does not fit, and says so", "[datapat
     for (std::uint8_t i = 11; i <= 14; ++i) {
         others.dests[dest_key(i)] = next_to(i);
         others.fip_in[fip_key(i)] = fip_in_to(i);
-        others.fip_out[{.port = 5, .fixed = {10, 0, 0, i}}] = fip_out_of(i);
+        others.vms[{.port = 5, .fixed = {10, 0, 0, i}, .router_mac = {}, .pad = {}}] = vm_of(i);
     }
     const auto exchanged = datapath.sync(others);
     INFO((exchanged ? "" : exchanged.error().message()));
@@ -121,7 +121,7 @@ TEST_CASE("withdraw removes every row that translates an address, and nothing el
 
     need(datapath.withdraw({*Ipv4::parse("172.24.5.2")}));
     CHECK_FALSE(bench.row<fl_fip_in>("fl_fip_in", fip_key(2)));
-    CHECK_FALSE(bench.row<fl_fip_out>("fl_fip_out", fl_fip_out_key{.port = 5, .fixed = {10, 0, 0, 2}}));
+    CHECK_FALSE(bench.row<fl_vm>("fl_vms", fl_vm_key{.port = 5, .fixed = {10, 0, 0, 2}, .router_mac = {}, .pad = {}}));
     CHECK_FALSE(bench.row<fl_next>("fl_dests", hairpin));
     CHECK(bench.row<fl_fip_in>("fl_fip_in", fip_key(1)));
     CHECK(bench.row<fl_fip_in>("fl_fip_in", fip_key(3)));

@@ -18,6 +18,7 @@ constexpr std::uint32_t kB = 30;
 constexpr std::uint32_t kA2 = 40;
 constexpr std::uint32_t kDomainA = 7;
 constexpr std::uint32_t kDomainB = 8;
+constexpr std::uint32_t kDomainFixed = 9;  // of VMs without a floating IP, and of a router that has none
 constexpr std::uint32_t kMtu = 1450;
 constexpr std::uint32_t kNarrowMtu = 600;
 
@@ -30,7 +31,8 @@ const Mac kClient = mac("fa:16:3e:00:00:c2");
 const Mac kGateway = mac("fa:16:3e:00:00:fe");
 const Mac kQrA = mac("fa:16:3e:00:00:01");
 const Mac kQrA2 = mac("fa:16:3e:00:00:02");
-const Mac kQrB = mac("fa:16:3e:00:00:01");  // the same as tenant A's: nothing forbids it
+const Mac kQrA3 = mac("fa:16:3e:00:00:03");  // a second router of tenant A's network
+const Mac kQrB = mac("fa:16:3e:00:00:01");   // the same as tenant A's: nothing forbids it
 const Mac kVm5 = mac("fa:16:3e:00:01:05");
 const Mac kVm6 = mac("fa:16:3e:00:01:06");
 const Mac kVm7 = mac("fa:16:3e:00:01:07");
@@ -86,6 +88,7 @@ void Cloud::add_segment_rows() {
                            {kA, kVm8, to_tunnel(kA, kPeer2)},
                            {kA, kVm9, to_tunnel(kA, kPeer3)},
                            {kA, kQrA, router},
+                           {kA, kQrA3, router},
                            {kA2, kVm2006, to_tunnel(kA2, kPeer3)},
                            {kA2, kQrA2, router},
                            {kB, kVm8, to_tunnel(kB, kPeer2)},
@@ -120,14 +123,19 @@ void Cloud::add_journeys() {
               {kEx, ip("172.24.5.21"), kQg, to_b1},
               {kEx, ip("172.24.5.22"), kQg, to_b2},
               {kEx, ip("172.24.5.29"), kQg, to_b8}};
-    fip_out = {{101, ip("10.1.0.5"), kVm5, kQrA, ip("172.24.5.11"), kDomainA},
-               {102, ip("10.1.0.6"), kVm6, kQrA, ip("172.24.5.12"), kDomainA},
-               {111, ip("10.1.0.5"), kVm5, kQrB, ip("172.24.5.21"), kDomainB},
-               {112, ip("10.1.0.6"), kVm6, kQrB, ip("172.24.5.22"), kDomainB},
-               {80, ip("10.1.0.8"), kVm8, kQrB, ip("172.24.5.29"), kDomainB}};
+    vms = {{101, ip("10.1.0.5"), kVm5, kQrA, ip("172.24.5.11"), kDomainA},
+           {102, ip("10.1.0.6"), kVm6, kQrA, ip("172.24.5.12"), kDomainA},
+           {111, ip("10.1.0.5"), kVm5, kQrB, ip("172.24.5.21"), kDomainB},
+           {112, ip("10.1.0.6"), kVm6, kQrB, ip("172.24.5.22"), kDomainB},
+           {80, ip("10.1.0.8"), kVm8, kQrB, ip("172.24.5.29"), kDomainB},
+           {104, ip("10.2.0.9"), kVm2009, kQrA2, {}, kDomainFixed},
+           {101, ip("10.1.0.5"), kVm5, kQrA3, {}, kDomainFixed}};
 
     const Journey host = leave(kBrEx, kFg, 2, {.kind = FL_OUT_HOST, .ifindex = kEx, .mtu = kMtu});
     const Journey stay_in_a{.dmac = kVm2009, .smac = kQrA2, .hops = 1, .mtu = kMtu, .exit = to_port("a4")};
+    const auto plain = [](const Mac& to, const Exit& exit) {
+        return Journey{.dmac = to, .smac = kQrA3, .hops = 1, .mtu = kMtu, .exit = exit};
+    };
     const Journey narrow{.dmac = kVm2006, .smac = kQrA2, .hops = 1, .mtu = kNarrowMtu, .exit = to_tunnel(kA2, kPeer3)};
     dests = {{kDomainA, prefix("172.24.4.1/32"), host},
              {kDomainA, prefix("172.24.4.2/32"), leave(kClient, kFg, 2, to_tunnel(kEx, kPeer2))},
@@ -145,7 +153,11 @@ void Cloud::add_journeys() {
              {kDomainB, prefix("172.24.5.21/32"), turn(to_b1, 1)},
              {kDomainB, prefix("172.24.5.22/32"), turn(to_b2, 1)},
              {kDomainB, prefix("172.24.5.29/32"), turn(to_b8, 1)},
-             {kDomainB, prefix("203.0.113.0/24"), leave(kGateway, kQg, 1, to_tunnel(kEx, kPeer3))}};
+             {kDomainB, prefix("203.0.113.0/24"), leave(kGateway, kQg, 1, to_tunnel(kEx, kPeer3))},
+             {kDomainFixed, prefix("10.1.0.6/32"), plain(kVm6, to_port("a2"))},
+             {kDomainFixed, prefix("10.2.0.9/32"), stay_in_a},
+             {kDomainFixed, prefix("10.3.0.0/16"), plain(kVm8, to_tunnel(kA, kPeer2))},
+             {kDomainFixed, prefix("10.3.7.0/24"), {}}};
 }
 
 const CloudSegment* Cloud::segment(std::uint32_t bridge) const {
@@ -165,7 +177,7 @@ const CloudTunnel* Cloud::tunnel_of_device(std::uint32_t ifindex) const {
 }
 
 bool Cloud::is_routed(std::uint32_t device) const {
-    return std::ranges::find(fip_out, device, &FipOutRow::port) != fip_out.end();
+    return std::ranges::find(vms, device, &VmRow::port) != vms.end();
 }
 
 const CloudPort* Cloud::port(std::uint32_t ifindex) const {

@@ -100,7 +100,7 @@ struct FipInRow {
     Journey journey;
 };
 
-struct FipOutRow {
+struct VmRow {
     std::uint32_t port;  ///< or tunnel device
     Ipv4 fixed;
     Mac vm_mac;
@@ -133,7 +133,7 @@ class Cloud {
     std::vector<FdbRow> fdb;
     std::vector<ArpRow> arp;
     std::vector<FipInRow> fip_in;
-    std::vector<FipOutRow> fip_out;
+    std::vector<VmRow> vms;
     std::vector<DestRow> dests;
 
     [[nodiscard]] const CloudSegment* segment(std::uint32_t bridge) const;

@@ -124,15 +124,15 @@ class Writer {
             value.next = next(row.journey);
             put("fl_fip_in", key, value);
         }
-        for (const FipOutRow& row : cloud_.fip_out) {
-            fl_fip_out_key key{.port = row.port, .fixed = {}};
+        for (const VmRow& row : cloud_.vms) {
+            fl_vm_key key{.port = row.port, .fixed = {}, .router_mac = {}, .pad = {}};
             copy(row.fixed, key.fixed);
-            fl_fip_out value{};
-            copy(row.vm_mac, value.vm_mac);
-            copy(row.router_mac, value.router_mac);
+            copy(row.router_mac, key.router_mac);
+            fl_vm value{};
+            copy(row.vm_mac, value.mac);
             copy(row.fip, value.fip);
             value.domain = row.domain;
-            put("fl_fip_out", key, value);
+            put("fl_vms", key, value);
         }
         for (const DestRow& row : cloud_.dests)
             destination(row);

@@ -119,13 +119,13 @@ Judge::Complaint Judge::check_arp_reply(const Input& input, const Outcome& outco
 const Journey* Judge::find_journey(const Input& input, Ipv4& fip) const {
     const Ipv4 src = read_ip(in_.frame, 26);
     const Ipv4 dst = read_ip(in_.frame, 30);
-    const auto out = std::ranges::find_if(cloud_.fip_out, [&](const FipOutRow& each) {
+    const auto out = std::ranges::find_if(cloud_.vms, [&](const VmRow& each) {
         const bool here = input.hook == FL_HOOK_TC_PORT ? each.port == input.device
                                                         : in_.tunnel != nullptr && each.port == in_.tunnel->device;
         return here && each.fixed == src && has_mac(in_.frame, 6, each.vm_mac) &&
                has_mac(in_.frame, 0, each.router_mac);
     });
-    if (out != cloud_.fip_out.end()) {
+    if (out != cloud_.vms.end()) {
         fip = out->fip;
         const DestRow* best = nullptr;
         for (const DestRow& row : cloud_.dests) {

@@ -81,7 +81,7 @@ class Maker {
         traffic_ = Traffic::kOutside;
         outside();
         traffic_ = Traffic::kToRouter;
-        for (const FipOutRow& row : cloud_.fip_out)
+        for (const VmRow& row : cloud_.vms)
             to_router(row);
         traffic_ = Traffic::kInSegment;
         for (const CloudPort& port : cloud_.ports)
@@ -155,8 +155,8 @@ class Maker {
         }
     }
 
-    /// From a VM with a floating IP, here or behind a tunnel, to all that its router knows.
-    void to_router(const FipOutRow& row) {
+    /// From a VM, here or behind a tunnel, to all that its router knows.
+    void to_router(const VmRow& row) {
         const CloudPort* port = cloud_.port(row.port);
         const std::uint32_t segment = port != nullptr ? port->segment : cloud_.tunnel_of_device(row.port)->segment;
         for (const DestRow& dest : cloud_.dests) {

@@ -51,8 +51,8 @@ def stop() -> int:
 
 def matrix_table(cells: Sequence[Cell], lab: Lab) -> str:
     """Rows: who asks; columns: whose floating IP. A cell shows the ping time, and ssh if it failed."""
-    targets = list(dict.fromkeys(cell.floating_ip for cell in cells))
-    by_pair = {(cell.source, cell.floating_ip): cell for cell in cells}
+    targets = list(dict.fromkeys(cell.address for cell in cells))
+    by_pair = {(cell.source, cell.address): cell for cell in cells}
     rows, bad = [], set()
     for number, source in enumerate(sources(lab)):
         row = [source]

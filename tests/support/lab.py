@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterable, TypeVar
@@ -275,9 +276,16 @@ class Lab:
             wait_for(f"sshd of {vm.name}", lambda vm=vm: vm.run(["ss", "-Hltn", "sport = :22"]).stdout)
 
     def write_known_hosts(self) -> None:
-        self.keys.write_known_hosts(
-            {fip.address: fip.port for fip in self.topology.floating_ips.values() if fip.port in self.vms}
-        )
+        self.keys.write_known_hosts({address: vm.name for address, vm in self._vms_by_address().items()})
+
+    def _vms_by_address(self) -> dict[str, Vm]:
+        """By floating IP, and by fixed IP where only one VM has it."""
+        fixed = Counter(vm.port.fixed_ip for vm in self.vms.values())
+        owners = {vm.port.fixed_ip: vm for vm in self.vms.values() if fixed[vm.port.fixed_ip] == 1}
+        for fip in self.topology.floating_ips.values():
+            if fip.port in self.vms:
+                owners[fip.address] = self.vms[fip.port]
+        return owners
 
     def wait_until_ready(self) -> None:
         """Every node knows its floating IPs, and the fast path carries those of distributed routers where it is on."""
@@ -298,8 +306,8 @@ class Lab:
             node.set_fast_path(on)
         self.fast_path = on
 
-    def vm_of(self, floating_ip: str) -> Vm:
-        return self.vms[self.topology.floating_ips[floating_ip].port]
+    def vm_of(self, address: str) -> Vm:
+        return self._vms_by_address()[address]
 
     def reload(self, change: Callable[[str], str], nodes: Iterable[str] | None = None) -> None:
         """Rewrites the topology file by `change(text)` and has the agents re-read it. A file that is wrong changes

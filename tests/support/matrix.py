@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who reaches whom: from every node and every VM to every floating IP, by ping and by ssh."""
+"""Who reaches whom, by ping and by ssh: from every node and every VM to every floating IP; from VM to VM."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PING_INTERVAL = scaled(0.1)
 @dataclass(frozen=True)
 class Cell:
     source: str
-    floating_ip: str
+    address: str
     ping_ms: float | None  # median of PINGS; None: a reply is missing
     ssh: str  # "ok", or what went wrong
 
@@ -29,7 +29,7 @@ class Cell:
         return self.ping_ms is not None and self.ssh == "ok"
 
     def as_json(self) -> dict:
-        return {"from": self.source, "to": self.floating_ip, "ping_ms": self.ping_ms, "ssh": self.ssh}
+        return {"from": self.source, "to": self.address, "ping_ms": self.ping_ms, "ssh": self.ssh}
 
 
 def sources(lab: Lab) -> list[str]:
@@ -41,21 +41,21 @@ def run_in(lab: Lab, name: str) -> Callable:
     return (lab.nodes.get(name) or lab.vms[name]).run
 
 
-def ping(lab: Lab, source: str, floating_ip: str, count: int = PINGS) -> float | None:
+def ping(lab: Lab, source: str, address: str, count: int = PINGS) -> float | None:
     """Median round trip in milliseconds, or None if any reply is missing."""
     result = run_in(lab, source)(
-        ["ping", "-n", "-c", count, "-i", PING_INTERVAL, "-W", round(scaled(5)), floating_ip], check=False, timeout=20
+        ["ping", "-n", "-c", count, "-i", PING_INTERVAL, "-W", round(scaled(5)), address], check=False, timeout=20
     )
     times = [float(time) for time in re.findall(r"time=([0-9.]+) ms", result.stdout)]
     return statistics.median(times) if len(times) == count else None
 
 
-def ssh(lab: Lab, source: str, floating_ip: str) -> str:
+def ssh(lab: Lab, source: str, address: str) -> str:
     """ "ok" if the VM that owns the address lets us in, shows its own host key and says its own name."""
-    result = run_in(lab, source)(lab.keys.ssh_command(floating_ip, "hostname"), check=False, timeout=30)
+    result = run_in(lab, source)(lab.keys.ssh_command(address, "hostname"), check=False, timeout=30)
     if result.returncode != 0:
         return (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
-    owner, answer = lab.vm_of(floating_ip).name, result.stdout.strip()
+    owner, answer = lab.vm_of(address).name, result.stdout.strip()
     return "ok" if answer == owner else f"reached {answer}, not {owner}"
 
 
@@ -70,6 +70,29 @@ def run_matrix(
     """Every source to every floating IP, a few at a time. `done` hears of progress."""
     targets = list(floating_ips or (fip for fip, row in lab.topology.floating_ips.items() if row.port in lab.vms))
     pairs = [(source, fip) for source in sources(lab) for fip in targets]
+    return try_pairs(lab, pairs, pings=pings, with_ssh=with_ssh, done=done)
+
+
+def run_east_west(lab: Lab, *, pings: int = PINGS, with_ssh: bool = True) -> list[Cell]:
+    """Every VM to every other VM's fixed IP in a network that a router joins to its own, or in its own."""
+    pairs = [
+        (source.name, target.port.fixed_ip)
+        for source in lab.vms.values()
+        for target in lab.vms.values()
+        if source is not target and lab.topology.are_joined(source.port.network, target.port.network)
+    ]
+    return try_pairs(lab, pairs, pings=pings, with_ssh=with_ssh)
+
+
+def try_pairs(
+    lab: Lab,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    pings: int = PINGS,
+    with_ssh: bool = True,
+    done: Callable[[int, int], None] = lambda finished, total: None,
+) -> list[Cell]:
+    """From a node or VM by name to an address of a VM."""
     finished: list[Cell] = []
 
     def one(pair: tuple[str, str]) -> Cell:
@@ -83,7 +106,7 @@ def run_matrix(
 
 def missing(cells: Sequence[Cell]) -> list[str]:
     return [
-        f"{cell.source} -> {cell.floating_ip}: ping {'ok' if cell.ping_ms is not None else 'lost'}, ssh {cell.ssh}"
+        f"{cell.source} -> {cell.address}: ping {'ok' if cell.ping_ms is not None else 'lost'}, ssh {cell.ssh}"
         for cell in cells
         if not cell.complete
     ]

@@ -160,6 +160,12 @@ class Topology:
                 return port
         raise KeyError(f"router {router} has no interface in {network}")
 
+    def are_joined(self, network: str, other: str) -> bool:
+        """The same network, or two of which a router has an interface in each."""
+        legs = [{port.network for port in self.ports.values() if port.owner.startswith("router_interface")
+                 and port.router == router} for router in self.routers]
+        return network == other or any({network, other} <= networks for networks in legs)
+
     def underlay_prefix_length(self) -> int:
         """Of the smallest network that holds every node's underlay address, but at most 24."""
         addresses = [int(ipaddress.IPv4Address(node.underlay_address)) for node in self.nodes.values()]

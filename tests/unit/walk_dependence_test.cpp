@@ -135,9 +135,9 @@ TEST_CASE("a floating IP's row rests on exactly the objects of its journey") {
 
 TEST_CASE("a VM's row rests on what the filter, the rules and both translations need") {
     const auto found = what_matters(dvr_snapshot(), [](const Tables& tables) {
-        std::string text = row(tables.fip_out, out_row_key(kTapA, "10.0.0.11"));
-        const auto out = tables.fip_out.find(out_row_key(kTapA, "10.0.0.11"));
-        if (out == tables.fip_out.end()) return text;
+        std::string text = row(tables.vms, vm_key(kTapA, "10.0.0.11"));
+        const auto out = tables.vms.find(vm_key(kTapA, "10.0.0.11"));
+        if (out == tables.vms.end()) return text;
         return text + row(tables.routes, route_row_key(out->second.domain, "0.0.0.0/0"));
     });
     const std::set<std::string> wanted{
@@ -162,8 +162,8 @@ TEST_CASE("a VM's row rests on what the filter, the rules and both translations 
 TEST_CASE("a hairpin rests on the whole way out and in") {
     const auto found = what_matters(dvr_snapshot(), [](const Tables& tables) {
         // b sends to the floating IP of a.
-        const auto out = tables.fip_out.find(out_row_key(kTapB, "10.0.0.12"));
-        if (out == tables.fip_out.end()) return std::string("none");
+        const auto out = tables.vms.find(vm_key(kTapB, "10.0.0.12"));
+        if (out == tables.vms.end()) return std::string("none");
         return row(tables.dests, dest_row_key(out->second.domain, "172.24.5.11"));
     });
     // The way in does not start on br-ex here.
@@ -194,7 +194,7 @@ TEST_CASE("taking something away never makes more of the journeys fast") {
         const Tables after = compile(removal.rest, scope()).tables;
         for (const auto& [key, value] : after.fip_in)
             CHECK(before.fip_in.contains(key));
-        for (const auto& [key, value] : after.fip_out)
-            CHECK(before.fip_out.contains(key));
+        for (const auto& [key, value] : after.vms)
+            CHECK(before.vms.contains(key));
     }
 }

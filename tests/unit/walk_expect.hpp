@@ -90,17 +90,17 @@ inline fl_fip_in fip_row(std::string_view router_mac, const fl_next& next) {
     return row;
 }
 
-inline fl_fip_out_key out_row_key(int port, std::string_view fixed) {
-    fl_fip_out_key key{};
+inline fl_vm_key vm_key(int port, std::string_view fixed, std::string_view router = "fa:16:3e:0a:00:01") {
+    fl_vm_key key{};
     key.port = static_cast<std::uint32_t>(port);
     put(key.fixed, fixed);
+    put(key.router_mac, router);
     return key;
 }
 
-inline fl_fip_out out_row(std::string_view vm, std::string_view router, std::string_view fip, std::uint32_t domain) {
-    fl_fip_out row{};
-    put(row.vm_mac, vm);
-    put(row.router_mac, router);
+inline fl_vm vm_row(std::string_view mac, std::string_view fip, std::uint32_t domain) {
+    fl_vm row{};
+    put(row.mac, mac);
     put(row.fip, fip);
     row.domain = domain;
     return row;
@@ -179,7 +179,7 @@ inline std::string differences(const Tables& wanted, const Tables& found) {
     add("fdb", differences(wanted.fdb, found.fdb));
     add("arp", differences(wanted.arp, found.arp));
     add("fip_in", differences(wanted.fip_in, found.fip_in));
-    add("fip_out", differences(wanted.fip_out, found.fip_out));
+    add("vms", differences(wanted.vms, found.vms));
     add("dests", differences(wanted.dests, found.dests));
     add("routes", differences(wanted.routes, found.routes));
     return text;

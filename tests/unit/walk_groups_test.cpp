@@ -19,9 +19,9 @@ NetnsView& fip(Snapshot& snapshot) {
     return snapshot.routers.at(kFipNs);
 }
 
-const fl_fip_out* out_of(const Compiled& compiled, int port, const char* fixed) {
-    const auto found = compiled.tables.fip_out.find(out_row_key(port, fixed));
-    return found == compiled.tables.fip_out.end() ? nullptr : &found->second;
+const fl_vm* out_of(const Compiled& compiled, int port, const char* fixed, const char* router_mac = kQrMac) {
+    const auto found = compiled.tables.vms.find(vm_key(port, fixed, router_mac));
+    return found == compiled.tables.vms.end() ? nullptr : &found->second;
 }
 
 /// What fl_dests and fl_routes together say for an address, as the programs ask them: null or FL_OUT_NONE is Linux.
@@ -134,9 +134,9 @@ TEST_CASE("the same snapshot gives the same bytes, in whatever order its objects
 
 TEST_CASE("sources of one leg share a domain, legs do not") {
     const Compiled compiled = compile(two_subnets(), wide_scope());
-    const fl_fip_out* a = out_of(compiled, kTapA, "10.0.0.11");
-    const fl_fip_out* b = out_of(compiled, kTapB, "10.0.0.12");
-    const fl_fip_out* e = out_of(compiled, 42, "10.0.1.15");
+    const fl_vm* a = out_of(compiled, kTapA, "10.0.0.11");
+    const fl_vm* b = out_of(compiled, kTapB, "10.0.0.12");
+    const fl_vm* e = out_of(compiled, 42, "10.0.1.15", "fa:16:3e:0a:00:02");
     REQUIRE(a != nullptr);
     REQUIRE(b != nullptr);
     REQUIRE(e != nullptr);
@@ -170,8 +170,8 @@ TEST_CASE("a source that other rules select has a domain of its own") {
     // With a route there, but not to everywhere.
     add_route(router(snapshot), "203.0.113.0/24", kRfp, "169.254.88.135", 17);
     compiled = compile(snapshot, scope());
-    const fl_fip_out* a = out_of(compiled, kTapA, "10.0.0.11");
-    const fl_fip_out* b = out_of(compiled, kTapB, "10.0.0.12");
+    const fl_vm* a = out_of(compiled, kTapA, "10.0.0.11");
+    const fl_vm* b = out_of(compiled, kTapB, "10.0.0.12");
     REQUIRE(a != nullptr);
     REQUIRE(b != nullptr);
     CHECK(a->domain != b->domain);
@@ -191,7 +191,7 @@ TEST_CASE("whatever anybody on the way treats apart is not swallowed by a wider 
     fip(snapshot).rules.back().destination = net("203.0.114.0/24");
     add_route(fip(snapshot), "0.0.0.0/0", 0, {}, 98).type = RouteType::kProhibit;
     const Compiled compiled = compile(snapshot, scope());
-    const fl_fip_out* a = out_of(compiled, kTapA, "10.0.0.11");
+    const fl_vm* a = out_of(compiled, kTapA, "10.0.0.11");
     REQUIRE(a != nullptr);
     for (const char* slow : {"198.18.5.5", "198.19.255.255", "192.0.2.127", "203.0.113.7", "203.0.114.1", "127.0.0.1",
                              "224.0.0.5", "239.1.1.1", "0.1.2.3", "255.255.255.255", "10.0.0.200", "172.24.5.200",
@@ -254,7 +254,7 @@ TEST_CASE("rp_filter is no obstacle for a source whose way back is the one that 
     CHECK(out_of(compile(snapshot, scope()), kTapA, "10.0.0.11") == nullptr);
 }
 
-TEST_CASE("two routers with the same floating IP, or for the same VM, are nobody's proof") {
+TEST_CASE("two routers with the same floating IP: the way in is nobody's proof, the way out each one's own") {
     Snapshot snapshot = legacy_snapshot();
     NetnsView twin = router(snapshot);
     twin.name = "qrouter-twin";
@@ -269,16 +269,26 @@ TEST_CASE("two routers with the same floating IP, or for the same VM, are nobody
     rename(50, "tapqr-twin", kQr, "fa:16:3e:0f:00:03", kBrq);
     rename(51, "tapqg-twin", kQg, "fa:16:3e:0f:00:04", kBrEx);
     snapshot.routers.emplace(twin.name, twin);
-    const Compiled compiled = compile(snapshot, scope());
+    const Compiled compiled = compile(snapshot, legacy_scope());
     CHECK(compiled.tables.fip_in.empty());
-    CHECK(compiled.tables.fip_out.empty());
+    const fl_vm* first = out_of(compiled, kTapA, "10.0.0.11");
+    const fl_vm* second = out_of(compiled, kTapA, "10.0.0.11", "fa:16:3e:0f:00:03");
+    REQUIRE(first != nullptr);
+    REQUIRE(second != nullptr);
+    CHECK(first->domain != second->domain);
+    CHECK(hex(vm_row(kMacA, "172.24.5.11", second->domain)) == hex(*second));
+    // Each leaves by its own router's legs.
+    const fl_next* by_first = lookup(compiled.tables, first->domain, "172.24.4.1");
+    const fl_next* by_second = lookup(compiled.tables, second->domain, "172.24.4.1");
+    REQUIRE((is_fast(by_first) && is_fast(by_second)));
+    CHECK(std::ranges::equal(by_first->smac, mac(kQgMac).bytes));
+    CHECK(std::ranges::equal(by_second->smac, mac("fa:16:3e:0f:00:04").bytes));
     CHECK_FALSE(compiled.tables.arp.contains(arp_row_key(kBrEx, "172.24.5.11")));
     REQUIRE(compiled.fips.size() == 6);
     for (const FipReport& report : compiled.fips) {
         CHECK_FALSE(report.fast_in);
-        CHECK_FALSE(report.fast_out);
         CHECK_FALSE(report.reason_in.empty());
-        CHECK_FALSE(report.reason_out.empty());
+        CHECK(report.fast_out);
     }
 }
 
@@ -306,7 +316,7 @@ TEST_CASE("one router's external leg leads to another's on the same segment") {
     snapshot.routers.emplace(second.name, second);
     add_neighbour(router(snapshot), kQg, "172.24.5.21", "fa:16:3e:0b:00:02", kNudReachable);
     const Compiled compiled = compile(snapshot, {{"br-ex", "brq11111111-11", "brq33333333-33"}});
-    const fl_fip_out* a = out_of(compiled, kTapA, "10.0.0.11");
+    const fl_vm* a = out_of(compiled, kTapA, "10.0.0.11");
     REQUIRE(a != nullptr);
     const fl_next* next = lookup(compiled.tables, a->domain, "172.24.5.21");
     REQUIRE(next != nullptr);
@@ -362,13 +372,15 @@ TEST_CASE("thousands of floating IPs cost a row or two each") {
     add_many(snapshot, kCount);
     const Compiled compiled = compile(snapshot, scope());
     CHECK(compiled.tables.fip_in.size() == kCount + 2);
-    CHECK(compiled.tables.fip_out.size() == kCount + 2);
+    CHECK(compiled.tables.vms.size() == kCount + 3);
     std::set<std::uint32_t> domains;
-    for (const auto& [key, row] : compiled.tables.fip_out)
-        domains.insert(row.domain);
+    for (const auto& [key, row] : compiled.tables.vms) {
+        if (!Ipv4::from_bytes(row.fip).is_unset()) domains.insert(row.domain);
+    }
     CHECK(domains.size() == 1);
-    // One row for each floating and each fixed address, and the few of the plain snapshot.
-    CHECK(compiled.tables.dests.size() == 2 * kCount + 9);
+    // One row for each floating and each fixed address, and the few of the plain snapshot; and for the one VM without a
+    // floating IP each fixed address once more.
+    CHECK(compiled.tables.dests.size() == 2 * kCount + 9 + kCount + 4);
     const fl_next* next = lookup(compiled.tables, *domains.begin(), "172.25.9.200");
     REQUIRE(is_fast(next));
     CHECK(Ipv4::from_bytes(next->dnat) == ip("10.1.9.200"));

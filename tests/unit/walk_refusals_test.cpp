@@ -51,7 +51,7 @@ void check_out(const char* what, const Change& change, const std::string& reason
     CHECK_FALSE(report.fast_out);
     INFO("reason: " << report.reason_out);
     CHECK(contains(report.reason_out, reason));
-    CHECK_FALSE(compiled.tables.fip_out.contains(out_row_key(kTapA, "10.0.0.11")));
+    CHECK_FALSE(compiled.tables.vms.contains(vm_key(kTapA, "10.0.0.11")));
 }
 
 /// The change takes a whole segment out.
@@ -254,7 +254,29 @@ TEST_CASE("translation that a stateless path cannot copy") {
     check_out(
         "goes back elsewhere",
         [](Snapshot& s) { router(s).netfilter.maps["ip fiplane fip_in"][ip("172.24.5.11")] = ip("10.0.0.14"); },
-        "10.0.0.14 is not translated to an address of its own");
+        kQrouter + ": another address is translated to the source, and only conntrack knows its answers");
+    check_out(
+        "two floating IPs lead to one VM",
+        [](Snapshot& s) { router(s).netfilter.maps["ip fiplane fip_in"][ip("172.24.5.19")] = ip("10.0.0.11"); },
+        "another address is translated to the source");
+    check_out(
+        "a port of another address leads to the VM",
+        [](Snapshot& s) {
+            nf::Chain& chain = add_chain(router(s), nf::Family::kIp, "forwards", "prerouting", nf::Hook::kPrerouting,
+                                         nf::ChainType::kNat, -99);
+            chain.rules = {rule("iifname lo dnat to 10.0.0.11:80", {match(nf::Field::kIifname, {std::string("lo")}),
+                                                                    nf::Unknown{.dnat = ip("10.0.0.11")}})};
+        },
+        "another address is translated to the source");
+    check_out(
+        "a translation that cannot be read",
+        [](Snapshot& s) {
+            nf::Chain& chain = add_chain(router(s), nf::Family::kIp, "forwards", "prerouting", nf::Hook::kPrerouting,
+                                         nf::ChainType::kNat, -99);
+            chain.rules = {rule("iifname lo xt target DNAT",
+                                {match(nf::Field::kIifname, {std::string("lo")}), nf::Unknown{.may_translate = true}})};
+        },
+        "translates addresses that cannot be read: iifname lo xt target DNAT");
     check_in(
         "translated on the way in",
         [](Snapshot& s) {
@@ -434,7 +456,7 @@ TEST_CASE("a VM port with a filter is a source only while the filter is known to
         const Compiled compiled = compile(snapshot, scope());
         CHECK(has_note(compiled, note));
         CHECK_FALSE(compiled.tables.sources.contains(source_row_key(kTapA)));
-        CHECK_FALSE(compiled.tables.fip_out.contains(out_row_key(kTapA, "10.0.0.11")));
+        CHECK_FALSE(compiled.tables.vms.contains(vm_key(kTapA, "10.0.0.11")));
         CHECK(compiled.tables.sources.contains(source_row_key(kTapB)));
     };
     refused([](Snapshot& s) { add_static_fdb(s.root, kTapA, "fa:16:3e:00:01:99"); }, "not one static address");
@@ -459,7 +481,7 @@ TEST_CASE("a VM port with a filter is a source only while the filter is known to
     open.root.netfilter.chains.erase(open.root.netfilter.chains.begin());
     const Compiled compiled = compile(open, scope());
     CHECK(compiled.tables.sources.at(source_row_key(kTapA)).flags == 0);
-    CHECK(compiled.tables.fip_out.contains(out_row_key(kTapA, "10.0.0.11")));
+    CHECK(compiled.tables.vms.contains(vm_key(kTapA, "10.0.0.11")));
 }
 
 TEST_CASE("ARP is answered only where the answer does not depend on who asks") {
@@ -496,8 +518,8 @@ TEST_CASE("a legacy hairpin needs redirects off and its invalid packets translat
         Snapshot snapshot = legacy_snapshot();
         change(snapshot);
         const Compiled compiled = compile(snapshot, scope());
-        REQUIRE(compiled.tables.fip_out.contains(out_row_key(kTapA, "10.0.0.11")));
-        const auto domain = compiled.tables.fip_out.at(out_row_key(kTapA, "10.0.0.11")).domain;
+        REQUIRE(compiled.tables.vms.contains(vm_key(kTapA, "10.0.0.11")));
+        const auto domain = compiled.tables.vms.at(vm_key(kTapA, "10.0.0.11")).domain;
         return compiled.tables.dests.contains(dest_row_key(domain, "172.24.5.12"));
     };
     CHECK(hairpin([](Snapshot&) {}));
@@ -520,7 +542,7 @@ TEST_CASE("stateless rules for the external device alone are enough for the ways
 
 TEST_CASE("packets that a legacy router gets from its tenants are no packets from outside") {
     // On qr- the translated sources are at home: there an unknown source may be one of them.
-    const Compiled compiled = compile(legacy_snapshot(), scope());
+    const Compiled compiled = compile(legacy_snapshot(), legacy_scope());
     for (const auto& [key, row] : compiled.tables.fip_in)
         CHECK(key.segment == kBrEx);
 }

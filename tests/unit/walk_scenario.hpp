@@ -50,6 +50,9 @@ inline constexpr const char* kMacC = "fa:16:3e:00:01:13";  // remote, on node 3
 inline constexpr const char* kMacD = "fa:16:3e:00:01:14";  // no floating IP
 
 inline Scope scope() {
+    return {{"br-ex", "brq11111111-11"}, {kQrouter}};
+}
+inline Scope legacy_scope() {
     return {{"br-ex", "brq11111111-11"}};
 }
 

@@ -83,9 +83,17 @@ void expect_tenant_dests(Tables& tables, std::uint32_t domain) {
     tables.dests[dest_row_key(domain, "10.0.0.14")] = journey(kMacD, kQrMac, 1, out_port(kTapD));
 }
 
+/// What Linux never forwards, and what is not known of a prefix that is on a link.
+void expect_shadows(Tables& tables, std::uint32_t domain, const std::vector<const char*>& on_link) {
+    for (const char* shadow : {"0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32"})
+        tables.routes[route_row_key(domain, shadow)] = {};
+    for (const char* shadow : on_link)
+        tables.routes[route_row_key(domain, shadow)] = {};
+}
+
 std::uint32_t domain_of(const Compiled& compiled, int port, const char* fixed) {
-    const auto row = compiled.tables.fip_out.find(out_row_key(port, fixed));
-    REQUIRE(row != compiled.tables.fip_out.end());
+    const auto row = compiled.tables.vms.find(vm_key(port, fixed));
+    REQUIRE(row != compiled.tables.vms.end());
     return row->second.domain;
 }
 
@@ -105,8 +113,8 @@ TEST_CASE("a distributed router flattens into whole tables") {
         fip_row(kFgMac, journey(kMacA, kQrMac, 2, out_port(kTapA), 0, "10.0.0.11"));
     wanted.fip_in[fip_row_key(kBrEx, "172.24.5.12")] =
         fip_row(kFgMac, journey(kMacB, kQrMac, 2, out_port(kTapB), 0, "10.0.0.12"));
-    wanted.fip_out[out_row_key(kTapA, "10.0.0.11")] = out_row(kMacA, kQrMac, "172.24.5.11", domain);
-    wanted.fip_out[out_row_key(kTapB, "10.0.0.12")] = out_row(kMacB, kQrMac, "172.24.5.12", domain);
+    wanted.vms[vm_key(kTapA, "10.0.0.11")] = vm_row(kMacA, "172.24.5.11", domain);
+    wanted.vms[vm_key(kTapB, "10.0.0.12")] = vm_row(kMacB, "172.24.5.12", domain);
 
     expect_tenant_dests(wanted, domain);
     // Out, turned round in the fip namespace and in again: TTL 61, to the own floating IP too.
@@ -120,15 +128,18 @@ TEST_CASE("a distributed router flattens into whole tables") {
     const fl_next gateway = journey(kGatewayMac, kFgMac, 2, out_tunnel(100, kPeer1, kPeer1Mac), kSnat);
     wanted.dests[dest_row_key(domain, "172.24.4.1")] = gateway;
     wanted.routes[route_row_key(domain, "0.0.0.0/0")] = gateway;
-    for (const char* shadow : {"0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "10.0.0.0/24",
-                               "172.24.4.0/23", "169.254.88.134/31"}) {
-        wanted.routes[route_row_key(domain, shadow)] = {};
-    }
+    expect_shadows(wanted, domain, {"10.0.0.0/24", "172.24.4.0/23", "169.254.88.134/31"});
+
+    // The VM without a floating IP gets no further than the router's networks: nobody translates it.
+    const std::uint32_t fixed = domain_of(compiled, kTapD, "10.0.0.14");
+    CHECK(fixed != domain);
+    wanted.vms[vm_key(kTapD, "10.0.0.14")] = vm_row(kMacD, "0.0.0.0", fixed);
+    expect_tenant_dests(wanted, fixed);
     CHECK(differences(wanted, compiled.tables) == "");
 }
 
 TEST_CASE("a legacy router flattens into whole tables") {
-    const Compiled compiled = compile(legacy_snapshot(), scope());
+    const Compiled compiled = compile(legacy_snapshot(), legacy_scope());
     const std::uint32_t domain = domain_of(compiled, kTapA, "10.0.0.11");
     Tables wanted = common_tables();
     wanted.fdb[fdb_row_key(kBrEx, kQgMac)] = out_router();
@@ -142,10 +153,10 @@ TEST_CASE("a legacy router flattens into whole tables") {
         fip_row(kQgMac, journey(kMacB, kQrMac, 1, out_port(kTapB), 0, "10.0.0.12"));
     wanted.fip_in[fip_row_key(kBrEx, "172.24.5.13")] =
         fip_row(kQgMac, journey(kMacC, kQrMac, 1, remote, 0, "10.0.0.13"));
-    wanted.fip_out[out_row_key(kTapA, "10.0.0.11")] = out_row(kMacA, kQrMac, "172.24.5.11", domain);
-    wanted.fip_out[out_row_key(kTapB, "10.0.0.12")] = out_row(kMacB, kQrMac, "172.24.5.12", domain);
+    wanted.vms[vm_key(kTapA, "10.0.0.11")] = vm_row(kMacA, "172.24.5.11", domain);
+    wanted.vms[vm_key(kTapB, "10.0.0.12")] = vm_row(kMacB, "172.24.5.12", domain);
     // The VM on the other node sends through the tunnel; the programs are told to look there.
-    wanted.fip_out[out_row_key(kVxlanTenant, "10.0.0.13")] = out_row(kMacC, kQrMac, "172.24.5.13", domain);
+    wanted.vms[vm_key(kVxlanTenant, "10.0.0.13")] = vm_row(kMacC, "172.24.5.13", domain);
     wanted.sources[source_row_key(kVxlanTenant)].flags = FL_SRC_ROUTED;
     for (auto& [key, tunnel] : wanted.tunnels) {
         if (tunnel.ifindex == kVxlanTenant) tunnel.flags = FL_SRC_ROUTED;
@@ -162,10 +173,18 @@ TEST_CASE("a legacy router flattens into whole tables") {
     const fl_next gateway = journey(kGatewayMac, kQgMac, 1, out_tunnel(100, kPeer1, kPeer1Mac), kSnat);
     wanted.dests[dest_row_key(domain, "172.24.4.1")] = gateway;
     wanted.routes[route_row_key(domain, "0.0.0.0/0")] = gateway;
-    for (const char* shadow :
-         {"0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "10.0.0.0/24", "172.24.4.0/23"}) {
-        wanted.routes[route_row_key(domain, shadow)] = {};
-    }
+    expect_shadows(wanted, domain, {"10.0.0.0/24", "172.24.4.0/23"});
+
+    // No rule of this router translates the VM without a floating IP, so it is routed with its own address; its
+    // packets to floating IPs are translated, and so are conntrack's.
+    const std::uint32_t fixed = domain_of(compiled, kTapD, "10.0.0.14");
+    CHECK(fixed != domain);
+    wanted.vms[vm_key(kTapD, "10.0.0.14")] = vm_row(kMacD, "0.0.0.0", fixed);
+    expect_tenant_dests(wanted, fixed);
+    const fl_next untranslated = journey(kGatewayMac, kQgMac, 1, out_tunnel(100, kPeer1, kPeer1Mac));
+    wanted.dests[dest_row_key(fixed, "172.24.4.1")] = untranslated;
+    wanted.routes[route_row_key(fixed, "0.0.0.0/0")] = untranslated;
+    expect_shadows(wanted, fixed, {"10.0.0.0/24", "172.24.4.0/23"});
     CHECK(differences(wanted, compiled.tables) == "");
 }
 
@@ -209,7 +228,7 @@ TEST_CASE("devices, keepalives and reports of a distributed router") {
 }
 
 TEST_CASE("a network node whose VMs are elsewhere relays from wire to wire") {
-    const Compiled compiled = compile(legacy_snapshot(), scope());
+    const Compiled compiled = compile(legacy_snapshot(), legacy_scope());
     CHECK(compiled.devices.front().kind == DeviceRole::Kind::kUnderlay);
     CHECK(compiled.devices.front().wire_to_wire);
     const FipReport& remote = report_of(compiled, "172.24.5.13");

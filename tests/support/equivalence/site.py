@@ -84,7 +84,7 @@ class Entry:
 class Journey:
     """A way through the node that its Linux knows: frame addresses on entry, IP addresses, where it comes out."""
 
-    kind: str  # fip_in, fip_out, hairpin, own, l2
+    kind: str  # fip_in, fip_out, hairpin, own, routed, l2
     entry: Entry
     eth_src: bytes
     eth_dst: bytes
@@ -359,6 +359,7 @@ class Site:
                 back = Journey(there.kind, self.entry(target), target.mac, self._router_mac(second), target.ip,
                                address, self.exit(vm))  # fmt: skip
                 out.append(_with_answer(there, back))
+        out += self._routed_journeys()
         for source in self.stations:
             for target in self.stations:
                 ends_here = source.at not in self.topology.nodes or target.at not in self.topology.nodes
@@ -366,6 +367,23 @@ class Site:
                 if source.network == target.network and source is not target and here and source.at != target.at:
                     out.append(Journey("l2", self.entry(source), source.mac, target.mac, source.ip, target.ip,
                                        self.exit(target)))  # fmt: skip
+        return out
+
+
+    def _routed_journeys(self) -> list[Journey]:
+        """By fixed IP from one network of a router to another, where the sender's router is this node's."""
+        out = []
+        vms = {port.name: port for port in self.topology.vm_ports()}
+        for router in self.topology.routers.values():
+            legs = {port.network: port for port in self.topology.ports.values()
+                    if port.owner.startswith("router_interface") and port.router == router.name}  # fmt: skip
+            for source, target in ((a, b) for a in vms.values() for b in vms.values() if a.network != b.network):
+                served = source.node == self.name if router.distributed else router.node == self.name
+                if not served or not {source.network, target.network} <= legs.keys():
+                    continue
+                here, there = self._vm(source.name), self._vm(target.name)
+                out.append(Journey("routed", self.entry(here), here.mac, mac_bytes(legs[source.network].mac), here.ip,
+                                   there.ip, self.exit(there)))  # fmt: skip
         return out
 
 
