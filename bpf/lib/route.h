@@ -136,6 +136,8 @@ fl_inline struct fl_verdict fl_from_vm_stage(struct fl_ctx *ctx, const struct fl
 	next = fl_find_next(vm->domain, inner->ip.daddr);
 	if (!next)
 		return fl_to_linux(FL_REASON_NO_DEST);
+	if (next->flags & FL_NEXT_LOCAL)
+		return fl_go_on();
 	return fl_route(ctx, frame, inner, next, fl_ip(vm->fip));
 }
 

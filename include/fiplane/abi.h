@@ -229,6 +229,7 @@ struct fl_arp {
 
 #define FL_NEXT_SNAT 1 /* the source is translated on this journey (fl_vm.fip) */
 #define FL_NEXT_HAIRPIN 2 /* turns round on this node: counted as FIP_HAIRPIN */
+#define FL_NEXT_LOCAL 4 /* no journey: an address of the router itself, which is this host. Forwarded by its MAC */
 
 /* A routed journey, flattened: rewrite so, TTL minus .hops, send there. */
 struct fl_next {

@@ -65,7 +65,7 @@ struct Builder::Impl {
 namespace {
 
 bool needs_pair(const Router& router) {
-    return router.distributed && router.external_network.has_value();
+    return router.is_dvr() && router.external_network.has_value();
 }
 
 Result<> run_all(const std::vector<Operation>& operations, Executor executor,
@@ -129,7 +129,7 @@ Result<> Builder::Impl::reserve(Allocations& allocations, const ActualNode& actu
     for (const std::size_t index : placement.floating_ips) {
         const FloatingIp& fip = topology.floating_ips[index];
         const Router& router = topology.routers[fip.router];
-        if (!router.distributed) continue;
+        if (!router.is_dvr()) continue;
         auto [known, fresh] = live.try_emplace(fip.router);
         if (fresh) known->second = live_priorities(actual, router);
         const auto found = known->second.find(topology.ports[fip.port].fixed_ip);
@@ -168,7 +168,7 @@ void Builder::Impl::persist(const Allocations& stored, const Allocations& reserv
     std::set<Ipv4> distributed;
     for (const std::size_t index : placement.floating_ips) {
         const FloatingIp& fip = topology.floating_ips[index];
-        if (topology.routers[fip.router].distributed) distributed.insert(fip.address);
+        if (topology.routers[fip.router].is_dvr()) distributed.insert(fip.address);
     }
     release_stale(stored, routers, desired, distributed, draft);
 }
@@ -244,9 +244,11 @@ Scope Builder::scope() const {
     Scope scope;
     for (const std::size_t network : here.networks)
         scope.bridges.insert(topology.networks[network].bridge);
-    for (const std::size_t router : here.routers) {
-        if (topology.routers[router].distributed)
-            scope.distributed_routers.insert(router_netns(topology.routers[router]));
+    for (const std::size_t index : here.routers) {
+        const Router& router = topology.routers[index];
+        const bool in_root = router.type == RouterType::kNovaNetwork;
+        scope.root_is_router = scope.root_is_router || in_root;
+        if (router.distributed) scope.distributed_routers.insert(in_root ? NetnsName{} : router_netns(router));
     }
     return scope;
 }

@@ -40,6 +40,7 @@ class Desire {
     };
     [[nodiscard]] std::vector<Tunnel> tunnels_of(std::size_t network) const;
     [[nodiscard]] Result<> tunnel_on_node(std::size_t network, const Tunnel& tunnel);
+    [[nodiscard]] static bool keeps_arp_local(const Network& network);
     [[nodiscard]] DesiredDevice tunnel_device(const Network& network, const Tunnel& tunnel) const;
     void remote_mac(const Network& network, const Tunnel& tunnel, std::size_t node, const Mac& mac);
     void remote_port(const Network& network, const Tunnel& tunnel, const Port& port);
@@ -58,6 +59,8 @@ class Desire {
     [[nodiscard]] Result<> pair(const RouterSite& site, std::size_t network, Ipv4 rfp_ip, Ipv4 fpr_ip);
     [[nodiscard]] Result<> distributed_fips(const RouterSite& site, const Port& gateway, Ipv4 rfp_ip);
     [[nodiscard]] Result<> legacy_gateway(const RouterSite& site);
+    void nova_network(const RouterSite& site);
+    [[nodiscard]] const Node::BridgeAddress* own_address(std::size_t network) const;
     void external_routes(const NetnsName& netns, const Port& gateway, std::uint32_t default_table);
     void extra_routes(const RouterSite& site, const Port* external, const NetnsName& external_netns,
                       std::uint32_t external_table);

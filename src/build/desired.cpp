@@ -133,14 +133,21 @@ std::vector<Desire::Tunnel> Desire::tunnels_of(std::size_t network) const {
     return tunnels;
 }
 
+/// Where the topology knows every address, and a distributed router's may be on each node, no ARP crosses a tunnel.
+bool Desire::keeps_arp_local(const Network& network) {
+    return !network.external && !network.learning;
+}
+
 DesiredDevice Desire::tunnel_device(const Network& network, const Tunnel& tunnel) const {
     DesiredDevice device;
     device.mtu = network.mtu;
     device.master = network.bridge;
-    device.port_flags = DesiredDevice::PortFlags{.learning = false, .isolated = false, .neigh_suppress = false};
+    device.port_flags =
+        DesiredDevice::PortFlags{.learning = network.learning, .isolated = false, .neigh_suppress = false};
+    const bool keeps_arp = keeps_arp_local(network);
     if (network.type == NetworkType::kVxlan) {
         device.kind = VxlanKind{tunnel.end.id, node_.underlay_address, topology_.vxlan_port, node_.underlay_device,
-                                !network.external};
+                                keeps_arp};
         return device;
     }
     const std::size_t peer = tunnel.end.peers.front();
@@ -148,7 +155,7 @@ DesiredDevice Desire::tunnel_device(const Network& network, const Tunnel& tunnel
                              node_.underlay_device};
     // Between the devices of a mesh the bridge must not forward: every node has its own tunnel to every other.
     device.port_flags->isolated = network.shape == Shape::kMesh;
-    device.port_flags->neigh_suppress = !network.external;
+    device.port_flags->neigh_suppress = keeps_arp;
     return device;
 }
 
@@ -157,7 +164,7 @@ Result<> Desire::tunnel_on_node(std::size_t index, const Tunnel& tunnel) {
     const std::string& name = tunnel.end.device;
     if (auto added = add_device("", name, tunnel_device(network, tunnel)); !added) return added;
     silence_ipv6("", name);
-    if (network.type == NetworkType::kGre && !network.external) arp_ends_.insert(name);
+    if (network.type == NetworkType::kGre && keeps_arp_local(network)) arp_ends_.insert(name);
     if (network.type == NetworkType::kVxlan) {
         for (const std::size_t peer : tunnel.end.peers)
             root().fdb.insert({name, Mac{}, topology_.nodes[peer].underlay_address});
@@ -191,7 +198,7 @@ void Desire::remote_port(const Network& network, const Tunnel& tunnel, const Por
     }
     if (!node || std::ranges::find(tunnel.behind, *node) == tunnel.behind.end()) return;
     remote_mac(network, tunnel, *node, port.mac);
-    if (network.external) return;
+    if (!keeps_arp_local(network)) return;
     const std::string& answerer = network.type == NetworkType::kVxlan ? tunnel.end.device : network.bridge;
     root().neighbours[{answerer, port.fixed_ip}] = port.mac;
 }

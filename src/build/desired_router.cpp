@@ -3,6 +3,8 @@
 // and l3/legacy_router.py.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "build/desire.hpp"
 #include "build/names.hpp"
 
@@ -80,7 +82,12 @@ Result<> Desire::add_leg(const NetnsName& netns, const Port& port) {
 }
 
 Result<> Desire::router_on_node(std::size_t index) {
-    const RouterSite site{topology_.routers[index], index, router_netns(topology_.routers[index])};
+    const Router& router = topology_.routers[index];
+    if (router.type == RouterType::kNovaNetwork) {
+        nova_network({router, index, NetnsName{}});
+        return {};
+    }
+    const RouterSite site{router, index, router_netns(router)};
     open_netns(site.netns);
     for (const std::size_t leg : site.router.interfaces) {
         const Port& port = topology_.ports[leg];
@@ -240,6 +247,39 @@ Result<> Desire::distributed_fips(const RouterSite& site, const Port& gateway, I
         out_.fips[fip.address] = {fixed, fip_name, gateway.device, gateway.mac};
     }
     return {};
+}
+
+const Node::BridgeAddress* Desire::own_address(std::size_t network) const {
+    const auto found = std::ranges::find(node_.bridge_addresses, network, &Node::BridgeAddress::network);
+    return found == node_.bridge_addresses.end() ? nullptr : &*found;
+}
+
+/// The node itself routes, as nova-network has it: bridges are the legs, floating IPs are addresses of the external one
+/// (nova/network/linux_net.py: ensure_floating_forward, initialize_gateway_device).
+void Desire::nova_network(const RouterSite& site) {
+    set_sysctl("", "ipv4/ip_forward", "1");
+    // What enters and leaves by one bridge, to a neighbour's floating IP, must not be told of a shorter way; the kernel
+    // asks for conf/all or the device's own.
+    set_sysctl("", "ipv4/conf/all/send_redirects", "0");
+    NodeNat nat;
+    for (const std::size_t index : site.router.subnets) {
+        const Subnet& subnet = topology_.subnets[index];
+        const std::string& bridge = topology_.networks[subnet.network].bridge;
+        configure_device("", bridge);
+        if (const auto* own = own_address(subnet.network)) nat.legs.push_back({bridge, subnet.cidr, own->address.address});
+    }
+    if (!site.router.external_network) return;
+    const auto* outside = own_address(*site.router.external_network);
+    if (outside == nullptr) return;
+    nat.external_device = topology_.networks[*site.router.external_network].bridge;
+    nat.external_address = outside->address.address;
+    nat.fixed_by_fip = fixed_by_fip(site.index);
+    configure_device("", nat.external_device);
+    for (const auto& [fip, fixed] : nat.fixed_by_fip) {
+        root().addresses.emplace(nat.external_device, Prefix::host(fip));
+        out_.fips[fip] = {fixed, NetnsName{}, nat.external_device, outside->mac};
+    }
+    add_table("", node_table(nat));
 }
 
 Result<> Desire::legacy_gateway(const RouterSite& site) {

@@ -20,7 +20,7 @@ bool has_table(const nf::Ruleset& ruleset, nf::Family family) {
 }
 
 void remove_tables(const ActualNetns& root, bool anything_else, Draft& draft) {
-    constexpr std::array kFamilies = {nf::Family::kInet, nf::Family::kNetdev};
+    constexpr std::array kFamilies = {nf::Family::kInet, nf::Family::kNetdev, nf::Family::kIp};
     Operation operation{Stage::kNft, "", RunNft{delete_tables({kFamilies.begin(), kFamilies.end()})}, {}};
     for (const auto family : kFamilies) {
         if (!has_table(root.netfilter, family)) continue;
@@ -41,8 +41,8 @@ Draft diff_teardown(const ActualNode& actual) {
                   fmt::format("{} {}", link.kind, name));
     }
     for (const auto& [name, found] : actual.netns) {
-        if (name.empty() || !found.ours) continue;
-        draft.add(Stage::kRemoveNetns, name, RemoveNetns{}, Step::Action::kRemove, "netns " + name);
+        if (!name.empty() && !found.ours) continue;
+        if (!name.empty()) draft.add(Stage::kRemoveNetns, name, RemoveNetns{}, Step::Action::kRemove, "netns " + name);
         for (const auto& [fip, fixed] : translations_of(found.netfilter))
             draft.withdrawn.insert({fip, fixed});
     }

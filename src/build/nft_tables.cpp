@@ -17,38 +17,15 @@ constexpr int kDestinationNat = -100;
 constexpr int kFilter = 0;
 constexpr int kSourceNat = 100;
 
-/// Inside a legacy router's namespace only: a packet leaves it through a veth, which clears the mark.
+/// Where a router translates whatever comes in. A legacy router's packets leave its namespace through a veth, which clears
+/// the mark; on a node that routes itself the mark stays with packets that conntrack calls invalid.
 constexpr std::uint32_t kTranslatedMark = 0x464c;
 
-}  // namespace
-
-NftTable router_table(const std::string& external_device, bool distributed, const std::map<Ipv4, Ipv4>& fixed_by_fip) {
-    NftTable table;
-    auto& in = table.maps[kFipInMap];
-    auto& out = table.maps[kFipOutMap];
-    for (const auto& [fip, fixed] : fixed_by_fip) {
-        in.emplace(fip, fixed);
-        out.emplace(fixed, fip);
-    }
-    // A legacy router translates whatever comes in, so that a VM reaches its neighbour's floating IP in one pass; a
-    // distributed one sends it out to the fip namespace and back.
+/// A flow that comes over from the fast path in mid-handshake is invalid for conntrack, which then skips NAT. The
+/// translation is 1:1 and keeps ports, so it needs no state. A router that translates whatever comes in has to remember in
+/// the mark that it translated a destination: ct status, which says so for tracked packets, is empty.
+void add_stateless_chains(NftTable& table, const std::string& external_device, bool distributed) {
     const std::string from_outside = distributed ? fmt::format("iifname \"{}\" ", external_device) : "";
-    table.chains.push_back({"prerouting",
-                            "nat",
-                            "prerouting",
-                            kDestinationNat,
-                            "",
-                            {fmt::format("{}dnat to ip daddr map @{}", from_outside, kFipInMap)}});
-    table.chains.push_back({"postrouting",
-                            "nat",
-                            "postrouting",
-                            kSourceNat,
-                            "",
-                            {fmt::format("oifname != \"{}\" ct status ! dnat accept", external_device),
-                             fmt::format("snat to ip saddr map @{}", kFipOutMap)}});
-    // A flow that comes over from the fast path in mid-handshake is invalid for conntrack, which then skips NAT. The
-    // translation is 1:1 and keeps ports, so it needs no state. A legacy router has to remember in the mark that it
-    // translated a destination: ct status, which says so for tracked packets, is empty.
     const std::string mark = distributed ? "" : fmt::format(" meta mark set {:#010x}", kTranslatedMark);
     table.chains.push_back(
         {"invalid_in",
@@ -69,6 +46,67 @@ NftTable router_table(const std::string& external_device, bool distributed, cons
                                                 kTranslatedMark, kFipOutMap));
     }
     table.chains.push_back(std::move(invalid_out));
+}
+
+NftTable with_translations(const std::map<Ipv4, Ipv4>& fixed_by_fip) {
+    NftTable table;
+    auto& in = table.maps[kFipInMap];
+    auto& out = table.maps[kFipOutMap];
+    for (const auto& [fip, fixed] : fixed_by_fip) {
+        in.emplace(fip, fixed);
+        out.emplace(fixed, fip);
+    }
+    return table;
+}
+
+}  // namespace
+
+NftTable router_table(const std::string& external_device, bool distributed, const std::map<Ipv4, Ipv4>& fixed_by_fip) {
+    NftTable table = with_translations(fixed_by_fip);
+    // A legacy router translates whatever comes in, so that a VM reaches its neighbour's floating IP in one pass; a
+    // distributed one sends it out to the fip namespace and back.
+    const std::string from_outside = distributed ? fmt::format("iifname \"{}\" ", external_device) : "";
+    table.chains.push_back({"prerouting",
+                            "nat",
+                            "prerouting",
+                            kDestinationNat,
+                            "",
+                            {fmt::format("{}dnat to ip daddr map @{}", from_outside, kFipInMap)}});
+    table.chains.push_back({"postrouting",
+                            "nat",
+                            "postrouting",
+                            kSourceNat,
+                            "",
+                            {fmt::format("oifname != \"{}\" ct status ! dnat accept", external_device),
+                             fmt::format("snat to ip saddr map @{}", kFipOutMap)}});
+    add_stateless_chains(table, external_device, distributed);
+    return table;
+}
+
+NftTable node_table(const NodeNat& nat) {
+    NftTable table = with_translations(nat.fixed_by_fip);
+    for (const auto& [fip, fixed] : nat.fixed_by_fip)
+        table.sets[kFipSet].insert(fip);
+    const std::string dnat = fmt::format("dnat to ip daddr map @{}", kFipInMap);
+    table.chains.push_back({"prerouting", "nat", "prerouting", kDestinationNat, "", {dnat}});
+    table.chains.push_back({"output", "nat", "output", kDestinationNat, "", {dnat}});
+    NftChain out{"postrouting",
+                 "nat",
+                 "postrouting",
+                 kSourceNat,
+                 "",
+                 {fmt::format("oifname != \"{}\" ct status ! dnat accept", nat.external_device),
+                  fmt::format("snat to ip saddr map @{}", kFipOutMap)}};
+    for (const NodeNat::Leg& leg : nat.legs) {
+        out.rules.push_back(fmt::format("oifname \"{}\" ip saddr {} snat to {}", nat.external_device, leg.cidr.str(),
+                                        nat.external_address.str()));
+        for (const std::string& source : {leg.cidr.str(), fmt::format("@{}", kFipSet)}) {
+            out.rules.push_back(
+                fmt::format("oifname \"{}\" ip saddr {} snat to {}", leg.device, source, leg.address.str()));
+        }
+    }
+    table.chains.push_back(std::move(out));
+    add_stateless_chains(table, nat.external_device, false);
     return table;
 }
 

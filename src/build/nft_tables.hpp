@@ -18,6 +18,7 @@ namespace fiplane::build {
 
 inline constexpr const char* kFipInMap = "fip_in";    ///< floating IP : fixed IP
 inline constexpr const char* kFipOutMap = "fip_out";  ///< fixed IP : floating IP
+inline constexpr const char* kFipSet = "fips";        ///< floating IPs that are addresses of the node itself
 
 struct NftChain {
     std::string name;
@@ -39,6 +40,22 @@ struct NftTable {
 /// (l3/dvr_local_router.py and l3/router_info.py, floating_forward_rules) with maps, without random source ports.
 [[nodiscard]] NftTable router_table(const std::string& external_device, bool distributed,
                                     const std::map<Ipv4, Ipv4>& fixed_by_fip);
+/// What a node translates that is the router itself (nova-network).
+struct NodeNat {
+    std::string external_device;  ///< br_pub
+    Ipv4 external_address;        ///< the node's own there
+    struct Leg {
+        std::string device;  ///< br_flat
+        Prefix cidr;
+        Ipv4 address;  ///< the node's own there
+    };
+    std::vector<Leg> legs;
+    std::map<Ipv4, Ipv4> fixed_by_fip;
+};
+/// Of the node's own namespace: its floating IPs, one to one, also for what the node itself sends to them; what VMs
+/// without one send beyond the external device has the node's address. So has what they, or the node itself, send to a
+/// floating IP on this node: the answer would not come back by the node else, or be taken for a question.
+[[nodiscard]] NftTable node_table(const NodeNat& nat);
 /// fip namespace: no connection tracking, translations are tracked once, in the router's namespace.
 [[nodiscard]] NftTable fip_table();
 /// The node's own namespace: tunnel packets from known peers on the underlay device only.

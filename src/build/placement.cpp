@@ -7,11 +7,10 @@
 namespace fiplane::build {
 namespace {
 
-bool router_lives_on(const Topology& topology, const Router& router, std::size_t node,
-                     const std::set<std::size_t>& subnets_with_vms) {
+bool router_lives_on(const Router& router, std::size_t node, const std::set<std::size_t>& subnets_with_vms) {
     if (!router.distributed) return router.node == node;
-    return std::ranges::any_of(router.interfaces,
-                               [&](std::size_t leg) { return subnets_with_vms.contains(topology.ports[leg].subnet); });
+    return std::ranges::any_of(router.subnets,
+                               [&](std::size_t subnet) { return subnets_with_vms.contains(subnet); });
 }
 
 }  // namespace
@@ -33,10 +32,10 @@ Placement place(const Topology& topology, std::size_t node) {
     }
     for (std::size_t i = 0; i < topology.routers.size(); ++i) {
         const Router& router = topology.routers[i];
-        if (!router_lives_on(topology, router, node, subnets_with_vms)) continue;
+        if (!router_lives_on(router, node, subnets_with_vms)) continue;
         out.routers.push_back(i);
-        for (const std::size_t leg : router.interfaces)
-            out.networks.insert(topology.ports[leg].network);
+        for (const std::size_t subnet : router.subnets)
+            out.networks.insert(topology.subnets[subnet].network);
     }
     for (std::size_t i = 0; i < topology.floating_ips.size(); ++i) {
         const FloatingIp& fip = topology.floating_ips[i];

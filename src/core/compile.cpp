@@ -101,6 +101,7 @@ World::World(const Snapshot& snapshot, const Scope& in_scope)
       l2(root, routers, scope),
       walker(l2, routers) {
     for (const auto& [bridge, segment] : l2.segments()) {
+        if (scope.root_is_router) legs.push_back(&segment.host);
         for (const auto& [ifindex, port] : segment.ports) {
             if (port.kind == BridgePort::Kind::kLeg) legs.push_back(&port);
         }

@@ -20,6 +20,8 @@ struct Scope {
     /// Distributed routers: VMs of other nodes are served by theirs. Nothing depends on it but the room in the tables,
     /// which would else have rows for all the cloud.
     std::set<NetnsName> distributed_routers{};
+    /// The node's own namespace is a router as well (nova-network): its bridges' addresses are the legs.
+    bool root_is_router = false;
 };
 
 /// One step of a walk, for `explain`: "fip-…: route 172.24.5.11/32 via 169.254.64.0 dev fpr-… (table main)".

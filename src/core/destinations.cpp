@@ -72,7 +72,9 @@ void add_destination(DestinationTree& tree, const Domain& domain, const Prefix& 
     Destination& destination = tree.destinations[region];
     // Without an address of its own to be translated to, a host's flows are conntrack's wherever they are translated.
     const bool stateless = domain.is_translated() || (!journey.dnat && !journey.snat);
-    destination.fast = journey.fast && stateless && !answers_need_state(domain, region, journey);
+    const bool untouched = (journey.next.flags & FL_NEXT_LOCAL) != 0;
+    destination.fast =
+        journey.fast && (untouched || (stateless && !answers_need_state(domain, region, journey)));
     if (!destination.fast) return;
     destination.next = journey.next;
     if (journey.dnat) destination.next.flags |= FL_NEXT_HAIRPIN;

@@ -95,11 +95,15 @@ std::optional<Host> Domains::find_host(const BridgePort& leg, const Neighbour& n
     return host;
 }
 
-/// Whether rows for hosts without a floating IP would be of use: what is beyond a default route's leg asks for floating
-/// IPs, and a distributed router's remote hosts have their own. That only saves room.
+/// Whether rows for hosts without a floating IP would be of use: those on a leg with a default route or with floating IPs
+/// ask for floating IPs, and a distributed router's remote hosts have their own. That only saves room.
 bool Domains::serves_untranslated(const BridgePort& leg, bool remote) const {
-    if (remote && world_.scope.distributed_routers.contains(leg.router->name())) return false;
-    return std::ranges::none_of(leg.router->view().routes, [&](const Route& route) {
+    const NetnsIndex& router = *leg.router;
+    if (remote && world_.scope.distributed_routers.contains(router.name())) return false;
+    const bool has_floating_ips = std::ranges::any_of(router.view().addresses, [&](const Address& own) {
+        return own.ifindex == leg.leg->ifindex && router.netfilter().dnats().contains(own.address.address);
+    });
+    return !has_floating_ips && std::ranges::none_of(router.view().routes, [&](const Route& route) {
         return route.destination.length == 0 && route.oif == leg.leg->ifindex;
     });
 }

@@ -38,11 +38,14 @@ using Owners = std::map<Ipv4, std::vector<const NetnsIndex*>>;
 Owners find_owners(const World& world) {
     const std::set<const NetnsIndex*> seen = reachable(world);
     Owners owners;
-    for (const auto& [name, netns] : world.routers) {
-        if (!seen.contains(&netns)) continue;
+    const auto add = [&](const NetnsIndex& netns) {
+        if (!seen.contains(&netns)) return;
         for (const auto& [fip, fixed] : netns.netfilter().dnats())
             owners[fip].push_back(&netns);
-    }
+    };
+    add(world.root);
+    for (const auto& [name, netns] : world.routers)
+        add(netns);
     return owners;
 }
 

@@ -76,6 +76,11 @@ void L2::add_segment(const Link& bridge, const std::map<NetnsName, NetnsIndex>& 
     segment.bridge = &bridge;
     segment.refusal = bridge_refusal(root_, bridge);
     if (!segment.refusal.empty()) notes_.push_back(bridge.name + " stays slow: " + segment.refusal);
+    segment.host.link = segment.host.leg = &bridge;
+    segment.host.kind = BridgePort::Kind::kLeg;
+    segment.host.segment = &segment;
+    segment.host.router = &root_;
+    segment.host.refusal = root_.jump_refusal(bridge);
     for (const auto& [ifindex, link] : root_.view().links) {
         if (link.master == bridge.ifindex) add_port(segment, link, routers);
     }
@@ -118,6 +123,11 @@ void L2::add_tunnel(BridgePort& port) const {
     request.ether_type = kArp;
     const nf::Outcome outcome = root_.netfilter().evaluate(nf::Hook::kEgress, request);
     port.passes_arp = !port.tunnel->answers_arp && outcome.accepted && !outcome.stopped;
+}
+
+const Segment* L2::segment(int bridge) const {
+    const auto found = segments_.find(bridge);
+    return found == segments_.end() ? nullptr : &found->second;
 }
 
 const BridgePort* L2::port(int ifindex) const {

@@ -23,7 +23,7 @@ struct Segment;
 struct BridgePort {
     enum class Kind {
         kTunnel,  ///< vxlan or gretap device
-        kLeg,     ///< veth into a router namespace
+        kLeg,     ///< veth into a router namespace; or the bridge itself, where the node's own namespace is a router
         kVm,      ///< everything else
     };
     const Link* link = nullptr;
@@ -52,6 +52,7 @@ struct Segment {
     const Link* bridge = nullptr;
     std::string refusal;              ///< why nothing of it is accelerated
     std::map<int, BridgePort> ports;  ///< by ifindex
+    BridgePort host;                  ///< the bridge as the host's own port: a leg of the root namespace
     std::map<Mac, MacTarget> macs;    ///< static entries of the bridge's table
     std::size_t learned = 0;          ///< entries that age, which are left to the bridge
 
@@ -79,6 +80,8 @@ class L2 {
     L2& operator=(const L2&) = delete;
 
     [[nodiscard]] const std::map<int, Segment>& segments() const { return segments_; }
+    /// The segment of a bridge in scope, or null.
+    [[nodiscard]] const Segment* segment(int bridge) const;
     /// The port of a segment in scope, by the ifindex of its device in the root namespace.
     [[nodiscard]] const BridgePort* port(int ifindex) const;
     /// Own tunnel address; unset if there are no tunnels.

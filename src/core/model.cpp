@@ -67,4 +67,8 @@ std::string_view word_of(Shape shape) {
     return shape == Shape::kStar ? "star" : "mesh";
 }
 
+std::string_view word_of(RouterType type) {
+    return type == RouterType::kNovaNetwork ? "nova-network" : "neutron";
+}
+
 }  // namespace fiplane

@@ -65,6 +65,8 @@ struct Network {
     Shape shape = Shape::kMesh;
     std::size_t hub = 0;            ///< star only: a node
     std::uint32_t segmentation_id;  ///< VNI or GRE key; of a star: the number before that of its first tunnel
+    /// Tunnels take source addresses for the bridge's table, and all ARP crosses them: guests may be where nobody says.
+    bool learning = false;
     std::uint32_t mtu;  ///< L3 bytes; what the tunnel leaves of the underlay's MTU unless the file says less
     std::vector<std::size_t> subnets;
 
@@ -96,19 +98,27 @@ struct Port {
     std::string device;
 };
 
+/// Who routes: a namespace of its own, as Neutron makes it, or the nodes' own stacks, as with nova-network.
+enum class RouterType { kNeutron, kNovaNetwork };
+
 struct Router {
     std::string name;
     std::string id;  ///< UUID
-    bool distributed = true;
-    std::optional<std::size_t> node;              ///< legacy routers only: where it lives
+    RouterType type = RouterType::kNeutron;
+    bool distributed = true;                      ///< on every node with a VM of its subnets; nova calls it multi_host
+    std::optional<std::size_t> node;              ///< of one that is not distributed: where it lives
     std::optional<std::size_t> external_network;  ///< its gateway's network
-    std::vector<std::size_t> interfaces;          ///< ports, owner kRouterInterface, one per subnet
+    std::vector<std::size_t> subnets;             ///< that it joins
+    std::vector<std::size_t> interfaces;          ///< Neutron's: ports, owner kRouterInterface, one per subnet
     std::optional<std::size_t> gateway_port;      ///< legacy routers only: qg-
     struct Route {
         Prefix destination;
         Ipv4 nexthop;
     };
     std::vector<Route> routes;  ///< extra routes
+
+    /// Neutron's distributed router: with rfp- and fpr- and an agent gateway on each node.
+    [[nodiscard]] bool is_dvr() const { return distributed && type == RouterType::kNeutron; }
 };
 
 struct FloatingIp {
@@ -145,5 +155,7 @@ struct Topology {
 /// Neutron's word: "vxlan", "gre".
 [[nodiscard]] std::string_view word_of(NetworkType type);
 [[nodiscard]] std::string_view word_of(Shape shape);
+/// "neutron", "nova-network".
+[[nodiscard]] std::string_view word_of(RouterType type);
 
 }  // namespace fiplane

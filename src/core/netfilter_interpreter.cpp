@@ -247,7 +247,7 @@ Leave Interpreter::run_statement(const Chain& chain, const Rule& rule, const Sta
     const bool prerouting = hook_ == Hook::kPrerouting;
     const bool postrouting = hook_ == Hook::kPostrouting;
     if (const auto* dnat = std::get_if<Dnat>(&statement)) {
-        if (!in_nat_ || !prerouting) return stop(chain, rule, "is not understood");
+        if (!in_nat_ || (!prerouting && hook_ != Hook::kOutput)) return stop(chain, rule, "is not understood");
         const Leave leave = translate_destination(chain, rule, dnat->to);
         if (leave != Leave::kNext) return leave;
         path_.status_dnat = true;

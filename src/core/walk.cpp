@@ -95,6 +95,7 @@ struct Walker::Traversal {
     bool admit();
     bool prerouting();
     bool check_answers(const nf::Outcome& outcome);
+    bool deliver_locally();
     bool find_route();
     bool check_source();
     bool forward();
@@ -164,6 +165,7 @@ bool Walker::Traversal::check_answers(const nf::Outcome& outcome) {
     if (!hidden.empty()) return stop("translates addresses that cannot be read: " + hidden);
     claim(SourceClaim::Kind::kAnswered);
     if (outcome.dnat || state.destination.length != 32) return true;
+    if (state.netns->routing().is_own(state.destination.address)) return true;  // Linux gets it in any case
     if (!netfilter.only_conntrack_routes_to(state.destination.address)) return true;
     return stop(fmt::format("sources become {}, and only conntrack knows which", state.destination.address.str()));
 }
@@ -175,7 +177,7 @@ bool Walker::Traversal::find_route() {
     if (state.source.kind == Source::Kind::kGeneric && lookup.rules_passed > 0) {
         claim(SourceClaim::Kind::kNotSelected, 0, 0, lookup.rules_passed);
     }
-    if (route->type == RouteType::kLocal) return stop(state.destination.str() + " is delivered locally");
+    if (route->type == RouteType::kLocal) return deliver_locally();
     if (route->type != RouteType::kUnicast || route->multipath) {
         return stop("route " + describe(*route, state.netns->view()) + " is not followed");
     }
@@ -184,6 +186,20 @@ bool Walker::Traversal::find_route() {
     if (oif == nullptr) return stop("route " + describe(*route, state.netns->view()) + " has no device");
     if (with_steps) step(describe(*lookup.rule) + ": " + describe(*route, state.netns->view()));
     return true;
+}
+
+/// Where the node itself is the router, what is for the node goes up into its stack unchanged, as if nothing were routed.
+bool Walker::Traversal::deliver_locally() {
+    const Segment* segment = state.netns->name().empty() ? walker.l2_.segment(state.iif->ifindex) : nullptr;
+    if (segment == nullptr || state.routers != 0 || state.destination_translated) {
+        return stop(state.destination.str() + " is delivered locally");
+    }
+    journey.next.flags = FL_NEXT_LOCAL;
+    journey.next.out = segment->find(segment->bridge->mac)->out;
+    journey.next.mtu = journey.next.out.mtu;
+    journey.port = segment->bridge->name;
+    journey.fast = true;
+    return false;
 }
 
 /// What Linux checks about the source when it routes a packet in (ip_route_input_slow, __mkroute_input).
@@ -250,8 +266,10 @@ bool Walker::Traversal::transmit() {
     if (with_steps) step(fmt::format("neighbour {} on {} is {}", next_hop.str(), oif->name, neighbour->mac.str()));
     const std::string& refusal = state.netns->jump_refusal(*oif);
     if (!refusal.empty()) return stop(refusal);
-    if (!oif->peer) return stop(oif->name + " is not a veth: what is behind it is not known");
-    return enter_peer(*oif->peer);
+    if (oif->peer) return enter_peer(*oif->peer);
+    const Segment* segment = state.netns->name().empty() ? walker.l2_.segment(oif->ifindex) : nullptr;
+    if (segment == nullptr) return stop(oif->name + " is not a veth: what is behind it is not known");
+    return enter_segment(segment->host);
 }
 
 bool Walker::Traversal::enter_peer(const PeerInfo& peer) {
@@ -284,7 +302,8 @@ bool Walker::Traversal::enter_segment(const BridgePort& port) {
         return stop(fmt::format("{} is not in the static table of {}", neighbour->mac.str(), segment.bridge->name));
     }
     if (!target->reason.empty()) return stop(target->reason);
-    if (target->port == &port) return stop(neighbour->mac.str() + " is on the port that it came from");
+    const BridgePort* to = target->kind == MacTarget::Kind::kHost ? &segment.host : target->port;
+    if (to == &port) return stop(neighbour->mac.str() + " is on the port that it came from");
     journey.next.mtu = std::min(journey.next.mtu, port.link->mtu);
     if (target->kind == MacTarget::Kind::kRouter) {
         if (!target->port->refusal.empty()) return stop(target->port->refusal);
@@ -312,7 +331,9 @@ Journey Walker::walk(const BridgePort& leg, const Source& source, const Prefix& 
         return journey;
     }
     const MacTarget* own = leg.segment->find(leg.leg->mac);
-    if (own == nullptr || own->port != &leg) {
+    const bool is_own = own != nullptr && (own->port == &leg || (own->kind == MacTarget::Kind::kHost &&
+                                                                 &leg == &leg.segment->host));
+    if (!is_own) {
         journey.reason = fmt::format("{}: the table of {} sends {} elsewhere", leg.leg->name, leg.segment->bridge->name,
                                      leg.leg->mac.str());
         return journey;
@@ -384,6 +405,7 @@ bool Walker::only_forged(const NetnsIndex& netns, const Link& iif, const nf::Out
         const auto [entry, fresh] = forged_.try_emplace({&netns, iif.ifindex, test}, true);
         if (!fresh) return entry->second;
         entry->second = std::ranges::all_of(netns.netfilter().known_sources(test), [&](const Prefix& known) {
+            if (known.length == 32 && netns.routing().is_own(known.address)) return true;  // a martian
             const Lookup back = netns.routing().lookup({}, known, "lo");
             return back.route != nullptr && back.route->oif != iif.ifindex;
         });

@@ -76,6 +76,7 @@ json describe_network(const Topology& topology, const Network& network) {
             {"tunnel_device", shared ? json(topology.tunnel_ends(network, 0).front().device) : json(nullptr)},
             {"tunnels", describe_tunnels(topology, network)},
             {"mtu", network.mtu},
+            {"learning", network.learning},
             {"subnets", std::move(subnets)}};
 }
 
@@ -83,17 +84,23 @@ json describe_router(const Topology& topology, const Router& router) {
     json interfaces = json::array();
     for (const std::size_t port : router.interfaces)
         interfaces.push_back(topology.ports[port].name);
+    json subnets = json::array();
+    for (const std::size_t subnet : router.subnets)
+        subnets.push_back(topology.subnets[subnet].name);
+    const bool in_namespace = router.type == RouterType::kNeutron;
     json routes = json::array();
     for (const Router::Route& route : router.routes) {
         routes.push_back({{"destination", route.destination.str()}, {"nexthop", route.nexthop.str()}});
     }
     return {{"name", router.name},
             {"id", router.id},
+            {"type", word_of(router.type)},
             {"distributed", router.distributed},
             {"node", name_or_null(topology.nodes, router.node)},
-            {"namespace", "qrouter-" + router.id},
+            {"namespace", in_namespace ? json("qrouter-" + router.id) : json(nullptr)},
             {"external_network", name_or_null(topology.networks, router.external_network)},
             {"gateway_port", name_or_null(topology.ports, router.gateway_port)},
+            {"subnets", std::move(subnets)},
             {"interfaces", std::move(interfaces)},
             {"routes", std::move(routes)}};
 }

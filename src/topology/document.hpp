@@ -53,6 +53,7 @@ struct NetworkEntry {
     Field<std::uint32_t> segmentation_id;
     Field<std::string> bridge;
     Field<std::uint32_t> mtu;
+    Field<bool> learning;
     std::vector<SubnetEntry> subnets;
 };
 
@@ -76,7 +77,9 @@ struct RouterEntry {
     Place place;
     Field<std::string> name;
     Field<std::string> id;
+    Field<RouterType> type;
     Field<bool> distributed;
+    Field<bool> multi_host;
     Field<std::string> node;
     Field<Gateway> gateway;
     std::vector<Interface> interfaces;

@@ -82,6 +82,13 @@ class DocumentReader {
         return std::unexpected(Complaint{"is not a shape", "mesh or star"});
     }
 
+    static Parsed<RouterType> parse_router_type(std::string_view text) {
+        for (const RouterType type : {RouterType::kNeutron, RouterType::kNovaNetwork}) {
+            if (text == word_of(type)) return type;
+        }
+        return std::unexpected(Complaint{"is not a type of router", "neutron or nova-network"});
+    }
+
     void read_transport(const YamlNode& node, Document& out) {
         Fields fields(node, "transport", mistakes_);
         out.transport_type = fields.read<NetworkType>("type", Need::kOptional, parse_transport);
@@ -124,6 +131,7 @@ class DocumentReader {
         out.segmentation_id = fields.read<std::uint32_t>("segmentation_id", Need::kRequired, number(1, kMaxVni));
         out.bridge = fields.read<std::string>("bridge", Need::kOptional, parse_device);
         out.mtu = fields.read<std::uint32_t>("mtu", Need::kOptional, number(kMinMtu, kMaxMtu));
+        out.learning = fields.read<bool>("learning", Need::kOptional, parse_bool);
         out.subnets = read_list<SubnetEntry>(fields, "subnets", "subnet", Need::kOptional, mistakes_,
                                              [this](Fields& inner) { return read_subnet(inner); });
         return out;
@@ -159,7 +167,9 @@ class DocumentReader {
         RouterEntry out;
         out.name = fields.read<std::string>("name", Need::kRequired, parse_name);
         out.id = fields.read<std::string>("id", Need::kOptional, parse_uuid);
+        out.type = fields.read<RouterType>("type", Need::kOptional, parse_router_type);
         out.distributed = fields.read<bool>("distributed", Need::kOptional, parse_bool);
+        out.multi_host = fields.read<bool>("multi_host", Need::kOptional, parse_bool);
         out.node = fields.read<std::string>("node", Need::kOptional, parse_text);
         if (const YamlNode* const node = fields.find("external_gateway", Need::kOptional)) {
             out.gateway = read_gateway(*node, fields.object());

@@ -99,6 +99,8 @@ void resolve_networks(Resolution& work);
 void resolve_ports(Resolution& work);
 /// Routers, and the ports that they imply.
 void resolve_routers(Resolution& work);
+/// One router of type nova-network: the nodes that are it, and the addresses that they need.
+void resolve_nova_network(Resolution& work, std::size_t router);
 /// Floating IPs; agent gateways that they need.
 void resolve_floating_ips(Resolution& work);
 /// MAC addresses and device names of all ports and bridges.

@@ -160,7 +160,7 @@ class FloatingIpResolver {
     /// Remembers that the floating IP makes its node need an agent gateway and a rule priority.
     void note_host(const FloatingIpEntry& entry, const FloatingIp& fip) {
         const Port& port = work_.topology.ports[fip.port];
-        if (!work_.topology.routers[fip.router].distributed || !port.node) return;
+        if (!work_.topology.routers[fip.router].is_dvr() || !port.node) return;
         hosted_.try_emplace({*port.node, fip.network}, &entry);
         if (++on_node_[*port.node] != kMaxRulePriorities + 1) return;
         work_.mistakes.add(entry.place,

@@ -53,6 +53,15 @@ void resolve_shape(Resolution& work, const NetworkEntry& entry, Network& network
     if (const auto hub = work.nodes.find(entry.hub, label + ": hub", work.mistakes)) network.hub = *hub;
 }
 
+/// A vxlan device to many peers would have to learn peers as well, and with them who may claim whose address.
+void resolve_learning(Resolution& work, const NetworkEntry& entry, Network& network) {
+    network.learning = entry.learning.value.value_or(false);
+    if (!network.learning || !network.shares_device()) return;
+    work.mistakes.add(entry.learning.place,
+                      object_label("network", entry.name) + ": a VXLAN mesh does not learn where its guests are",
+                      "write shape: star, or a network_type that has a tunnel to each node");
+}
+
 /// The ids that a network's tunnels have: one, or one for each tunnel of a star.
 void claim_ids(Resolution& work, const NetworkEntry& entry, const Network& network, Claims<std::uint32_t>& ids) {
     const std::string label = object_label("network", entry.name);
@@ -86,6 +95,7 @@ void resolve_network(Resolution& work, std::size_t index, Claims<std::uint32_t>&
     network.type = entry.network_type.value.value_or(work.topology.transport);
     resolve_mtu(work, entry, network);
     resolve_shape(work, entry, network);
+    resolve_learning(work, entry, network);
     if (entry.segmentation_id) claim_ids(work, entry, network, ids);
 }
 

@@ -35,6 +35,9 @@ class RouterResolver {
         router_.id = resolve_id(work_, "router", entry_.id, router_.name, label_);
         router_.distributed = entry_.distributed.value.value_or(true);
         work_.routers_are_whole = work_.routers_are_whole && entry_.name.written;
+        if (entry_.multi_host.written && !kind_is_unknown()) {
+            complain(entry_.multi_host.place, ": multi_host belongs to type: nova-network", "Neutron's is distributed");
+        }
         resolve_node();
         resolve_gateway();
         std::set<std::size_t> joined;
@@ -49,8 +52,10 @@ class RouterResolver {
         work_.mistakes.add(place, label_ + what, std::move(hint));
     }
 
-    /// `distributed` was written and could not be read: either kind may be meant.
-    [[nodiscard]] bool kind_is_unknown() const { return entry_.distributed.written && !entry_.distributed; }
+    /// `distributed` or `type` was written and could not be read: any kind may be meant.
+    [[nodiscard]] bool kind_is_unknown() const {
+        return (entry_.distributed.written && !entry_.distributed) || (entry_.type.written && !entry_.type);
+    }
 
     void resolve_node() {
         if (!entry_.node.written) {
@@ -132,6 +137,12 @@ class RouterResolver {
                      fmt::format("write external_gateway: {}", work_.topology.networks[in.network].name));
             return;
         }
+        if (router_.distributed && work_.topology.networks[in.network].learning) {
+            complain(entry.subnet.place, fmt::format(": interface of a distributed router on {}, whose network learns",
+                                                     in.name),
+                     "its one MAC is on every node, and would be learned from the tunnels");
+        }
+        router_.subnets.push_back(*subnet);
         if (router_.external_network) work_.routers_of_subnet[*subnet].push_back(index_);
         if (const auto fixed_ip = interface_address(entry, *subnet)) add_interface_port(entry, *subnet, *fixed_ip);
     }
@@ -246,7 +257,7 @@ void check_link_local_pairs(Resolution& work) {
             report_clash(work.mistakes, "device name " + device_name("rfp-", router.id), *other, holder,
                          fmt::format("write an id that differs in its first {} characters", kIdInPairName));
         }
-        if (!router.distributed || !router.external_network || ++pairs != kMaxLinkLocalPairs + 1) continue;
+        if (!router.is_dvr() || !router.external_network || ++pairs != kMaxLinkLocalPairs + 1) continue;
         work.mistakes.add(entry.place,
                           fmt::format("more than {} distributed routers have a gateway", kMaxLinkLocalPairs),
                           "169.254.64.0/18 has no more /31 pairs for rfp-/fpr- devices");
@@ -264,7 +275,7 @@ void check_snat_ports(Resolution& work) {
         const std::string& subnet = work.topology.subnets[port.subnet].name;
         const auto joins = [&](std::size_t p) { return work.topology.ports[p].subnet == port.subnet; };
         const Holder holder{object_label("port", entry.name), entry.place};
-        if (!router.distributed) {
+        if (!router.is_dvr()) {
             work.mistakes.add(entry.router.place,
                               fmt::format("{}: router {} is not distributed", holder.who, router.name),
                               "only distributed routers have SNAT ports");
@@ -280,13 +291,34 @@ void check_snat_ports(Resolution& work) {
     }
 }
 
+/// The table of a node's own namespace has room for one.
+void check_nova_networks(Resolution& work) {
+    const RouterEntry* first = nullptr;
+    for (const RouterEntry& entry : work.document.routers) {
+        if (entry.type.value != RouterType::kNovaNetwork) continue;
+        if (first != nullptr) {
+            work.mistakes.add(entry.type.place,
+                              object_label("router", entry.name) + ": a second router of type nova-network",
+                              fmt::format("line {} has one; give that one all interfaces", first->place.line));
+        } else {
+            first = &entry;
+        }
+    }
+}
+
 }  // namespace
 
 void resolve_routers(Resolution& work) {
-    for (std::size_t i = 0; i < work.topology.routers.size(); ++i)
-        RouterResolver(work, i).resolve();
+    for (std::size_t i = 0; i < work.topology.routers.size(); ++i) {
+        if (work.document.routers[i].type.value == RouterType::kNovaNetwork) {
+            resolve_nova_network(work, i);
+        } else {
+            RouterResolver(work, i).resolve();
+        }
+    }
     check_link_local_pairs(work);
     check_snat_ports(work);
+    check_nova_networks(work);
 }
 
 }  // namespace fiplane::topology

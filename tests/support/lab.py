@@ -288,7 +288,8 @@ class Lab:
         return owners
 
     def wait_until_ready(self) -> None:
-        """Every node knows its floating IPs, and the fast path carries those of distributed routers where it is on."""
+        """Every node knows its floating IPs, and the fast path carries those of Neutron's distributed routers where it
+        is on."""
         for node in self.nodes.values():
             wait_for(f"floating IPs of {node.name}", lambda node=node: self._is_ready(node))
 
@@ -298,7 +299,7 @@ class Lab:
             return False
         states = {row["floating_ip"]: row["state"] for row in status["floating_ips"]}
         wanted = node.local_fips()
-        fast = {fip for fip in wanted if self.topology.router_of(fip).distributed} if self.fast_path else set()
+        fast = {fip for fip in wanted if self.topology.router_of(fip).is_dvr} if self.fast_path else set()
         return wanted <= states.keys() and all(states[fip] == "fast" for fip in fast)
 
     def set_fast_path(self, on: bool) -> None:

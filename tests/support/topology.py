@@ -79,9 +79,15 @@ class Port:
 class Router:
     name: str
     id: str
+    type: str  # "neutron", or "nova-network": the nodes themselves
     distributed: bool
     node: str | None
     external_network: str | None
+    subnets: tuple[str, ...]
+
+    @property
+    def is_dvr(self) -> bool:
+        return self.distributed and self.type == "neutron"
 
     @property
     def namespace(self) -> str:
@@ -115,7 +121,8 @@ class Topology:
         self.underlay_mtu: int = data["underlay_mtu"]
         self.nodes = {node["name"]: _node(node) for node in data["nodes"]}
         self.networks = {item["name"]: _network(item) for item in data["networks"]}
-        self.ports = {item["name"]: _port(item, subnets, self.networks) for item in data["ports"]}
+        own_gateways = _own_gateways(data)
+        self.ports = {item["name"]: _port(item, subnets, self.networks, own_gateways) for item in data["ports"]}
         self.routers = {item["name"]: _router(item) for item in data["routers"]}
         self.floating_ips = {item["floating_ip_address"]: _floating_ip(item) for item in data["floating_ips"]}
 
@@ -208,7 +215,20 @@ def _network(item: dict) -> Network:
     )
 
 
-def _port(item: dict, subnets: dict[str, dict], networks: dict[str, Network]) -> Port:
+def _own_gateways(data: dict) -> dict[tuple[str, str], str]:
+    """(subnet, node) -> gateway, where each node routes for its own VMs: nova-network's multi-host."""
+    networks = {subnet["name"]: network["name"] for network in data["networks"] for subnet in network["subnets"]}
+    joined = [name for router in data["routers"] if router["type"] == "nova-network" and router["distributed"]
+              for name in router["subnets"]]
+    return {
+        (name, node["name"]): entry["address"].split("/")[0]
+        for name in joined for node in data["nodes"] for entry in node["addresses"] if entry["network"] == networks[name]
+    }
+
+
+def _port(
+    item: dict, subnets: dict[str, dict], networks: dict[str, Network], own_gateways: dict[tuple[str, str], str]
+) -> Port:
     return Port(
         name=item["name"],
         id=item["id"],
@@ -218,7 +238,7 @@ def _port(item: dict, subnets: dict[str, dict], networks: dict[str, Network]) ->
         router=item["router"],
         fixed_ip=item["fixed_ip"],
         prefix_length=item["prefix_length"],
-        gateway=subnets[item["subnet"]]["gateway_ip"],
+        gateway=own_gateways.get((item["subnet"], item["node"]), subnets[item["subnet"]]["gateway_ip"]),
         mac=item["mac"],
         device=item["device"],
         mtu=networks[item["network"]].mtu,
@@ -226,7 +246,8 @@ def _port(item: dict, subnets: dict[str, dict], networks: dict[str, Network]) ->
 
 
 def _router(item: dict) -> Router:
-    return Router(item["name"], item["id"], item["distributed"], item["node"], item["external_network"])
+    return Router(item["name"], item["id"], item["type"], item["distributed"], item["node"], item["external_network"],
+                  tuple(item["subnets"]))  # fmt: skip
 
 
 def _floating_ip(item: dict) -> FloatingIp:
