@@ -29,6 +29,7 @@ const Node* Topology::find_node(std::string_view node_name) const {
 std::vector<TunnelEnd> Topology::tunnel_ends(const Network& network, std::size_t node) const {
     const std::string_view kind = word_of(network.type);
     std::vector<TunnelEnd> ends;
+    if (network.is_provider()) return ends;
     const auto spoke = [&](std::size_t outer, std::size_t peer) {
         const std::uint32_t id = spoke_id(network, outer);
         ends.push_back({fmt::format("{}-{}", kind, id), id, {peer}});
@@ -60,7 +61,17 @@ std::uint32_t tunnel_overhead(NetworkType type) {
 }
 
 std::string_view word_of(NetworkType type) {
-    return type == NetworkType::kGre ? "gre" : "vxlan";
+    switch (type) {
+        case NetworkType::kVxlan:
+            return "vxlan";
+        case NetworkType::kGre:
+            return "gre";
+        case NetworkType::kVlan:
+            return "vlan";
+        case NetworkType::kFlat:
+            return "flat";
+    }
+    return {};
 }
 
 std::string_view word_of(Shape shape) {

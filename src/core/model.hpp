@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -16,8 +17,13 @@
 
 namespace fiplane {
 
-/// Neutron's network_type, as far as fiplane builds it.
-enum class NetworkType { kVxlan, kGre };
+/// Neutron's network_type, as far as fiplane builds it. The last two are provider networks: their frames are not
+/// tunnelled, but on a wire that nodes and others share, a physical network; tagged with a VLAN id, or as they are.
+enum class NetworkType { kVxlan, kGre, kVlan, kFlat };
+
+[[nodiscard]] constexpr bool is_provider(NetworkType type) {
+    return type == NetworkType::kVlan || type == NetworkType::kFlat;
+}
 
 /// How the nodes of a network are joined. In a star all tunnels end at the hub, which forwards from one to another.
 enum class Shape { kMesh, kStar };
@@ -34,6 +40,8 @@ struct Node {
         Mac mac;         ///< of the bridge device
     };
     std::vector<BridgeAddress> bridge_addresses;
+    /// Devices that lead to physical networks, by the physical network's name. One may be the underlay device.
+    std::map<std::string, std::string> physical_networks;
 };
 
 struct Subnet {
@@ -63,12 +71,23 @@ struct Network {
     std::string bridge;  ///< "br-ex" or "brq" + 11 characters of the id
     NetworkType type = NetworkType::kVxlan;
     Shape shape = Shape::kMesh;
-    std::size_t hub = 0;            ///< star only: a node
-    std::uint32_t segmentation_id;  ///< VNI or GRE key; of a star: the number before that of its first tunnel
-    /// Tunnels take source addresses for the bridge's table, and all ARP crosses them: guests may be where nobody says.
+    std::size_t hub = 0;  ///< star only: a node
+    /// VNI, GRE key or VLAN id; of a star: the number before that of its first tunnel; 0: a flat network has none.
+    std::uint32_t segmentation_id = 0;
+    /// What leads to other nodes takes source addresses for the bridge's table, and all ARP crosses it: guests may be where
+    /// nobody says. Always so on a physical network.
     bool learning = false;
-    std::uint32_t mtu;  ///< L3 bytes; what the tunnel leaves of the underlay's MTU unless the file says less
+    /// L3 bytes; what the tunnel leaves of the underlay's MTU, or the physical network's, unless the file says less.
+    std::uint32_t mtu = 0;
     std::vector<std::size_t> subnets;
+    std::string physical_network;  ///< provider networks only
+    /// Provider networks only, by node, for those that have the physical network: the bridge's port that leads there, a
+    /// VLAN device ("eth1.101") or the node's device itself.
+    std::map<std::size_t, std::string> provider_devices;
+
+    [[nodiscard]] bool is_provider() const { return fiplane::is_provider(type); }
+    /// The node could have it: tunnels go everywhere, physical networks need a device.
+    [[nodiscard]] bool reaches(std::size_t node) const { return !is_provider() || provider_devices.contains(node); }
 
     /// One tunnel device of each node leads to all others.
     [[nodiscard]] bool shares_device() const { return type == NetworkType::kVxlan && shape == Shape::kMesh; }
@@ -134,6 +153,7 @@ struct Topology {
     NetworkType transport = NetworkType::kVxlan;  ///< of networks that do not say their own
     std::uint16_t vxlan_port = 4789;
     std::uint32_t underlay_mtu = 1500;
+    std::map<std::string, std::uint32_t> physical_network_mtus;  ///< of every physical network of the nodes
     std::vector<Node> nodes;
     std::vector<Network> networks;
     std::vector<Subnet> subnets;
@@ -143,16 +163,18 @@ struct Topology {
 
     [[nodiscard]] const Node* find_node(std::string_view name) const;
 
-    /// The tunnel devices of a network on one node: "vxlan-1001" to all others at once; a device for each other node
-    /// with GRE, which knows no more than one peer ("gre-1001-3": to the third node of the file); in a star, one for
-    /// each node at the hub and one at the others, with an id of its own that both ends are named after
+    /// The tunnel devices of a network on one node; none of a provider network: "vxlan-1001" to all others at once; a
+    /// device for each other node with GRE, which knows no more than one peer ("gre-1001-3": to the third node of the
+    /// file); in a star, one for each node at the hub and one at the others, with an id of its own that both ends are
+    /// named after
     /// ("vxlan-1000002").
     [[nodiscard]] std::vector<TunnelEnd> tunnel_ends(const Network& network, std::size_t node) const;
 };
 
-/// Bytes that a network's tunnels take of the underlay's MTU, the inner Ethernet header included.
+/// Bytes that a network's tunnels take of the underlay's MTU, the inner Ethernet header included; not for provider
+/// networks.
 [[nodiscard]] std::uint32_t tunnel_overhead(NetworkType type);
-/// Neutron's word: "vxlan", "gre".
+/// Neutron's word: "vxlan", "gre", "vlan", "flat".
 [[nodiscard]] std::string_view word_of(NetworkType type);
 [[nodiscard]] std::string_view word_of(Shape shape);
 /// "neutron", "nova-network".

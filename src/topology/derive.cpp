@@ -3,12 +3,17 @@
 
 #include <fmt/format.h>
 
+#include "topology/scalar.hpp"
+#include "topology/sha1.hpp"
 #include "topology/sha256.hpp"
 
 namespace fiplane::topology {
 namespace {
 
 constexpr std::size_t kDeviceNameLength = 14;
+// neutron-lib, plugins/utils.py, get_interface_name().
+constexpr std::size_t kKeptOfLongName = 4;
+constexpr std::size_t kHashedBytes = 3;
 
 }  // namespace
 
@@ -31,6 +36,16 @@ Mac derived_mac(std::string_view seed, unsigned attempt) {
 
 std::string device_name(std::string_view prefix, std::string_view id) {
     return (std::string(prefix) += id).substr(0, kDeviceNameLength);
+}
+
+std::string vlan_device_name(std::string_view device, std::uint32_t vlan) {
+    std::string whole = fmt::format("{}.{}", device, vlan);
+    if (whole.size() <= kMaxDeviceName) return whole;
+    const auto hash = sha1(device);
+    std::string short_name(device.substr(0, kKeptOfLongName));
+    for (std::size_t i = 0; i < kHashedBytes; ++i)
+        short_name += fmt::format("{:02x}", hash[i]);
+    return fmt::format("{}.{}", short_name, vlan);
 }
 
 }  // namespace fiplane::topology

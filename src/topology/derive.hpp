@@ -22,4 +22,8 @@ namespace fiplane::topology {
 /// Prefix and as much of the id as fits in 14 characters: Neutron's DEV_NAME_LEN ("qr-369f59a5-2c").
 [[nodiscard]] std::string device_name(std::string_view prefix, std::string_view id);
 
+/// "eth1.101". Where that is longer than 15 characters, the device's name is cut to 4 and the first 6 hex digits of its
+/// SHA-1 follow, as Neutron's linuxbridge agent does: "enp197e4a1.101" of enp129s0f0np0.
+[[nodiscard]] std::string vlan_device_name(std::string_view device, std::uint32_t vlan);
+
 }  // namespace fiplane::topology

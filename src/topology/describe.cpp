@@ -28,8 +28,12 @@ json describe_node(const Topology& topology, const Node& node) {
                              {"address", on.address.str()},
                              {"mac", on.mac.str()}});
     }
+    json physical = json::array();
+    for (const auto& [name, device] : node.physical_networks)
+        physical.push_back({{"name", name}, {"device", device}});
     return {{"name", node.name},
             {"underlay", {{"device", node.underlay_device}, {"address", node.underlay_address.str()}}},
+            {"physical_networks", std::move(physical)},
             {"addresses", std::move(addresses)}};
 }
 
@@ -59,6 +63,13 @@ json describe_tunnels(const Topology& topology, const Network& network) {
     return tunnels;
 }
 
+json describe_provider_devices(const Topology& topology, const Network& network) {
+    json devices = json::array();
+    for (const auto& [node, device] : network.provider_devices)
+        devices.push_back({{"node", topology.nodes[node].name}, {"device", device}});
+    return devices;
+}
+
 json describe_network(const Topology& topology, const Network& network) {
     json subnets = json::array();
     for (const std::size_t subnet : network.subnets)
@@ -69,9 +80,11 @@ json describe_network(const Topology& topology, const Network& network) {
             {"id", network.id},
             {"external", network.external},
             {"network_type", word_of(network.type)},
-            {"shape", word_of(network.shape)},
+            {"physical_network", network.is_provider() ? json(network.physical_network) : json(nullptr)},
+            {"provider_devices", describe_provider_devices(topology, network)},
+            {"shape", network.is_provider() ? json(nullptr) : json(word_of(network.shape))},
             {"hub", star ? json(topology.nodes[network.hub].name) : json(nullptr)},
-            {"segmentation_id", network.segmentation_id},
+            {"segmentation_id", network.type == NetworkType::kFlat ? json(nullptr) : json(network.segmentation_id)},
             {"bridge", network.bridge},
             {"tunnel_device", shared ? json(topology.tunnel_ends(network, 0).front().device) : json(nullptr)},
             {"tunnels", describe_tunnels(topology, network)},
@@ -158,11 +171,15 @@ std::string device_owner_name(const Topology& topology, const Port& port) {
 }
 
 json describe(const Topology& topology) {
+    json physical = json::array();
+    for (const auto& [name, mtu] : topology.physical_network_mtus)
+        physical.push_back({{"name", name}, {"mtu", mtu}});
     return {
         {"name", topology.name},
         {"file", topology.file},
         {"transport", {{"type", word_of(topology.transport)}, {"port", topology.vxlan_port}}},
         {"underlay_mtu", topology.underlay_mtu},
+        {"physical_networks", std::move(physical)},
         {"nodes", describe_all(topology.nodes, [&](const Node& n) { return describe_node(topology, n); })},
         {"networks", describe_all(topology.networks, [&](const Network& n) { return describe_network(topology, n); })},
         {"routers", describe_all(topology.routers, [&](const Router& r) { return describe_router(topology, r); })},

@@ -21,11 +21,16 @@ struct NodeEntry {
         Field<std::string> network;
         Field<Prefix> address;
     };
+    struct PhysicalNetwork {
+        Field<std::string> name;
+        Field<std::string> device;
+    };
     Place place;
     Field<std::string> name;
     Field<std::string> underlay_device;
     Field<Ipv4> underlay_address;
     std::vector<Address> addresses;
+    std::vector<PhysicalNetwork> physical_networks;
 };
 
 struct SubnetEntry {
@@ -50,6 +55,7 @@ struct NetworkEntry {
     Field<NetworkType> network_type;
     Field<Shape> shape;
     Field<std::string> hub;
+    Field<std::string> physical_network;
     Field<std::uint32_t> segmentation_id;
     Field<std::string> bridge;
     Field<std::uint32_t> mtu;
@@ -106,11 +112,17 @@ struct FloatingIpEntry {
     Field<std::string> router;
 };
 
+struct PhysicalMtuEntry {
+    Field<std::string> physical_network;
+    Field<std::uint32_t> mtu;
+};
+
 struct Document {
     Field<std::string> name;
     Field<NetworkType> transport_type;
     Field<std::uint32_t> transport_port;
     Field<std::uint32_t> underlay_mtu;
+    std::vector<PhysicalMtuEntry> physical_network_mtus;
     std::vector<NodeEntry> nodes;
     std::vector<NetworkEntry> networks;
     std::vector<RouterEntry> routers;

@@ -27,6 +27,7 @@ constexpr std::pair<std::string_view, std::string_view> kExamples[] = {
     {"device", "device: eth0"},
     {"address", "address: 192.0.2.11"},
     {"segmentation_id", "segmentation_id: 1001"},
+    {"physical_network", "physical_network: extern"},
     {"cidr", "cidr: 10.1.0.0/20"},
     {"start", "start: 172.24.5.1"},
     {"end", "end: 172.24.5.254"},

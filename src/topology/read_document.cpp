@@ -11,6 +11,7 @@ namespace fiplane::topology {
 namespace {
 
 constexpr std::uint32_t kMaxVni = 0xffffff;  // RFC 7348: 24 bits, and 0 is no network
+constexpr std::uint32_t kMaxVlan = 4094;     // IEEE 802.1Q: 0 is no VLAN, 4095 is reserved
 constexpr std::uint32_t kMinMtu = 576;       // RFC 791: what every host must accept
 constexpr std::uint32_t kMaxMtu = 65535;     // IPv4 total length
 constexpr std::uint32_t kMaxUdpPort = 65535;
@@ -53,6 +54,7 @@ class DocumentReader {
         out.name = fields.read<std::string>("name", Need::kRequired, parse_name);
         if (const YamlNode* const node = fields.find_map("transport", Need::kOptional)) read_transport(*node, out);
         out.underlay_mtu = fields.read<std::uint32_t>("underlay_mtu", Need::kOptional, number(kMinMtu + 50, kMaxMtu));
+        read_physical_network_mtus(fields, out);
         out.nodes = read_list<NodeEntry>(fields, "nodes", "node", Need::kRequired, mistakes_,
                                          [this](Fields& inner) { return read_node(inner); });
         out.networks = read_list<NetworkEntry>(fields, "networks", "network", Need::kRequired, mistakes_,
@@ -73,6 +75,14 @@ class DocumentReader {
             if (text == word_of(type)) return type;
         }
         return std::unexpected(Complaint{"is not a transport that this version builds", "vxlan or gre"});
+    }
+
+    static Parsed<NetworkType> parse_network_type(std::string_view text) {
+        for (const NetworkType type :
+             {NetworkType::kVxlan, NetworkType::kGre, NetworkType::kVlan, NetworkType::kFlat}) {
+            if (text == word_of(type)) return type;
+        }
+        return std::unexpected(Complaint{"is not a type that this version builds", "vxlan, gre, vlan or flat"});
     }
 
     static Parsed<Shape> parse_shape(std::string_view text) {
@@ -105,19 +115,40 @@ class DocumentReader {
             out.underlay_address = underlay.read<Ipv4>("address", Need::kRequired, parse_address);
             underlay.finish();
         }
-        const YamlNode* const addresses = fields.find_map("addresses", Need::kOptional);
-        if (addresses == nullptr) return out;
-        // The keys are names of networks: here any key may be asked for.
-        const Fields by_network(*addresses, fields.object() + ": addresses", mistakes_);
-        std::set<std::string_view> seen;
-        for (const auto& [key, value] : addresses->entries) {
-            if (key->kind != YamlNode::Kind::kScalar || !seen.insert(key->text).second) continue;
+        each_entry(fields, "addresses", [&](const YamlNode& key, const YamlNode& value) {
             NodeEntry::Address& on = out.addresses.emplace_back();
-            on.network = {true, key->place, key->text};
-            on.address = Fields::read_scalar<Prefix>(*value, fields.object(), "address on " + key->text,
+            on.network = {true, key.place, key.text};
+            on.address = Fields::read_scalar<Prefix>(value, fields.object(), "address on " + key.text,
                                                      parse_interface_address, mistakes_);
-        }
+        });
+        each_entry(fields, "physical_networks", [&](const YamlNode& key, const YamlNode& value) {
+            NodeEntry::PhysicalNetwork& to = out.physical_networks.emplace_back();
+            to.name = Fields::read_scalar<std::string>(key, fields.object(), "physical network", parse_name, mistakes_);
+            to.device = Fields::read_scalar<std::string>(
+                value, fields.object(), "device of physical network " + key.text, parse_device, mistakes_);
+        });
         return out;
+    }
+
+    void read_physical_network_mtus(Fields& fields, Document& out) {
+        each_entry(fields, "physical_network_mtus", [&](const YamlNode& key, const YamlNode& value) {
+            PhysicalMtuEntry& entry = out.physical_network_mtus.emplace_back();
+            entry.physical_network = {true, key.place, key.text};
+            entry.mtu = Fields::read_scalar<std::uint32_t>(
+                value, fields.object(), "MTU of physical network " + key.text, number(kMinMtu, kMaxMtu), mistakes_);
+        });
+    }
+
+    /// `read(key, value)` for each entry of a mapping whose keys are names: any key may be asked for.
+    void each_entry(Fields& fields, std::string_view key,
+                    const std::invocable<const YamlNode&, const YamlNode&> auto& read) {
+        const YamlNode* const map = fields.find_map(key, Need::kOptional);
+        if (map == nullptr) return;
+        const Fields by_name(*map, fmt::format("{}: {}", fields.object(), key), mistakes_);
+        std::set<std::string_view> seen;
+        for (const auto& [name, value] : map->entries) {
+            if (name->kind == YamlNode::Kind::kScalar && seen.insert(name->text).second) read(*name, *value);
+        }
     }
 
     NetworkEntry read_network(Fields& fields) {
@@ -125,10 +156,16 @@ class DocumentReader {
         out.name = fields.read<std::string>("name", Need::kRequired, parse_name);
         out.id = fields.read<std::string>("id", Need::kOptional, parse_uuid);
         out.external = fields.read<bool>("external", Need::kOptional, parse_bool);
-        out.network_type = fields.read<NetworkType>("network_type", Need::kOptional, parse_transport);
+        out.network_type = fields.read<NetworkType>("network_type", Need::kOptional, parse_network_type);
+        const bool known = out.network_type || !out.network_type.written;
+        const NetworkType type = out.network_type.value.value_or(NetworkType::kVxlan);
+        const auto required_if = [](bool yes) { return yes ? Need::kRequired : Need::kOptional; };
         out.shape = fields.read<Shape>("shape", Need::kOptional, parse_shape);
         out.hub = fields.read<std::string>("hub", Need::kOptional, parse_name);
-        out.segmentation_id = fields.read<std::uint32_t>("segmentation_id", Need::kRequired, number(1, kMaxVni));
+        out.physical_network = fields.read<std::string>("physical_network", required_if(is_provider(type)), parse_text);
+        out.segmentation_id =
+            fields.read<std::uint32_t>("segmentation_id", required_if(known && type != NetworkType::kFlat),
+                                       number(1, type == NetworkType::kVlan ? kMaxVlan : kMaxVni));
         out.bridge = fields.read<std::string>("bridge", Need::kOptional, parse_device);
         out.mtu = fields.read<std::uint32_t>("mtu", Need::kOptional, number(kMinMtu, kMaxMtu));
         out.learning = fields.read<bool>("learning", Need::kOptional, parse_bool);

@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -49,8 +50,10 @@ struct Resolution {
     NameIndex routers{"router"};
     NameIndex ports{"port"};
 
-    std::vector<const SubnetEntry*> subnet_entries;  ///< parallel to topology.subnets
-    std::vector<bool> network_is_whole;              ///< all its subnets have usable cidrs
+    std::vector<const SubnetEntry*> subnet_entries;           ///< parallel to topology.subnets
+    std::vector<bool> network_is_whole;                       ///< all its subnets have usable cidrs
+    bool physical_networks_are_whole = true;                  ///< all that nodes say about them is usable
+    std::set<std::pair<std::size_t, std::size_t>> unreached;  ///< network and node, reported already
     PrefixIndex prefixes;
     Claims<std::pair<std::size_t, Ipv4>> addresses;  ///< by network
     Claims<std::string> ids;                         ///< "port <uuid>"
@@ -85,6 +88,10 @@ struct Resolution {
 [[nodiscard]] bool check_not_gateway(Resolution& work, std::size_t subnet, const Field<Ipv4>& address,
                                      const std::string& subject);
 
+/// Reports, once, that something of the network would be on a node that does not have its physical network. `subject`
+/// is that something.
+void check_reaches(Resolution& work, std::size_t network, std::size_t node, Place place, const std::string& subject);
+
 /// Takes the address for `holder`, or reports who has it.
 void claim_address(Resolution& work, std::size_t network, Ipv4 address, const Holder& holder);
 
@@ -93,6 +100,10 @@ void claim_address(Resolution& work, std::size_t network, Ipv4 address, const Ho
 
 /// Registers all names of the file, so that references may point forward.
 void register_names(Resolution& work);
+/// Devices and MTUs of physical networks; before networks are resolved.
+void collect_physical_networks(Resolution& work);
+/// Which nodes have which provider networks, by which device; after networks are resolved.
+void place_provider_networks(Resolution& work);
 /// Nodes, networks, subnets, node addresses; overlaps.
 void resolve_networks(Resolution& work);
 /// Ports that the file lists.
@@ -103,7 +114,7 @@ void resolve_routers(Resolution& work);
 void resolve_nova_network(Resolution& work, std::size_t router);
 /// Floating IPs; agent gateways that they need.
 void resolve_floating_ips(Resolution& work);
-/// MAC addresses and device names of all ports and bridges.
+/// MAC addresses and device names of all ports, bridges, tunnels and VLANs.
 void resolve_devices(Resolution& work);
 
 }  // namespace fiplane::topology

@@ -80,8 +80,12 @@ class DeviceResolver {
             port.device = origin.device.value.value_or(device_name(device_prefix(port.owner), port.id));
             if (port.owner == PortOwner::kRouterInterface && !port.node) claim_everywhere(i);
         }
-        for (std::size_t i = 0; i < work_.topology.nodes.size(); ++i)
+        for (std::size_t i = 0; i < work_.topology.nodes.size(); ++i) {
             claim_underlay(i);
+            claim_physical(i);
+        }
+        for (std::size_t i = 0; i < work_.topology.networks.size(); ++i)
+            claim_vlans(i);
         for (std::size_t i = 0; i < work_.topology.ports.size(); ++i) {
             if (work_.topology.ports[i].node) claim_on_node(i);
         }
@@ -144,6 +148,31 @@ class DeviceResolver {
                  "the underlay is a device that exists before fiplane");
     }
 
+    void claim_physical(std::size_t index) {
+        const NodeEntry& entry = work_.document.nodes[index];
+        std::set<std::string> claimed{work_.topology.nodes[index].underlay_device};
+        for (const NodeEntry::PhysicalNetwork& to : entry.physical_networks) {
+            // Twice the same device is reported as that.
+            if (!to.name || !to.device || !claimed.insert(*to.device).second) continue;
+            claim_at(
+                index, *to.device,
+                {fmt::format("{}: physical network {}", object_label("node", entry.name), *to.name), to.device.place},
+                "a physical network's device exists before fiplane");
+        }
+    }
+
+    void claim_vlans(std::size_t index) {
+        const Network& network = work_.topology.networks[index];
+        const NetworkEntry& entry = work_.document.networks[index];
+        // Two networks with one VLAN id are reported as that.
+        if (network.type != NetworkType::kVlan || !entry.segmentation_id) return;
+        for (const auto& [node, device] : network.provider_devices) {
+            if (!vlans_.insert({node, device}).second) continue;
+            claim_at(node, device, {object_label("network", entry.name) + ": VLAN device", entry.segmentation_id.place},
+                     "the VLAN device is named after its physical device and its id");
+        }
+    }
+
     void claim_on_node(std::size_t index) {
         const Port& port = work_.topology.ports[index];
         const PortOrigin& origin = work_.port_origins[index];
@@ -165,6 +194,7 @@ class DeviceResolver {
     Resolution& work_;
     Claims<std::string> everywhere_;
     Claims<std::pair<std::size_t, std::string>> on_node_;
+    std::set<std::pair<std::size_t, std::string>> vlans_;
 };
 
 }  // namespace

@@ -174,6 +174,10 @@ class FloatingIpResolver {
         const std::string& node = work_.topology.nodes[at.first].name;
         const std::string& network = work_.topology.networks[at.second].name;
         const Place place = entry.address.written ? entry.address.place : entry.place;
+        if (!work_.topology.networks[at.second].reaches(at.first)) {
+            check_reaches(work_, at.second, at.first, place, label_of(entry));
+            return;
+        }
         work_.mistakes.add(
             place, fmt::format("{}: node {} has no agent gateway on network {}", label_of(entry), node, network),
             fmt::format("add to ports: - {{name: fg-{}-{}, network: {}, node: {}, fixed_ip: {}, device_owner: "

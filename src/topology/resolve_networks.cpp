@@ -15,6 +15,10 @@ namespace {
 
 constexpr std::uint32_t kMaxId = 0xffffff;
 
+/// Segmentation ids in use: of tunnels in one space, of VLANs in one for each physical network, where 0 is the
+/// untagged.
+using Segments = Claims<std::pair<std::string, std::uint32_t>>;
+
 void resolve_node(Resolution& work, std::size_t index, Claims<Ipv4>& underlay) {
     const NodeEntry& entry = work.document.nodes[index];
     Node& node = work.topology.nodes[index];
@@ -28,7 +32,20 @@ void resolve_node(Resolution& work, std::size_t index, Claims<Ipv4>& underlay) {
     }
 }
 
+void resolve_provider_mtu(Resolution& work, const NetworkEntry& entry, Network& network) {
+    const auto known = work.topology.physical_network_mtus.find(network.physical_network);
+    if (known == work.topology.physical_network_mtus.end()) return;
+    network.mtu = entry.mtu.value.value_or(known->second);
+    if (network.mtu <= known->second) return;
+    work.mistakes.add(entry.mtu.place,
+                      fmt::format("{}: mtu {} is more than that of physical network {}",
+                                  object_label("network", entry.name), network.mtu, known->first),
+                      fmt::format("at most {}; physical_network_mtus: {{{}: {}}} says what the wire takes",
+                                  known->second, known->first, network.mtu));
+}
+
 void resolve_mtu(Resolution& work, const NetworkEntry& entry, Network& network) {
+    if (network.is_provider()) return resolve_provider_mtu(work, entry, network);
     const std::uint32_t overhead = tunnel_overhead(network.type);
     const std::uint32_t room = work.topology.underlay_mtu - overhead;
     network.mtu = entry.mtu.value.value_or(room);
@@ -55,15 +72,39 @@ void resolve_shape(Resolution& work, const NetworkEntry& entry, Network& network
 
 /// A vxlan device to many peers would have to learn peers as well, and with them who may claim whose address.
 void resolve_learning(Resolution& work, const NetworkEntry& entry, Network& network) {
-    network.learning = entry.learning.value.value_or(false);
+    network.learning = entry.learning.value.value_or(false) || network.is_provider();
+    if (network.is_provider() && entry.learning.written) {
+        work.mistakes.add(entry.learning.place,
+                          object_label("network", entry.name) + ": a port to a physical network always learns",
+                          "leave learning out");
+    }
     if (!network.learning || !network.shares_device()) return;
     work.mistakes.add(entry.learning.place,
                       object_label("network", entry.name) + ": a VXLAN mesh does not learn where its guests are",
                       "write shape: star, or a network_type that has a tunnel to each node");
 }
 
+/// The VLAN id, or the one untagged network, of a physical network.
+void claim_vlan(Resolution& work, const NetworkEntry& entry, const Network& network, Segments& ids) {
+    if (!entry.physical_network) return;
+    const bool vlan = network.type == NetworkType::kVlan;
+    const Place place = vlan ? entry.segmentation_id.place : entry.physical_network.place;
+    const Holder holder{object_label("network", entry.name), place};
+    const Holder* const other = ids.claim({network.physical_network, network.segmentation_id}, holder);
+    if (other == nullptr) return;
+    const std::string on = "physical network " + network.physical_network;
+    if (vlan) {
+        report_clash(work.mistakes, fmt::format("VLAN {} of {}", network.segmentation_id, on), *other, holder,
+                     "each network has a VLAN id of its own there");
+    } else {
+        report_clash(work.mistakes, on, *other, holder,
+                     "only one flat network is on a physical network; others are vlan");
+    }
+}
+
 /// The ids that a network's tunnels have: one, or one for each tunnel of a star.
-void claim_ids(Resolution& work, const NetworkEntry& entry, const Network& network, Claims<std::uint32_t>& ids) {
+void claim_ids(Resolution& work, const NetworkEntry& entry, const Network& network, Segments& ids) {
+    if (network.is_provider()) return claim_vlan(work, entry, network, ids);
     const std::string label = object_label("network", entry.name);
     const Holder holder{label, entry.segmentation_id.place};
     const bool star = network.shape == Shape::kStar;
@@ -76,7 +117,7 @@ void claim_ids(Resolution& work, const NetworkEntry& entry, const Network& netwo
         return;
     }
     for (std::uint32_t id = first; id < first + count; ++id) {
-        const Holder* const other = ids.claim(id, holder);
+        const Holder* const other = ids.claim({{}, id}, holder);
         if (other == nullptr) continue;
         report_clash(work.mistakes, fmt::format("segmentation_id {}", id), *other, holder,
                      star ? "a star's tunnels have the numbers that follow its own" : "each network has its own VNI");
@@ -84,19 +125,44 @@ void claim_ids(Resolution& work, const NetworkEntry& entry, const Network& netwo
     }
 }
 
-void resolve_network(Resolution& work, std::size_t index, Claims<std::uint32_t>& ids) {
+/// Keys that belong to networks of another type.
+void check_type_keys(Resolution& work, const NetworkEntry& entry, const Network& network) {
+    if (entry.network_type.written && !entry.network_type) return;
+    const std::string label = object_label("network", entry.name);
+    const auto refuse = [&](const auto& field, std::string_view key, std::string hint) {
+        if (!field.written) return;
+        work.mistakes.add(field.place, fmt::format("{}: a {} network has no {}", label, word_of(network.type), key),
+                          std::move(hint));
+    };
+    if (!network.is_provider()) {
+        refuse(entry.physical_network, "physical_network", "write network_type: vlan or flat, or leave it out");
+        return;
+    }
+    constexpr const char* kNoTunnels = "it says how tunnels run; leave it out";
+    refuse(entry.shape, "shape", kNoTunnels);
+    refuse(entry.hub, "hub", kNoTunnels);
+    if (network.type == NetworkType::kFlat) {
+        refuse(entry.segmentation_id, "segmentation_id",
+               "its frames have no tag; write network_type: vlan, or leave it out");
+    }
+}
+
+void resolve_network(Resolution& work, std::size_t index, Segments& ids) {
     const NetworkEntry& entry = work.document.networks[index];
     Network& network = work.topology.networks[index];
     const std::string label = object_label("network", entry.name);
     network.id = resolve_id(work, "network", entry.id, network.name, label);
     network.external = entry.external.value.value_or(false);
     network.bridge = entry.bridge.value.value_or(device_name("brq", network.id));
-    network.segmentation_id = entry.segmentation_id.value.value_or(0);
     network.type = entry.network_type.value.value_or(work.topology.transport);
+    const bool flat = network.type == NetworkType::kFlat;
+    if (!flat) network.segmentation_id = entry.segmentation_id.value.value_or(0);
+    network.physical_network = network.is_provider() ? entry.physical_network.value.value_or(std::string{}) : "";
+    check_type_keys(work, entry, network);
     resolve_mtu(work, entry, network);
-    resolve_shape(work, entry, network);
+    if (!network.is_provider()) resolve_shape(work, entry, network);
     resolve_learning(work, entry, network);
-    if (entry.segmentation_id) claim_ids(work, entry, network, ids);
+    if (entry.segmentation_id || flat) claim_ids(work, entry, network, ids);
 }
 
 void resolve_gateway(Resolution& work, std::size_t index) {
@@ -250,6 +316,7 @@ void resolve_node_address(Resolution& work, std::size_t index, const NodeEntry::
                                       entry.address->str(), cidr.str()),
                           Prefix{*address, cidr.length}.str());
     }
+    check_reaches(work, *network, index, entry.network.place, subject);
     claim_address(work, *network, *address, {subject, address.place});
     work.topology.nodes[index].bridge_addresses.push_back({*network, *entry.address, Mac{}});
 }
@@ -261,9 +328,11 @@ void resolve_networks(Resolution& work) {
     Claims<Ipv4> underlay;
     for (std::size_t i = 0; i < topology.nodes.size(); ++i)
         resolve_node(work, i, underlay);
-    Claims<std::uint32_t> ids;
+    Segments ids;
+    collect_physical_networks(work);
     for (std::size_t i = 0; i < topology.networks.size(); ++i)
         resolve_network(work, i, ids);
+    place_provider_networks(work);
     work.network_is_whole.assign(topology.networks.size(), true);
     for (std::size_t i = 0; i < topology.subnets.size(); ++i) {
         Subnet& subnet = topology.subnets[i];

@@ -109,6 +109,7 @@ void resolve_port(Resolution& work, std::size_t index) {
         return;
     }
     port.network = *network;
+    if (port.node) check_reaches(work, *network, *port.node, entry.node.place, label);
     if (port.owner == PortOwner::kFloatingIpAgentGateway) resolve_agent_gateway(work, entry, label, port);
     if (!entry.fixed_ip) return;
     port.fixed_ip = *entry.fixed_ip;

@@ -117,6 +117,7 @@ class RouterResolver {
         port.router = index_;
         port.fixed_ip = *gateway.fixed_ip;
         const Holder holder{subject, gateway.fixed_ip.place};
+        if (router_.node) check_reaches(work_, network, *router_.node, gateway.network.place, subject);
         claim_address(work_, network, port.fixed_ip, holder);
         router_.gateway_port = add_derived_port(work_, std::move(port), {holder, {}, {}, gateway.place});
     }
@@ -144,7 +145,25 @@ class RouterResolver {
         }
         router_.subnets.push_back(*subnet);
         if (router_.external_network) work_.routers_of_subnet[*subnet].push_back(index_);
+        if (!check_provider_interface(entry, in)) return;
         if (const auto fixed_ip = interface_address(entry, *subnet)) add_interface_port(entry, *subnet, *fixed_ip);
+    }
+
+    /// A bridge cannot do what Neutron's Open vSwitch agent does with a distributed router's MAC, which is the same on
+    /// every node: give it a different one for each node on the physical wire.
+    bool check_provider_interface(const RouterEntry::Interface& entry, const Subnet& subnet) {
+        const Network& network = work_.topology.networks[subnet.network];
+        if (!network.is_provider() || kind_is_unknown()) return true;
+        if (router_.distributed) {
+            complain(
+                entry.subnet.place,
+                fmt::format(": a distributed router on {}, a subnet of the {} network {}", subnet.name,
+                            word_of(network.type), network.name),
+                "its one MAC would be on the physical network from every node; write distributed: false and a node");
+            return false;
+        }
+        if (router_.node) check_reaches(work_, subnet.network, *router_.node, entry.subnet.place, label_);
+        return true;
     }
 
     std::optional<Ipv4> interface_address(const RouterEntry::Interface& entry, std::size_t subnet) {

@@ -4,12 +4,12 @@
 #include <bit>
 #include <string>
 
+#include "topology/sha_padding.hpp"
+
 namespace fiplane::topology {
 namespace {
 
 using State = std::array<std::uint32_t, 8>;
-
-constexpr std::size_t kBlock = 64;
 
 // RFC 6234 section 5.1: fractional parts of the cube roots of the first 64 primes.
 constexpr std::array<std::uint32_t, 64> kRoundConstants = {
@@ -26,21 +26,9 @@ constexpr std::array<std::uint32_t, 64> kRoundConstants = {
 constexpr State kInitial = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                             0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
 
-/// The message with a 1 bit, zeros, and its length in bits (64 bits, big endian): a multiple of 64 bytes.
-std::string padded(std::string_view text) {
-    std::string out(text);
-    out.push_back(static_cast<char>(0x80));
-    while (out.size() % kBlock != kBlock - 8)
-        out.push_back('\0');
-    const std::uint64_t bits = std::uint64_t{text.size()} * 8;
-    for (int shift = 56; shift >= 0; shift -= 8)
-        out.push_back(static_cast<char>(bits >> shift & 0xff));
-    return out;
-}
-
 std::array<std::uint32_t, 64> schedule(std::string_view block) {
     std::array<std::uint32_t, 64> w{};
-    for (std::size_t i = 0; i < kBlock; ++i) {
+    for (std::size_t i = 0; i < kShaBlock; ++i) {
         w[i / 4] = w[i / 4] << 8 | static_cast<std::uint8_t>(block[i]);
     }
     for (std::size_t t = 16; t < w.size(); ++t) {
@@ -76,10 +64,10 @@ void absorb(State& state, std::string_view block) {
 }  // namespace
 
 std::array<std::uint8_t, 32> sha256(std::string_view text) {
-    const std::string message = padded(text);
+    const std::string message = sha_padded(text);
     State state = kInitial;
-    for (std::size_t at = 0; at < message.size(); at += kBlock) {
-        absorb(state, std::string_view(message).substr(at, kBlock));
+    for (std::size_t at = 0; at < message.size(); at += kShaBlock) {
+        absorb(state, std::string_view(message).substr(at, kShaBlock));
     }
     std::array<std::uint8_t, 32> out{};
     for (std::size_t i = 0; i < out.size(); ++i) {

@@ -8,17 +8,22 @@
 
 #include "topology/derive.hpp"
 #include "topology/prefix_index.hpp"
+#include "topology/sha1.hpp"
 #include "topology/sha256.hpp"
 #include "topology/suggest.hpp"
 
 namespace fiplane::topology {
 namespace {
 
-std::string hex(std::string_view text) {
+std::string hex_of(const auto& bytes) {
     std::string out;
-    for (const auto byte : sha256(text))
+    for (const auto byte : bytes)
         out += fmt::format("{:02x}", byte);
     return out;
+}
+
+std::string hex(std::string_view text) {
+    return hex_of(sha256(text));
 }
 
 TEST_CASE("SHA-256: vectors of FIPS 180-4 and the edges of its padding") {
@@ -31,6 +36,25 @@ TEST_CASE("SHA-256: vectors of FIPS 180-4 and the edges of its padding") {
     CHECK(hex(std::string(55, 'a')) == "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318");
     CHECK(hex(std::string(56, 'a')) == "b35439a4ac6f0948b6d6f9e3c6af0f5f590ce20f1bde7090ef7970686ec6738a");
     CHECK(hex(std::string(64, 'a')) == "ffe054fe7ae0cb6dc65c3af9b61d5209f439851db43d0ba5997337df154668eb");
+}
+
+TEST_CASE("SHA-1: vectors of FIPS 180-4 and the edges of its padding") {
+    CHECK(hex_of(sha1("")) == "da39a3ee5e6b4b0d3255bfef95601890afd80709");
+    CHECK(hex_of(sha1("abc")) == "a9993e364706816aba3e25717850c26c9cd0d89d");
+    CHECK(hex_of(sha1("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq")) ==
+          "84983e441c3bd26ebaae4aa1f95129e5e54670f1");
+    // printf %s aaa... | sha1sum
+    CHECK(hex_of(sha1(std::string(55, 'a'))) == "c1c8bbdc22796e28c0e15163d20899b65621d65a");
+    CHECK(hex_of(sha1(std::string(64, 'a'))) == "0098ba824b5c16427bd7a1122a5a442a25ec644d");
+}
+
+TEST_CASE("VLAN devices are named as Neutron's linuxbridge agent names them") {
+    CHECK(vlan_device_name("eth1", 101) == "eth1.101");
+    CHECK(vlan_device_name("enp1s0f0np", 4094) == "enp1s0f0np.4094");  // 15 characters
+    // printf %s enp129s0f0np0 | sha1sum: 97e4a1...
+    CHECK(vlan_device_name("enp129s0f0np0", 101) == "enp197e4a1.101");
+    // With a short id the same device's name is kept.
+    CHECK(vlan_device_name("enp129s0f0np0", 7) == "enp129s0f0np0.7");
 }
 
 TEST_CASE("derived values are those of the documented formulas") {

@@ -106,8 +106,8 @@ struct Case {
     std::string_view hint;  ///< part of the hint
 };
 
-inline void check(const Case& one) {
-    const Marked marked = unmark(edited(one.from, one.to));
+inline void check(const Case& one, std::string_view base = kBase) {
+    const Marked marked = unmark(edited(one.from, one.to, base));
     const LoadResult result = parse_topology(marked.text, "base.yaml");
     INFO("edit: " << one.to << "\n" << format_mistakes(result.mistakes, "base.yaml"));
     CHECK_FALSE(result.topology);
