@@ -49,6 +49,18 @@ struct GreInfo {
     bool operator==(const GreInfo&) const = default;
 };
 
+/// A device for one VLAN of another device.
+struct VlanInfo {
+    std::uint16_t id = 0;
+    std::uint16_t protocol = 0x8100;  ///< of the tag: ETH_P_8021Q or ETH_P_8021AD, host order
+    int parent_ifindex = 0;           ///< IFLA_LINK: whose frames are tagged; 0: it is in another namespace
+    bool reorder_header = true;       ///< received frames are shown without the tag
+    /// GVRP or MVRP, carrier independent of the parent's or taken from the bridge, a mapping of priorities: whatever
+    /// else changes which frames pass or what their tags say.
+    bool other_flags = false;
+    bool operator==(const VlanInfo&) const = default;
+};
+
 struct BridgeInfo {
     bool vlan_filtering = false;
     bool stp = false;
@@ -78,7 +90,7 @@ struct PeerInfo {
 struct Link {
     int ifindex = 0;
     std::string name;
-    std::string kind;   ///< IFLA_INFO_KIND: "bridge", "vxlan", "gretap", "veth", "tun", "" for physical
+    std::string kind;   ///< IFLA_INFO_KIND: "bridge", "vxlan", "gretap", "vlan", "veth", "tun", "" for physical
     std::string alias;  ///< IFLA_IFALIAS
     Mac mac;
     std::uint32_t mtu = 0;
@@ -91,6 +103,7 @@ struct Link {
     std::optional<PeerInfo> peer;
     std::optional<VxlanInfo> vxlan;
     std::optional<GreInfo> gre;
+    std::optional<VlanInfo> vlan;
     std::optional<BridgeInfo> bridge;
     std::optional<BridgePortInfo> bridge_port;
     std::uint32_t xdp_prog_id = 0;              ///< whoever attached it; 0: none

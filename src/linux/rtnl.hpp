@@ -51,6 +51,15 @@ struct GretapSpec {
     std::string alias{};
 };
 
+/// One 802.1Q VLAN of a device.
+struct VlanSpec {
+    std::string name{};
+    std::uint16_t id = 0;
+    int parent_ifindex = 0;
+    std::uint32_t mtu = 1500;  ///< not more than the parent's
+    std::string alias{};
+};
+
 struct VethSpec {
     std::string name{};
     std::optional<Mac> mac{};
@@ -112,6 +121,7 @@ class Rtnl {
     [[nodiscard]] Result<> add_bridge(const BridgeSpec& spec);
     [[nodiscard]] Result<> add_vxlan(const VxlanSpec& spec);
     [[nodiscard]] Result<> add_gretap(const GretapSpec& spec);
+    [[nodiscard]] Result<> add_vlan(const VlanSpec& spec);
     [[nodiscard]] Result<> add_veth(const VethSpec& spec);
     [[nodiscard]] Result<> change_link(int ifindex, const std::string& name_for_errors, const LinkChange& change);
     [[nodiscard]] Result<> change_bridge_port(int ifindex, const std::string& name_for_errors,

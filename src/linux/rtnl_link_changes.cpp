@@ -135,6 +135,22 @@ Result<> Rtnl::add_gretap(const GretapSpec& spec) {
     return impl_->finish_link(spec.name, spec.alias, std::nullopt, what);
 }
 
+Result<> Rtnl::add_vlan(const VlanSpec& spec) {
+    const std::string what = fmt::format("create VLAN device {} (id {})", spec.name, spec.id);
+    Request request = new_link(spec.name);
+    request.number(IFLA_MTU, spec.mtu);
+    request.number(IFLA_LINK, spec.parent_ifindex);
+    {
+        const Nest info(request, IFLA_LINKINFO);
+        request.text(IFLA_INFO_KIND, "vlan");
+        const Nest data(request, IFLA_INFO_DATA);
+        request.number(IFLA_VLAN_ID, spec.id);
+        request.number(IFLA_VLAN_PROTOCOL, htons(ETH_P_8021Q));
+    }
+    if (auto made = impl_->change(request, what); !made) return made;
+    return impl_->finish_link(spec.name, spec.alias, std::nullopt, what);
+}
+
 Result<> Rtnl::add_veth(const VethSpec& spec) {
     const std::string what = fmt::format("create veth pair {} and {}", spec.name, spec.peer_name);
     Request request = new_link(spec.name);

@@ -4,9 +4,11 @@
 #include <fmt/format.h>
 #include <linux/if.h>
 #include <linux/if_bridge.h>
+#include <linux/if_ether.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
 #include <linux/if_tunnel.h>
+#include <linux/if_vlan.h>
 #include <linux/net_namespace.h>
 #include <linux/rtnetlink.h>
 
@@ -55,6 +57,20 @@ GreInfo parse_gre(const Attributes& data) {
     return info;
 }
 
+VlanInfo parse_vlan(const Attributes& attributes, const Attributes& data) {
+    VlanInfo info;
+    info.id = data.number<std::uint16_t>(IFLA_VLAN_ID);
+    info.protocol = ntohs(data.number<std::uint16_t>(IFLA_VLAN_PROTOCOL, htons(ETH_P_8021Q)));
+    // An index of another namespace could be that of any device here.
+    if (!attributes.has(IFLA_LINK_NETNSID)) info.parent_ifindex = attributes.number<int>(IFLA_LINK);
+    constexpr std::uint32_t kReorder = VLAN_FLAG_REORDER_HDR;
+    // The first of struct ifla_vlan_flags. The attribute is left out where no flag is set (vlan_fill_info).
+    const auto flags = data.number<std::uint32_t>(IFLA_VLAN_FLAGS);
+    info.reorder_header = (flags & kReorder) != 0;
+    info.other_flags = (flags & ~kReorder) != 0 || data.has(IFLA_VLAN_INGRESS_QOS) || data.has(IFLA_VLAN_EGRESS_QOS);
+    return info;
+}
+
 BridgeInfo parse_bridge(const Attributes& data) {
     BridgeInfo info;
     info.vlan_filtering = data.flag(IFLA_BR_VLAN_FILTERING, false);
@@ -98,11 +114,13 @@ std::optional<PeerInfo> parse_peer(const Attributes& attributes, const std::map<
 }
 
 /// What a link of its kind has, and what it has as a port of a bridge.
-void parse_kind(Link& link, const Attributes& info) {
+void parse_kind(Link& link, const Attributes& attributes) {
+    const Attributes info = attributes.nested(IFLA_LINKINFO);
     link.kind = info.text(IFLA_INFO_KIND);
     const Attributes data = info.nested(IFLA_INFO_DATA);
     if (link.kind == "vxlan") link.vxlan = parse_vxlan(data);
     if (link.kind == "gretap") link.gre = parse_gre(data);
+    if (link.kind == "vlan") link.vlan = parse_vlan(attributes, data);
     if (link.kind == "bridge") link.bridge = parse_bridge(data);
     if (link.kind == "tun") link.is_tap = data.number<std::uint8_t>(IFLA_TUN_TYPE) == IFF_TAP;
     if (info.text(IFLA_INFO_SLAVE_KIND) == "bridge") {
@@ -129,7 +147,7 @@ std::optional<Link> parse_link(const nlmsghdr& message, const std::map<int, Netn
     link.qdisc = attributes.text(IFLA_QDISC);
     link.gso_max_size = attributes.number<std::uint32_t>(IFLA_GSO_MAX_SIZE);
     link.xdp_prog_id = parse_xdp(attributes.nested(IFLA_XDP));
-    parse_kind(link, attributes.nested(IFLA_LINKINFO));
+    parse_kind(link, attributes);
     if (link.kind == "veth") link.peer = parse_peer(attributes, nsid_names, own_name);
     return link;
 }

@@ -147,6 +147,59 @@ TEST_CASE("a link that cannot be finished is not left behind", "[linux][rtnl]") 
     CHECK(must(bench.rtnl.link_by_name("br-ex")) == std::nullopt);
 }
 
+TEST_CASE("a VLAN device has what was asked for, and what else it may have is read", "[linux][rtnl]") {
+    REQUIRE_ROOT();
+    Bench bench;
+    if (!bench.rtnl.require_kind("vlan")) SKIP("the kernel has no VLAN devices (8021q)");
+    must(bench.rtnl.add_veth(veth_spec("eth1", "other")));
+    const int parent = bench.link("eth1").ifindex;
+    must(bench.rtnl.add_vlan(
+        {.name = "eth1.101", .id = 101, .parent_ifindex = parent, .mtu = 1400, .alias = "fiplane:demo"}));
+    const Link link = bench.link("eth1.101");
+    CHECK(link.kind == "vlan");
+    CHECK(link.alias == "fiplane:demo");
+    CHECK(link.mtu == 1400);
+    REQUIRE(link.vlan.has_value());
+    CHECK(*link.vlan == VlanInfo{.id = 101, .parent_ifindex = parent});
+    const auto seen = bench.ask({"ip", "-j", "-d", "link", "show", "eth1.101"})[0];
+    CHECK(seen["link"] == "eth1");
+    CHECK(seen["linkinfo"]["info_data"]["id"] == 101);
+    CHECK(seen["linkinfo"]["info_data"]["protocol"] == "802.1Q");
+
+    const auto info_of = [&](std::vector<std::string> options) {
+        std::vector<std::string> command = {"ip", "link", "add",  "link", "eth1", "name",
+                                            "v",  "type", "vlan", "id",   "7"};
+        command.insert(command.end(), options.begin(), options.end());
+        const auto made = run_process_in(bench.netns(), command);
+        INFO(made.err);
+        REQUIRE(made.exit_status == 0);
+        const VlanInfo info = bench.link("v").vlan.value();
+        must(bench.rtnl.remove_link(bench.link("v").ifindex, "v"));
+        return info;
+    };
+    CHECK(info_of({}) == VlanInfo{.id = 7, .parent_ifindex = parent});
+    CHECK(info_of({"protocol", "802.1ad"}).protocol == 0x88a8);
+    CHECK_FALSE(info_of({"reorder_hdr", "off"}).reorder_header);
+    CHECK(info_of({"loose_binding", "on"}).other_flags);
+    CHECK(info_of({"egress-qos-map", "1:2"}).other_flags);
+    CHECK(info_of({"ingress-qos-map", "1:2"}).other_flags);
+}
+
+TEST_CASE("a VLAN of a device in another namespace has no parent here", "[linux][rtnl]") {
+    REQUIRE_ROOT();
+    Bench bench;
+    Bench elsewhere("elsewhere");
+    if (!bench.rtnl.require_kind("vlan")) SKIP("the kernel has no VLAN devices (8021q)");
+    must(bench.rtnl.add_veth(veth_spec("eth1", "other")));
+    must(bench.rtnl.add_vlan(
+        {.name = "eth1.101", .id = 101, .parent_ifindex = bench.link("eth1").ifindex, .mtu = 1400}));
+    const auto moved =
+        run_process_in(bench.netns(), {"ip", "link", "set", "eth1.101", "netns", elsewhere.scratch.name()});
+    INFO(moved.err);
+    REQUIRE(moved.exit_status == 0);
+    CHECK(elsewhere.link("eth1.101").vlan.value().parent_ifindex == 0);
+}
+
 TEST_CASE("a vxlan device has what was asked for", "[linux][rtnl]") {
     REQUIRE_ROOT();
     Bench bench;
