@@ -180,6 +180,25 @@ Builder::~Builder() = default;
 
 namespace {
 
+struct DeviceKind {
+    const char* kind;  ///< null: none is made
+    const char* module;
+};
+
+DeviceKind device_kind(NetworkType type) {
+    switch (type) {
+        case NetworkType::kVxlan:
+            return {"vxlan", "vxlan"};
+        case NetworkType::kGre:
+            return {"gretap", "ip_gre"};
+        case NetworkType::kVlan:
+            return {"vlan", "8021q"};
+        case NetworkType::kFlat:
+            return {nullptr, nullptr};
+    }
+    return {nullptr, nullptr};
+}
+
 /// Kinds of devices that not every kernel has: asked for before anything is made.
 Result<> check_kernel(const Topology& topology, std::size_t node) {
     auto own = Netns::current();
@@ -189,13 +208,12 @@ Result<> check_kernel(const Topology& topology, std::size_t node) {
     std::set<NetworkType> asked;
     for (const std::size_t index : place(topology, node).networks) {
         const Network& network = topology.networks[index];
-        if (!asked.insert(network.type).second) continue;
-        const bool gre = network.type == NetworkType::kGre;
-        auto there = rtnl->require_kind(gre ? "gretap" : "vxlan");
+        const DeviceKind needed = device_kind(network.type);
+        if (!asked.insert(network.type).second || needed.kind == nullptr) continue;
+        auto there = rtnl->require_kind(needed.kind);
         if (there) continue;
         there.error().what += fmt::format(", which network {} needs", network.name);
-        there.error().hint =
-            fmt::format("install the kernel's module {}, or use another network_type", gre ? "ip_gre" : "vxlan");
+        there.error().hint = fmt::format("install the kernel's module {}, or use another network_type", needed.module);
         return there;
     }
     return {};
@@ -210,6 +228,7 @@ Result<Builder> Builder::open(const Topology& topology, std::size_t node, BuildO
     auto actual = read_underlay();
     if (!actual) return pass_on(actual);
     if (auto ready = check_underlay(topology, node, *actual); !ready) return pass_on(ready);
+    if (auto ready = check_physical_devices(topology, node, *actual); !ready) return pass_on(ready);
     if (auto ready = check_kernel(topology, node); !ready) return pass_on(ready);
     return Builder(std::make_unique<Impl>(topology, node, std::move(options)));
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -33,6 +34,8 @@ class Desire {
     void silence_ipv6(const NetnsName& netns, const std::string& device);
 
     [[nodiscard]] Result<> network_on_node(std::size_t index);
+    [[nodiscard]] Result<> uplink(std::size_t index);
+    void ports_beyond_uplink(std::size_t index, const std::string& device);
     /// A tunnel device of this node, and the nodes behind it: its peers, and in a star those that the hub relays to.
     struct Tunnel {
         TunnelEnd end;
@@ -44,6 +47,7 @@ class Desire {
     [[nodiscard]] DesiredDevice tunnel_device(const Network& network, const Tunnel& tunnel) const;
     void remote_mac(const Network& network, const Tunnel& tunnel, std::size_t node, const Mac& mac);
     void remote_port(const Network& network, const Tunnel& tunnel, const Port& port);
+    [[nodiscard]] std::optional<std::size_t> node_of(const Port& port) const;
     [[nodiscard]] Result<> vm_ports();
     void root_tables();
     [[nodiscard]] Result<> fips_without_router() const;

@@ -88,7 +88,7 @@ void Desire::silence_ipv6(const NetnsName& netns, const std::string& device) {
 Result<> Desire::network_on_node(std::size_t index) {
     const Network& network = topology_.networks[index];
     DesiredDevice bridge;
-    bridge.kind = BridgeKind{.tenant = !network.external};
+    bridge.kind = BridgeKind{.tenant = !network.external && !network.is_provider()};
     bridge.mtu = network.mtu;
     // A bridge whose address follows its ports would change it whenever a VM comes or goes.
     bridge.mac = derived_mac(fmt::format("{}/{}/bridge", node_.name, network.name));
@@ -104,13 +104,62 @@ Result<> Desire::network_on_node(std::size_t index) {
     } else {
         silence_ipv6("", network.bridge);
     }
+    out_.uplink_marks.emplace(network.bridge, derived_mac(fmt::format("{}/{}/uplink", node_.name, network.bridge)));
     for (const std::size_t subnet : network.subnets) {
         out_.bridge_subnets[network.bridge].push_back(topology_.subnets[subnet].cidr);
     }
+    if (network.is_provider()) return uplink(index);
     for (const Tunnel& tunnel : tunnels_of(index)) {
         if (auto done = tunnel_on_node(index, tunnel); !done) return done;
     }
     return {};
+}
+
+/// The bridge's port to the physical network. It learns and floods: hosts that the topology does not list may be there.
+Result<> Desire::uplink(std::size_t index) {
+    const Network& network = topology_.networks[index];
+    const auto port = network.provider_devices.find(node_index_);
+    if (port == network.provider_devices.end()) {
+        return fail(ExitCode::kBadTopology,
+                    fmt::format("node {} needs network {} and does not have its physical network {}", node_.name,
+                                network.name, network.physical_network),
+                    topology_.file, fmt::format("add physical_networks: {{{}: eth1}}", network.physical_network));
+    }
+    const auto& [node, device] = *port;
+    const std::string& parent = node_.physical_networks.at(network.physical_network);
+    // Networks of one physical network share its device.
+    DesiredDevice& physical = root().devices[parent];
+    physical.kind = PhysicalKind{network.physical_network};
+    if (network.type == NetworkType::kFlat) {
+        physical.master = network.bridge;
+        physical.port_flags = DesiredDevice::PortFlags{};
+        root().fdb.insert({device, out_.uplink_marks.at(network.bridge), std::nullopt});
+    } else {
+        DesiredDevice vlan;
+        vlan.kind = VlanKind{static_cast<std::uint16_t>(network.segmentation_id), parent};
+        vlan.mtu = network.mtu;
+        vlan.master = network.bridge;
+        vlan.port_flags = DesiredDevice::PortFlags{};
+        if (auto added = add_device("", device, std::move(vlan)); !added) return added;
+        silence_ipv6("", device);
+    }
+    ports_beyond_uplink(index, device);
+    return {};
+}
+
+/// What the topology lists need not be learned.
+void Desire::ports_beyond_uplink(std::size_t index, const std::string& device) {
+    const auto there = peers_.find(index);
+    if (there == peers_.end()) return;
+    for (const std::size_t node : there->second) {
+        for (const auto& own : topology_.nodes[node].bridge_addresses) {
+            if (own.network == index) root().fdb.insert({device, own.mac, std::nullopt});
+        }
+    }
+    for (const std::size_t port : ports_of_network_[index]) {
+        const auto node = node_of(topology_.ports[port]);
+        if (node && there->second.contains(*node)) root().fdb.insert({device, topology_.ports[port].mac, std::nullopt});
+    }
 }
 
 std::vector<Desire::Tunnel> Desire::tunnels_of(std::size_t network) const {
@@ -191,16 +240,18 @@ void Desire::remote_mac(const Network& network, const Tunnel& tunnel, std::size_
 /// A port on another node: reached through the tunnel, and answered for where ARP may not pass: by the vxlan device, or
 /// by the bridge in front of a gretap device.
 void Desire::remote_port(const Network& network, const Tunnel& tunnel, const Port& port) {
-    auto node = port.node;
-    // A legacy router's ports live where the router does.
-    if (!node && port.router && !topology_.routers[*port.router].distributed) {
-        node = topology_.routers[*port.router].node;
-    }
+    const auto node = node_of(port);
     if (!node || std::ranges::find(tunnel.behind, *node) == tunnel.behind.end()) return;
     remote_mac(network, tunnel, *node, port.mac);
     if (!keeps_arp_local(network)) return;
     const std::string& answerer = network.type == NetworkType::kVxlan ? tunnel.end.device : network.bridge;
     root().neighbours[{answerer, port.fixed_ip}] = port.mac;
+}
+
+/// A legacy router's ports live where the router does; a distributed one's are everywhere.
+std::optional<std::size_t> Desire::node_of(const Port& port) const {
+    if (port.node || !port.router || topology_.routers[*port.router].distributed) return port.node;
+    return topology_.routers[*port.router].node;
 }
 
 Result<> Desire::vm_ports() {

@@ -24,7 +24,9 @@ namespace fiplane::build {
 inline constexpr std::uint32_t kFipTable = 16;
 
 struct BridgeKind {
-    bool tenant = false;  ///< its PERMANENT neighbours are build's: with them it answers ARP for what is behind tunnels
+    /// A tenant's, with tunnels: its PERMANENT neighbours are build's, with them it answers ARP for what is behind
+    /// those.
+    bool tenant = false;
 };
 
 struct VxlanKind {
@@ -41,6 +43,17 @@ struct GretapKind {
     Ipv4 local;
     Ipv4 remote;
     std::string underlay_device;
+};
+
+/// A VLAN of a physical network's device.
+struct VlanKind {
+    std::uint16_t id = 0;
+    std::string parent;
+};
+
+/// A physical network's device: not ours, but raised, and a flat network's is plugged into its bridge.
+struct PhysicalKind {
+    std::string physical_network;
 };
 
 /// The end of a veth pair by which it is made.
@@ -61,10 +74,10 @@ struct VmPortKind {
 };
 
 struct DesiredDevice {
-    std::variant<BridgeKind, VxlanKind, GretapKind, VethKind, VethPeerKind, VmPortKind> kind;
-    std::uint32_t mtu = 1500;
-    std::optional<Mac> mac;  ///< unset: whatever it has
-    std::string master;      ///< bridge; "": none
+    std::variant<BridgeKind, VxlanKind, GretapKind, VlanKind, PhysicalKind, VethKind, VethPeerKind, VmPortKind> kind;
+    std::uint32_t mtu = 1500;  ///< a physical network's device keeps its own
+    std::optional<Mac> mac;    ///< unset: whatever it has
+    std::string master;        ///< bridge; "": none
     /// As a port of a bridge; unset: not ours to decide.
     struct PortFlags {
         bool learning = true;
@@ -124,6 +137,9 @@ struct DesiredNode {
     std::map<Ipv4, DesiredFip> fips;
     /// Subnets of each bridge's network: an address of theirs on the bridge is build's to decide.
     std::map<std::string, std::vector<Prefix>> bridge_subnets;
+    /// By bridge: a MAC that nobody has. Its static entry says which port leads to the physical network of a flat
+    /// network, now or formerly.
+    std::map<std::string, Mac> uplink_marks;
 };
 
 /// Routers whose namespace this node has, and floating IPs that live here: what needs allocations.
@@ -134,7 +150,7 @@ struct Placement {
 };
 
 /// A network is on a node that has one of its ports or a router with a leg in it, and on the hub of its star; external
-/// networks are on every node.
+/// networks are on every node, or on every node that has their physical network.
 /// A distributed router is on the nodes that have a VM in one of its subnets (Neutron: l3_dvrscheduler_db.py).
 [[nodiscard]] Placement place(const Topology& topology, std::size_t node);
 

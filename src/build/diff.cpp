@@ -48,6 +48,7 @@ Result<Draft> NodeDiff::run() {
     device_differences();
     remove_stale_links();
     remove_stale_ports();
+    remove_stale_uplinks();
     for (const auto& [name, wanted] : desired_.netns) {
         sysctl_differences(name, wanted);
         address_differences(name, wanted);
@@ -79,12 +80,58 @@ Result<> NodeDiff::check_mark(const std::string& mark, const std::string& where)
                 {}, "a node has one topology: run `fiplane teardown` first");
 }
 
+/// A flat network takes its device into the bridge: not out of another, and not while it has addresses, to which it
+/// would no longer answer.
+Result<> NodeDiff::check_physical(const std::string& name, const DesiredDevice& device, const Link& link) const {
+    const ActualNetns& root = now("");
+    if (device.master.empty()) return {};
+    const std::string& network = std::get<PhysicalKind>(device.kind).physical_network;
+    if (link.master != 0) {
+        const auto master = root.names.find(link.master);
+        if (master != root.names.end() && is_marked(root.links.at(master->second).alias)) return {};
+        return fail(ExitCode::kForeignObject,
+                    fmt::format("device {} of physical network {} is in {}, which somebody else made", name, network,
+                                master == root.names.end() ? "another device" : master->second),
+                    {}, "nothing was changed; release it, or name another device in physical_networks");
+    }
+    const auto address = std::ranges::find(root.addresses, link.ifindex, &Address::ifindex);
+    if (address == root.addresses.end()) return {};
+    return fail(
+        ExitCode::kForeignObject,
+        fmt::format("device {} of physical network {} has the address {}, which would stop working in bridge {}", name,
+                    network, address->address.str(), device.master),
+        {}, "nothing was changed; remove it, and write it as the node's address on the network if it is needed");
+}
+
+/// The kernel has one device for a VLAN of a device, whatever its name is.
+Result<> NodeDiff::check_vlan(const std::string& name, const VlanKind& vlan) const {
+    const ActualNetns& root = now("");
+    const Link* parent = root.link(vlan.parent);
+    if (parent == nullptr) return {};
+    for (const auto& [other, link] : root.links) {
+        const bool same = link.vlan && link.vlan->id == vlan.id && link.vlan->parent_ifindex == parent->ifindex;
+        if (!same || other == name || is_marked(link.alias) || link.vlan->protocol != VlanInfo{}.protocol) continue;
+        return fail(ExitCode::kForeignObject,
+                    fmt::format("VLAN {} of {} has the device {} already, which somebody else made", vlan.id,
+                                vlan.parent, other),
+                    {}, "nothing was changed; remove it, or use another segmentation_id");
+    }
+    return {};
+}
+
 Result<> NodeDiff::check_owners() const {
     const ActualNetns& root = now("");
     for (const auto& [name, device] : desired_.netns.at("").devices) {
         const Link* link = root.link(name);
+        if (const auto* vlan = std::get_if<VlanKind>(&device.kind)) {
+            if (auto free = check_vlan(name, *vlan); !free) return free;
+        }
         if (link == nullptr || std::holds_alternative<VmPortKind>(device.kind)) continue;
-        if (!is_marked(link->alias)) return foreign_device(name, *link);
+        if (std::holds_alternative<PhysicalKind>(device.kind)) {
+            if (auto usable = check_physical(name, device, *link); !usable) return usable;
+        } else if (!is_marked(link->alias)) {
+            return foreign_device(name, *link);
+        }
     }
     for (const auto& [name, found] : actual_.netns) {
         if (!found.ours && desired_.netns.contains(name)) return foreign_netns(name, found);
@@ -135,17 +182,52 @@ Result<Draft> diff(const DesiredNode& desired, const ActualNode& actual) {
     return NodeDiff(desired, actual).run();
 }
 
+namespace {
+
+/// A device that is absent may come.
+Result<> check_physical_mtu(const Topology& topology, const Node& here, const Network& network,
+                            const ActualNetns& root) {
+    const auto device = here.physical_networks.find(network.physical_network);
+    const Link* link = device == here.physical_networks.end() ? nullptr : root.link(device->second);
+    if (link == nullptr || network.mtu <= link->mtu) return {};
+    return fail(ExitCode::kBadTopology,
+                fmt::format("network {} has MTU {}, and {}, the device of physical network {}, has {}", network.name,
+                            network.mtu, link->name, network.physical_network, link->mtu),
+                topology.file, "raise the device's MTU or lower the network's (physical_network_mtus, mtu)");
+}
+
+std::string devices_of(const ActualNetns& root) {
+    std::string present;
+    for (const auto& [name, link] : root.links)
+        present += (present.empty() ? "" : ", ") + name;
+    return present;
+}
+
+}  // namespace
+
+Result<> check_physical_devices(const Topology& topology, std::size_t node, const ActualNode& actual) {
+    const Node& here = topology.nodes[node];
+    const ActualNetns& root = actual.netns.at("");
+    for (const std::size_t index : place(topology, node).networks) {
+        const Network& network = topology.networks[index];
+        const auto device = here.physical_networks.find(network.physical_network);
+        if (device == here.physical_networks.end() || root.link(device->second) != nullptr) continue;
+        return fail(ExitCode::kMissingDevice,
+                    fmt::format("node {} has no device {}, which leads to physical network {}", here.name,
+                                device->second, network.physical_network),
+                    {}, fmt::format("devices here: {}; is this node {}?", devices_of(root), here.name));
+    }
+    return {};
+}
+
 Result<> check_underlay(const Topology& topology, std::size_t node, const ActualNode& actual) {
     const Node& here = topology.nodes[node];
     const ActualNetns& root = actual.netns.at("");
     const Link* underlay = root.link(here.underlay_device);
     if (underlay == nullptr) {
-        std::string present;
-        for (const auto& [name, link] : root.links)
-            present += (present.empty() ? "" : ", ") + name;
         return fail(ExitCode::kMissingDevice,
                     fmt::format("node {} has no underlay device {}", here.name, here.underlay_device), {},
-                    fmt::format("devices here: {}; is this node {}?", present, here.name));
+                    fmt::format("devices here: {}; is this node {}?", devices_of(root), here.name));
     }
     std::string present;
     bool found = false;
@@ -162,6 +244,10 @@ Result<> check_underlay(const Topology& topology, std::size_t node, const Actual
     }
     for (const std::size_t index : place(topology, node).networks) {
         const Network& network = topology.networks[index];
+        if (network.is_provider()) {
+            if (auto fits = check_physical_mtu(topology, here, network, root); !fits) return fits;
+            continue;
+        }
         const std::uint32_t needed = network.mtu + tunnel_overhead(network.type);
         if (needed <= underlay->mtu) continue;
         return fail(ExitCode::kBadTopology,

@@ -18,7 +18,11 @@ namespace fiplane::build {
 /// Everything on the node that carries our mark, whatever topology made it.
 [[nodiscard]] Draft diff_teardown(const ActualNode& actual);
 
-/// The underlay device, its address and its MTU.
+/// kMissingDevice if a physical network's device that the node needs is not there. Only for who starts: later its
+/// absence keeps nothing else from being built.
+[[nodiscard]] Result<> check_physical_devices(const Topology& topology, std::size_t node, const ActualNode& actual);
+
+/// The underlay device, its address, and whether the MTUs of networks fit into those of their devices.
 [[nodiscard]] Result<> check_underlay(const Topology& topology, std::size_t node, const ActualNode& actual);
 
 }  // namespace fiplane::build

@@ -19,6 +19,11 @@ bool is_static(const FdbEntry& entry) {
     return entry.destination ? true : entry.state == NUD_NOARP;
 }
 
+/// A flat network's port is not ours, but what the bridge's table has for it is.
+bool is_uplink(const DesiredDevice& device) {
+    return std::holds_alternative<PhysicalKind>(device.kind);
+}
+
 }  // namespace
 
 void NodeDiff::set_fdb(const DesiredFdb& entry, Step::Action action) {
@@ -49,7 +54,7 @@ void NodeDiff::fdb_differences() {
         if (master == nullptr || entry.bridge != master->ifindex) continue;
         const DesiredFdb found{device->second, entry.mac, std::nullopt};
         present.insert(found);
-        const bool ours = link->alias == desired_.mark;
+        const bool ours = link->alias == desired_.mark || is_uplink(kind->second);
         if (ours && !wanted.fdb.contains(found)) remove_fdb(found);
     }
     for (const auto& entry : wanted.fdb) {

@@ -20,12 +20,15 @@ class NodeDiff {
     using DeviceKey = std::pair<NetnsName, std::string>;
 
     [[nodiscard]] Result<> check_owners() const;
+    [[nodiscard]] Result<> check_physical(const std::string& name, const DesiredDevice& device, const Link& link) const;
+    [[nodiscard]] Result<> check_vlan(const std::string& name, const VlanKind& vlan) const;
     [[nodiscard]] Result<> check_mark(const std::string& mark, const std::string& where) const;
     [[nodiscard]] const ActualNetns& now(const NetnsName& netns) const;
 
     void netns_differences();
     void remove_stale_links();
     void remove_stale_ports();
+    void remove_stale_uplinks();
 
     void device_differences();
     [[nodiscard]] bool plug_possible(const std::string& name, const DesiredDevice& device, const Link& link);

@@ -25,6 +25,10 @@ std::string describe(const std::string& name, const DesiredDevice& device) {
                        return fmt::format("gretap {} key {} local {} remote {}", name, gre.key, gre.local.str(),
                                           gre.remote.str());
                    },
+                   [&](const VlanKind& vlan) { return fmt::format("vlan {} id {} on {}", name, vlan.id, vlan.parent); },
+                   [&](const PhysicalKind& physical) {
+                       return fmt::format("device {} of physical network {}", name, physical.physical_network);
+                   },
                    [&](const VethKind& veth) {
                        return fmt::format("veth {} peer {} in {}", name, veth.peer, veth.peer_netns);
                    },
@@ -49,6 +53,22 @@ bool same_tunnel(const GreInfo& now, const GretapKind& wanted, int underlay_ifin
     right.ignore_df = true;
     right.ttl = 64;
     return now == right;
+}
+
+bool same_vlan(const VlanInfo& now, const VlanKind& wanted, int parent_ifindex) {
+    VlanInfo right;
+    right.id = wanted.id;
+    right.parent_ifindex = parent_ifindex;
+    return now == right;
+}
+
+/// What is there before fiplane, or by somebody else, and is waited for: a VM's device, a physical network's, and with
+/// the latter its VLANs.
+const std::string* awaited_device(const std::string& name, const DesiredDevice& device) {
+    if (const auto* vlan = std::get_if<VlanKind>(&device.kind)) return &vlan->parent;
+    const bool foreign =
+        std::holds_alternative<VmPortKind>(device.kind) || std::holds_alternative<PhysicalKind>(device.kind);
+    return foreign ? &name : nullptr;
 }
 
 DesiredDevice::PortFlags flags_of(const BridgePortInfo& port) {
@@ -106,6 +126,12 @@ bool NodeDiff::keeps(const NetnsName& netns, const std::string& name, const Desi
                                      return link.kind == "gretap" && link.gre && underlay != nullptr &&
                                             same_tunnel(*link.gre, gre, underlay->ifindex);
                                  },
+                                 [&](const VlanKind& vlan) {
+                                     const Link* parent = now("").link(vlan.parent);
+                                     return link.kind == "vlan" && link.vlan && parent != nullptr &&
+                                            same_vlan(*link.vlan, vlan, parent->ifindex);
+                                 },
+                                 [](const PhysicalKind&) { return true; },
                                  [&](const VethKind& veth) { return is_pair(link, veth.peer_netns, veth.peer); },
                                  [&](const VethPeerKind& veth) {
                                      const Link* first = now(veth.first_netns).link(veth.first);
@@ -126,8 +152,10 @@ void NodeDiff::device_differences() {
         for (const auto& [name, device] : wanted.devices) {
             const Link* link = now(netns).link(name);
             const bool is_vm = std::holds_alternative<VmPortKind>(device.kind);
-            if (is_vm && link == nullptr) draft_.waiting_for.push_back(describe(name, device));
-            if (is_vm && (link == nullptr || !plug_possible(name, device, *link))) {
+            const std::string* awaited = awaited_device(name, device);
+            const bool absent = awaited != nullptr && now("").link(*awaited) == nullptr;
+            if (absent && *awaited == name) draft_.waiting_for.push_back(describe(name, device));
+            if (absent || (is_vm && !plug_possible(name, device, *link))) {
                 unplugged_.insert(name);
             } else if (link != nullptr && keeps(netns, name, device, *link)) {
                 live_.emplace(DeviceKey{netns, name}, link);
@@ -172,7 +200,14 @@ void NodeDiff::configure_kept(const NetnsName& netns, const std::string& name, c
     ConfigureDevice change{.name = name, .mtu = {}, .mac = {}, .master = {}, .port_flags = {}, .up = false};
     std::string detail;
     const auto say = [&detail](const std::string& part) { detail += (detail.empty() ? "" : ", ") + part; };
-    if (link.mtu != device.mtu) {
+    const bool physical = std::holds_alternative<PhysicalKind>(device.kind);
+    if (physical && !link.admin_up) {
+        // VLANs on it cannot come up before it has.
+        draft_.add(Stage::kCreateLinks, netns,
+                   ConfigureDevice{.name = name, .mtu = {}, .mac = {}, .master = {}, .port_flags = {}, .up = true},
+                   Step::Action::kChange, describe(name, device), "down -> up");
+    }
+    if (!physical && link.mtu != device.mtu) {
         change.mtu = device.mtu;
         say(fmt::format("mtu {} -> {}", link.mtu, device.mtu));
     }
@@ -193,7 +228,7 @@ void NodeDiff::configure_kept(const NetnsName& netns, const std::string& name, c
         change.port_flags = device.port_flags;
         if (!moves) say(describe(flags, *device.port_flags));
     }
-    if (!link.admin_up) {
+    if (!physical && !link.admin_up) {
         change.up = true;
         say("down -> up");
     }
@@ -214,6 +249,26 @@ void NodeDiff::remove_stale_links() {
             draft_.add(Stage::kRemoveLinks, netns, RemoveDevice{name}, Step::Action::kRemove,
                        fmt::format("{} {}", link.kind, name));
         }
+    }
+}
+
+/// A device that led to a flat network's physical network, and no longer does: two such ports would join wires.
+void NodeDiff::remove_stale_uplinks() {
+    const ActualNetns& root = now("");
+    for (const auto& entry : root.fdb) {
+        const auto device = root.names.find(entry.ifindex);
+        const auto bridge = root.names.find(entry.bridge);
+        if (device == root.names.end() || bridge == root.names.end() || live("", bridge->second) == nullptr) continue;
+        const auto mark = desired_.uplink_marks.find(bridge->second);
+        if (mark == desired_.uplink_marks.end() || mark->second != entry.mac) continue;
+        const auto& wanted = desired_.netns.at("").devices;
+        const auto found = wanted.find(device->second);
+        if (found != wanted.end() && !found->second.master.empty()) continue;
+        draft_.add(
+            Stage::kRemoveLinks, "",
+            ConfigureDevice{.name = device->second, .mtu = {}, .mac = {}, .master = "", .port_flags = {}, .up = false},
+            Step::Action::kChange, fmt::format("device {}", device->second),
+            fmt::format("master {} -> none: it is not the device of its physical network any more", bridge->second));
     }
 }
 

@@ -59,6 +59,7 @@ struct Executor::Impl {
     Result<> create(Site& here, const CreateDevice& change, const BridgeKind& kind);
     Result<> create(Site& here, const CreateDevice& change, const VxlanKind& kind);
     Result<> create(Site& here, const CreateDevice& change, const GretapKind& kind);
+    Result<> create(Site& here, const CreateDevice& change, const VlanKind& kind);
     Result<> create(Site& here, const CreateDevice& change, const VethKind& kind);
 };
 
@@ -155,6 +156,16 @@ Result<> Executor::Impl::create(Site& here, const CreateDevice& change, const Gr
                                  .underlay_ifindex = *underlay,
                                  .mtu = change.device.mtu,
                                  .alias = change.mark});
+}
+
+Result<> Executor::Impl::create(Site& here, const CreateDevice& change, const VlanKind& kind) {
+    auto parent = index(here.netns.name(), kind.parent);
+    if (!parent) return pass_on(parent);
+    return here.rtnl.add_vlan({.name = change.name,
+                               .id = kind.id,
+                               .parent_ifindex = *parent,
+                               .mtu = change.device.mtu,
+                               .alias = change.mark});
 }
 
 Result<> Executor::Impl::create(Site& here, const CreateDevice& change, const VethKind& kind) {

@@ -20,7 +20,7 @@ Placement place(const Topology& topology, std::size_t node) {
     for (std::size_t i = 0; i < topology.networks.size(); ++i) {
         const Network& network = topology.networks[i];
         const bool is_hub = network.shape == Shape::kStar && network.hub == node;
-        if (network.external || is_hub) out.networks.insert(i);
+        if ((network.external && network.reaches(node)) || is_hub) out.networks.insert(i);
     }
     for (const auto& bridge : topology.nodes[node].bridge_addresses)
         out.networks.insert(bridge.network);

@@ -113,6 +113,10 @@ TEST_CASE("ports that are not plainly forwarding stop journeys through them") {
     check_in("isolated", [](Snapshot& s) { root_link(s, kTapQr).bridge_port->isolated = true; }, "isolated");
     check_in("target down", [](Snapshot& s) { root_link(s, kTapA).admin_up = false; }, "tapaaaaaaaa-aa is down");
     check_out("no carrier", [](Snapshot& s) { root_link(s, kTapA).running = false; }, "port tapaaaaaaaa-aa stays slow");
+    check_out("VLAN device", [](Snapshot& s) { root_link(s, kTapA).kind = "vlan"; }, "port tapaaaaaaaa-aa stays slow");
+    Snapshot tagged = dvr_snapshot();
+    root_link(tagged, kTapA).kind = "vlan";
+    CHECK(has_note(compile(tagged, scope()), "stays slow: tapaaaaaaaa-aa is a VLAN device"));
 }
 
 TEST_CASE("what would be jumped over must have nothing to say") {
