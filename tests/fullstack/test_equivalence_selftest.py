@@ -20,8 +20,9 @@ from equivalence.exceptions import EXCEPTIONS
 from equivalence.generate import Generator
 from equivalence.runner import Difference, Outcome, Runner, attribute, on_one_cpu
 from equivalence.site import Entry, Site
-from equivalence.sockets import AUXDATA, GSO_TCPV4, GSO_UDP_L4, PACKET_AUXDATA, SOL_PACKET, VNET_HEADER, finished
+from equivalence.sockets import GSO_TCPV4, GSO_UDP_L4, VNET_HEADER, finished
 from maps import PINS
+from namespaces import AUXDATA, PACKET_AUXDATA, SOL_PACKET
 
 VTEP, PEER = bytes([192, 0, 2, 11]), bytes([192, 0, 2, 12])
 OWN = bytes([10, 1, 0, 1])

@@ -17,7 +17,7 @@ from scapy.layers.vxlan import VXLAN  # noqa: E402
 from scapy.packet import Packet  # noqa: E402
 
 from lab import Lab, LabNode  # noqa: E402
-from namespaces import packet_socket  # noqa: E402
+from namespaces import packet_socket, receive_frame  # noqa: E402
 from timing import scaled  # noqa: E402
 from topology import Network  # noqa: E402
 
@@ -75,7 +75,7 @@ class Tap:
     def _drain(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
-                self._seen.append(self._socket.recv(70000, socket.MSG_DONTWAIT))
+                self._seen.append(receive_frame(self._socket))
 
 
 class Taps:
@@ -85,9 +85,16 @@ class Taps:
         self.lab = lab
         self._open: list[Tap] = []
 
-    def wire(self, node: str) -> Tap:
-        """Between a node and the wire: frames that the node sends and receives on the underlay."""
-        return self._keep(Tap(f"the wire of {node}", self.lab.wire.packet_socket(node)))
+    def wire(self, node: str, physical_network: str | None = None) -> Tap:
+        """Between a node and the wire: frames that the node sends and receives on the underlay or a physical network."""
+        what = f"the wire of {node}" + (f" to {physical_network}" if physical_network else "")
+        tap = Tap(what, self.lab.wire.packet_socket(self.lab.wire_port(node, physical_network)))
+        return self._keep(tap)
+
+    def outside(self, name: str) -> Tap:
+        """Untagged: what the host itself sends and receives on its network."""
+        host = self.lab.outside[name]
+        return self._keep(Tap(f"{host.device} of {name}", host.namespace.packet_socket(host.device)))
 
     def vm(self, name: str) -> Tap:
         return self._keep(Tap(f"eth0 of {name}", self.lab.vms[name].namespace.packet_socket("eth0")))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VMs as network namespaces: a NIC (veth, or a tap behind tap_relay), an address, and a real OpenSSH server."""
+"""VMs as network namespaces: a NIC (veth, or a tap behind tap_relay), an address, and a real OpenSSH server. And hosts on
+a physical network that are none of the cloud's."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from namespaces import LabError, Namespace, StateDirectory, end_processes
 from timing import scaled
-from topology import Port
+from topology import Network, Port
 
 SSHD_CONFIG = """\
 Port 22
@@ -149,3 +150,27 @@ class Vm:
         config.write_text(SSHD_CONFIG.format(keys=keys.directory, vm=self.name))
         with open(self.namespace.state.path / f"sshd-{self.name}.log", "w") as log:
             self._sshd = self.start(["/usr/sbin/sshd", "-D", "-e", "-f", config], stdout=log, stderr=log)
+
+
+class OutsideHost:
+    """A host on a physical network, with an address on one network of it: tagged if that is a VLAN."""
+
+    def __init__(self, state: StateDirectory, name: str, network: Network, address: str):
+        self.name = name
+        self.network = network
+        self.address = address
+        self.device = f"eth0.{network.vlan}" if network.vlan else "eth0"
+        self.namespace = Namespace(state, name)
+        self.run = self.namespace.run
+        self.start = self.namespace.start
+
+    def connect(self, wire: Namespace, bridge: str, number: int) -> None:
+        port, mtu, vlan = f"outside{number}", self.network.mtu, self.network.vlan
+        self.run(
+            "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6\n"
+            f"ip link add eth0 mtu {mtu} type veth peer name {port} mtu {mtu} netns {wire.pid}; ip link set eth0 up"
+        )
+        wire.run(f"ip link set {port} master {bridge} up")
+        if vlan:
+            self.run(f"ip link add {self.device} link eth0 type vlan id {vlan}; ip link set {self.device} up")
+        self.run(["ip", "address", "add", self.address, "dev", self.device])

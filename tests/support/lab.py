@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterable, TypeVar
 
-from guests import Keys, Vm
+from guests import Keys, OutsideHost, Vm
 from namespaces import LabError, Namespace, StateDirectory, end_processes, remove_lab, remove_leftovers
 from timing import scaled
 from topology import Node, Topology
@@ -98,6 +98,18 @@ class LabNode:
             peer.append(f"ip address add {ROUTED_GATEWAY}/32 dev {self.name}")
             peer.append(f"ip route add {self.node.underlay_address}/32 dev {self.name}")
         wire.run("\n".join(peer))
+
+    def connect_physical(self, wire: Namespace, name: str) -> None:
+        """A NIC on a physical network, unless that is reached by the underlay device."""
+        device, port = self.node.physical_networks[name], self.lab.wire_port(self.name, name)
+        if device == self.node.underlay_device:
+            return
+        mtu = self.lab.topology.physical_networks[name]
+        self.run(
+            f"ip link add {device} mtu {mtu} type veth peer name {port} mtu {mtu} netns {wire.pid}\n"
+            f"echo 1 > /proc/sys/net/ipv6/conf/{device}/disable_ipv6; ip link set {device} up"
+        )
+        wire.run(f"ip link set {port} master {self.lab.physical_wire(name)} up")
 
     def imitate_hardware(self, wire: Namespace) -> None:
         """Makes the veth behave as a NIC and its cable do, as far as native XDP can tell.
@@ -199,6 +211,7 @@ class Lab:
         self.progress = progress
         self.nodes: dict[str, LabNode] = {}
         self.vms: dict[str, Vm] = {}
+        self.outside: dict[str, OutsideHost] = {}
         self._source_file = Path(topology_file)
         self._old_handler = None
         self._closed = False
@@ -235,6 +248,8 @@ class Lab:
         self.progress("waiting for the agents")
         for node in self.nodes.values():
             wait_for(f"agent of {node.name} (log: {node.log})", node.agent_answers)
+        # Now that the agents have not refused it, the kernel has VLAN devices where hosts outside need one.
+        self._add_gateways()
         self.wait_until_ready()
 
     def _make_namespaces(self) -> None:
@@ -268,6 +283,43 @@ class Lab:
             node.connect(self.wire)
             if xdp_likely:
                 node.imitate_hardware(self.wire)
+
+        for name in self.topology.physical_networks:
+            bridge = self.physical_wire(name)
+            if bridge != "wire":
+                self.wire.run(f"ip link add {bridge} type bridge stp_state 0 mcast_snooping 0; ip link set {bridge} up")
+            for node in self.nodes.values():
+                if name in node.node.physical_networks:
+                    node.connect_physical(self.wire, name)
+
+    def physical_wire(self, physical_network: str) -> str:
+        """The bridge in the wire's namespace that is this physical network. It passes VLAN tags as they are."""
+        for node in self.topology.nodes.values():
+            if node.physical_networks.get(physical_network) == node.underlay_device:
+                return "wire"
+        return f"phys{list(self.topology.physical_networks).index(physical_network)}"
+
+    def wire_port(self, node: str, physical_network: str | None = None) -> str:
+        """The wire's end of a node's cable: to a physical network, or the underlay."""
+        here = self.topology.nodes[node]
+        if physical_network is None or here.physical_networks[physical_network] == here.underlay_device:
+            return node
+        position = list(self.topology.nodes).index(node)
+        return f"{self.physical_wire(physical_network)}-{position}"
+
+    def add_outside_host(self, name: str, network: str, address: str) -> OutsideHost:
+        """Somebody on a provider network whom the topology does not list. `address`: with prefix length."""
+        on = self.topology.networks[network]
+        host = self.outside[name] = OutsideHost(self.state, name, on, address)
+        host.namespace.wait_until_up()
+        host.connect(self.wire, self.physical_wire(on.physical_network), len(self.outside))
+        return host
+
+    def _add_gateways(self) -> None:
+        """The hosts that external provider networks have as gateway."""
+        for network in self.topology.external_networks():
+            for address in self.topology.outside_gateways(network):
+                self.add_outside_host(f"outside{len(self.outside) or ''}", network.name, address)
 
     def _start_sshd(self) -> None:
         in_parallel([lambda vm=vm: vm.start_sshd(self.keys) for vm in self.vms.values()], workers=4)
@@ -361,7 +413,7 @@ class Lab:
             agents = [node.agent.pid for node in self.nodes.values() if node.agent is not None]
             end_processes(agents)
             remove_lab(self.state.path)
-            for item in (*self.nodes.values(), *self.vms.values()):
+            for item in (*self.nodes.values(), *self.vms.values(), *self.outside.values()):
                 item.namespace.close()
             if hasattr(self, "wire"):
                 self.wire.close()

@@ -33,12 +33,15 @@ class Cell:
 
 
 def sources(lab: Lab) -> list[str]:
-    """Who can reach floating IPs: nodes, and VMs that have one themselves (others would need source NAT)."""
-    return [*lab.nodes, *(name for name in lab.vms if lab.topology.fips_of(name))]
+    """Who can reach floating IPs: nodes with an address on an external network, VMs that have one themselves (others
+    would need source NAT), and hosts outside."""
+    external = {network.name for network in lab.topology.external_networks()}
+    nodes = (name for name, node in lab.topology.nodes.items() if external & node.addresses.keys())
+    return [*nodes, *(name for name in lab.vms if lab.topology.fips_of(name)), *lab.outside]
 
 
 def run_in(lab: Lab, name: str) -> Callable:
-    return (lab.nodes.get(name) or lab.vms[name]).run
+    return (lab.nodes.get(name) or lab.vms.get(name) or lab.outside[name]).run
 
 
 def ping(lab: Lab, source: str, address: str, count: int = PINGS) -> float | None:

@@ -15,11 +15,12 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Iterable, Iterator, Sequence
 
 from timing import scaled
 
@@ -28,6 +29,10 @@ ENVIRONMENT = "FIPLANE_LAB"
 CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
 SO_RCVBUFFORCE = 33
+SOL_PACKET, PACKET_AUXDATA = 263, 8
+TP_STATUS_VLAN_VALID = 1 << 4
+# struct tpacket_auxdata: status, lengths, offsets, the tag and its protocol.
+AUXDATA = struct.Struct("=IIIHHHH")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _hop_lock = threading.Lock()
@@ -287,8 +292,26 @@ def packet_socket(netns_path: str, device: str) -> socket.socket:
     with inside(netns_path):
         packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         packet.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
+        packet.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         packet.bind((device, ETH_P_ALL))
         return packet
+
+
+def receive_frame(packet: socket.socket) -> bytes:
+    """The next frame of a packet_socket() as it is on the wire: the kernel keeps a VLAN tag beside the frame (struct
+    tpacket_auxdata). Raises BlockingIOError if there is none."""
+    frame, ancillary, _, _ = packet.recvmsg(70000, socket.CMSG_SPACE(AUXDATA.size), socket.MSG_DONTWAIT)
+    return with_tag(frame, ancillary)
+
+
+def with_tag(frame: bytes, ancillary: Iterable[tuple[int, int, bytes]]) -> bytes:
+    """Puts the tag back that recvmsg() gave beside the frame (PACKET_AUXDATA), if there is one."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
+            status, *_, tag, protocol = AUXDATA.unpack_from(data)
+            if status & TP_STATUS_VLAN_VALID:
+                return frame[:12] + struct.pack("!HH", protocol, tag) + frame[12:]
+    return frame
 
 
 def _setns(fd: int) -> None:

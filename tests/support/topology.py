@@ -25,6 +25,7 @@ class Node:
     underlay_address: str
     addresses: dict[str, str]  # network name -> "172.24.4.1/23", the node's own on the network's bridge
     macs: dict[str, str]  # network name -> MAC of that bridge
+    physical_networks: dict[str, str]  # name -> device
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,29 @@ class Network:
     id: str
     external: bool
     bridge: str
-    type: str  # "vxlan" or "gre"
-    shape: str  # "mesh" or "star"
+    type: str  # "vxlan", "gre", "vlan" or "flat"
+    shape: str | None  # "mesh" or "star"; None: no tunnels
     hub: str | None
-    segmentation_id: int
+    segmentation_id: int | None  # None: flat
+    physical_network: str | None  # of vlan and flat
+    provider_devices: dict[str, str]  # of vlan and flat: node -> the bridge's port to the physical network
     device: str | None  # the one that leads to all other nodes
     tunnels: dict[tuple[str, str], tuple[str, int]]  # else from node to node: device, and VNI or key
     mtu: int
+    gateways: tuple[str, ...]  # of its subnets: "172.24.4.1/23"
+
+    @property
+    def vlan(self) -> int | None:
+        """The tag of its frames on the physical network."""
+        return self.segmentation_id if self.type == "vlan" else None
 
     def tunnel_id(self, node: str, peer: str) -> int:
         """VNI or key of the tunnel between two nodes; KeyError where there is none."""
         return self.tunnels[(node, peer)][1] if self.tunnels else self.segmentation_id
 
     def tunnel_ids(self) -> set[int]:
+        if self.physical_network:
+            return set()
         return {number for _, number in self.tunnels.values()} or {self.segmentation_id}
 
     def tunnel_devices(self, node: str) -> set[str]:
@@ -119,6 +130,7 @@ class Topology:
         self.name: str = data["name"]
         self.vxlan_port: int = data["transport"]["port"]
         self.underlay_mtu: int = data["underlay_mtu"]
+        self.physical_networks = {item["name"]: item["mtu"] for item in data["physical_networks"]}  # MTUs
         self.nodes = {node["name"]: _node(node) for node in data["nodes"]}
         self.networks = {item["name"]: _network(item) for item in data["networks"]}
         own_gateways = _own_gateways(data)
@@ -173,6 +185,12 @@ class Topology:
                  and port.router == router} for router in self.routers]
         return network == other or any({network, other} <= networks for networks in legs)
 
+    def outside_gateways(self, network: Network) -> list[str]:
+        """Gateways of a provider network, with prefix length, that no node and no router of the topology is."""
+        own = {node.addresses.get(network.name) for node in self.nodes.values()}
+        own |= {f"{port.fixed_ip}/{port.prefix_length}" for port in self.ports.values() if port.network == network.name}
+        return [gateway for gateway in network.gateways if network.physical_network and gateway not in own]
+
     def underlay_prefix_length(self) -> int:
         """Of the smallest network that holds every node's underlay address, but at most 24."""
         addresses = [int(ipaddress.IPv4Address(node.underlay_address)) for node in self.nodes.values()]
@@ -196,6 +214,7 @@ def _node(item: dict) -> Node:
         item["underlay"]["address"],
         {entry["network"]: entry["address"] for entry in entries},
         {entry["network"]: entry["mac"] for entry in entries},
+        {entry["name"]: entry["device"] for entry in item["physical_networks"]},
     )
 
 
@@ -209,9 +228,14 @@ def _network(item: dict) -> Network:
         shape=item["shape"],
         hub=item["hub"],
         segmentation_id=item["segmentation_id"],
+        physical_network=item["physical_network"],
+        provider_devices={entry["node"]: entry["device"] for entry in item["provider_devices"]},
         device=item["tunnel_device"],
         tunnels={(end["node"], end["peer"]): (end["device"], end["segmentation_id"]) for end in item["tunnels"]},
         mtu=item["mtu"],
+        gateways=tuple(
+            f"{subnet['gateway_ip']}/{subnet['cidr'].split('/')[1]}" for subnet in item["subnets"] if subnet["gateway_ip"]
+        ),
     )
 
 

@@ -16,19 +16,15 @@ import time
 from dataclasses import dataclass
 
 from equivalence.build import TCP, UDP, checksum, ones_sum, pseudo_header
-from namespaces import inside
+from namespaces import PACKET_AUXDATA, SOL_PACKET, inside, with_tag
 
-SOL_PACKET = 263
-PACKET_AUXDATA, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 8, 15, 23
+PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 15, 23
 SO_RCVBUFFORCE = 33
 ETH_P_ALL = 3
-TP_STATUS_VLAN_VALID = 0x10
 VNET_NEEDS_CSUM = 1
 GSO_NONE, GSO_TCPV4, GSO_UDP_L4 = 0, 1, 5
 GSO_ECN = 0x80
 VNET_HEADER = struct.Struct("<BBHHHH")
-# PACKET_AUXDATA: struct tpacket_auxdata
-AUXDATA = struct.Struct("=IIIHHHH")
 SEND_PATIENCE = 0.02
 
 
@@ -127,13 +123,7 @@ def finished(data: bytes, control: list) -> list[bytes]:
         frames = [_completed(frame, csum_start, csum_offset)]
     else:
         frames = [frame]
-    for level, kind, content in control:
-        if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
-            status, _, _, _, _, tci, protocol = AUXDATA.unpack_from(content)
-            if status & TP_STATUS_VLAN_VALID:
-                tag = struct.pack("!HH", protocol, tci)
-                frames = [frame[:12] + tag + frame[12:] for frame in frames]
-    return frames
+    return [with_tag(frame, control) for frame in frames]
 
 
 def _completed(frame: bytes, start: int, offset: int) -> bytes:
