@@ -16,9 +16,7 @@
 #define FL_ECN_MASK 3
 #define FL_ECN_ECT0 2
 #define FL_ECN_CE 3
-/* UDP source ports of tunnel packets: Linux's default ip_local_port_range, which its vxlan devices use. */
-#define FL_PORT_FIRST 32768
-#define FL_PORT_COUNT (60999 - 32768)
+#define FL_PORT_COUNT (FL_SOURCE_PORT_END - FL_SOURCE_PORT_FIRST)
 
 fl_inline const struct fl_config *fl_get_config(void)
 {
@@ -141,14 +139,14 @@ fl_inline __u8 fl_outer_tos(__u8 inner_tos)
 fl_inline __be16 fl_source_port(__u32 hash)
 {
 	hash ^= hash << 16;
-	return bpf_htons((((__u64)hash * FL_PORT_COUNT) >> 32) + FL_PORT_FIRST);
+	return bpf_htons((((__u64)hash * FL_PORT_COUNT) >> 32) + FL_SOURCE_PORT_FIRST);
 }
 
 /* From tunnel to tunnel the source port, which spreads flows over paths and queues, is kept; unless it is none that
  * Linux would have chosen. */
 fl_inline __be16 fl_kept_port(__be16 port)
 {
-	const __u32 above = (__u32)bpf_ntohs(port) - FL_PORT_FIRST;
+	const __u32 above = (__u32)bpf_ntohs(port) - FL_SOURCE_PORT_FIRST;
 
 	return above < FL_PORT_COUNT ? port : fl_source_port(port);
 }

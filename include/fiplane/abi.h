@@ -122,6 +122,11 @@ enum fl_tunnel_type {
 	FL_TUNNEL_GRE, /* RFC 2784 and 2890: GRE with a key and neither checksum nor sequence number */
 };
 
+/* UDP source ports of tunnel packets, from the first to before the last: Linux's default ip_local_port_range, which its
+ * vxlan devices use. */
+#define FL_SOURCE_PORT_FIRST 32768
+#define FL_SOURCE_PORT_END 60999
+
 /* fl_config: one entry, key 0. Written by the agent, read by every program. */
 struct fl_config {
 	__u32 layout; /* FL_ABI_LAYOUT of the writer */

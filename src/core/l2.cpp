@@ -118,12 +118,18 @@ void L2::add_port(Segment& segment, const Link& link, const std::map<NetnsName, 
 void L2::add_tunnel(BridgePort& port) const {
     port.kind = BridgePort::Kind::kTunnel;
     port.refusal = header_refusal(*port.link);
+    Tunnel& tunnel = *port.tunnel;
+    if (port.refusal.empty() && tunnel.route_gives_local) {
+        const auto source = source_towards(root_, *tunnel.remote);
+        if (source) tunnel.local = *source;
+        if (!source) port.refusal = fmt::format("{} has no local address: {}", port.link->name, source.error());
+    }
     constexpr std::uint16_t kArp = 0x0806;
     nf::Packet request;
     request.oifname = port.link->name;
     request.ether_type = kArp;
     const nf::Outcome outcome = root_.netfilter().evaluate(nf::Hook::kEgress, request);
-    port.passes_arp = !port.tunnel->answers_arp && outcome.accepted && !outcome.stopped;
+    port.passes_arp = !tunnel.answers_arp && outcome.accepted && !outcome.stopped;
 }
 
 const Segment* L2::segment(int bridge) const {

@@ -2,6 +2,7 @@
 // Layer 2 of the walk: segments (bridges of the root namespace), their ports, and where a MAC address leads.
 #pragma once
 
+#include <expected>
 #include <map>
 #include <optional>
 #include <string>
@@ -22,7 +23,7 @@ struct Segment;
 /// A port of a segment's bridge.
 struct BridgePort {
     enum class Kind {
-        kTunnel,  ///< vxlan or gretap device
+        kTunnel,  ///< vxlan, gretap or geneve device
         kLeg,     ///< veth into a router namespace; or the bridge itself, where the node's own namespace is a router
         kVm,      ///< everything else
     };
@@ -70,6 +71,10 @@ struct UnderlayPath {
     Mac mac;                             ///< of that device
     std::optional<Keepalive> keepalive;  ///< the next hop, unless it is PERMANENT
 };
+
+/// The address that Linux gives packets to `destination` that are sent without one (ip_route_output_key_hash_rcu), or
+/// why there is not exactly one that it can be.
+[[nodiscard]] std::expected<Ipv4, std::string> source_towards(const NetnsIndex& root, Ipv4 destination);
 
 /// All segments in scope.
 class L2 {

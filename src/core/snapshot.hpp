@@ -61,6 +61,25 @@ struct VlanInfo {
     bool operator==(const VlanInfo&) const = default;
 };
 
+/// A geneve device over IPv4 (or in collect-metadata mode, without a remote).
+struct GeneveInfo {
+    std::uint32_t vni = 0;
+    std::optional<Ipv4> local;   ///< kernels that have no such attribute take the route's source
+    std::optional<Ipv4> remote;  ///< none: IPv6, or collect-metadata mode
+    std::uint16_t port = 0;      ///< UDP, host order
+    bool udp_checksum = false;
+    bool collect_metadata = false;
+    bool inherits_ttl = false;
+    bool carries_ip = false;  ///< IFLA_GENEVE_INNER_PROTO_INHERIT: no Ethernet inside
+    bool gro_hint = false;    ///< IFLA_GENEVE_GRO_HINT: sends an option
+    std::uint8_t df = 0;      ///< GENEVE_DF_*: 0 never sets it
+    std::uint8_t ttl = 0;     ///< 0: the host's default
+    std::uint8_t tos = 0;
+    std::uint16_t first_source_port = 1;      ///< UDP, host order
+    std::uint16_t last_source_port = 0xffff;  ///< inclusive
+    bool operator==(const GeneveInfo&) const = default;
+};
+
 struct BridgeInfo {
     bool vlan_filtering = false;
     bool stp = false;
@@ -90,7 +109,7 @@ struct PeerInfo {
 struct Link {
     int ifindex = 0;
     std::string name;
-    std::string kind;   ///< IFLA_INFO_KIND: "bridge", "vxlan", "gretap", "vlan", "veth", "tun", "" for physical
+    std::string kind;   ///< IFLA_INFO_KIND: "bridge", "vxlan", "gretap", "geneve", "vlan", "veth", "tun", "" for physical
     std::string alias;  ///< IFLA_IFALIAS
     Mac mac;
     std::uint32_t mtu = 0;
@@ -104,6 +123,7 @@ struct Link {
     std::optional<VxlanInfo> vxlan;
     std::optional<GreInfo> gre;
     std::optional<VlanInfo> vlan;
+    std::optional<GeneveInfo> geneve;
     std::optional<BridgeInfo> bridge;
     std::optional<BridgePortInfo> bridge_port;
     std::uint32_t xdp_prog_id = 0;              ///< whoever attached it; 0: none
@@ -114,6 +134,9 @@ struct Link {
 struct Address {
     int ifindex = 0;
     Prefix address;  ///< host bits kept
+    /// Another address of the subnet came first (IFA_F_SECONDARY): none that Linux chooses as a source by itself.
+    bool secondary = false;
+    std::uint8_t scope = 0;  ///< RT_SCOPE_*
     bool operator==(const Address&) const = default;
     auto operator<=>(const Address&) const = default;
 };
@@ -126,8 +149,9 @@ struct Route {
     RouteType type = RouteType::kUnicast;
     int oif = 0;
     std::optional<Ipv4> gateway;
-    std::uint32_t priority = 0;  ///< metric
-    std::uint8_t protocol = 0;   ///< RTPROT_*
+    std::optional<Ipv4> preferred_source{};  ///< RTA_PREFSRC
+    std::uint32_t priority = 0;              ///< metric
+    std::uint8_t protocol = 0;               ///< RTPROT_*
     std::uint8_t scope = 0;
     std::uint8_t tos = 0;
     bool multipath = false;  ///< nexthops or a nexthop object: not followed

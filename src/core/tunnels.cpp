@@ -40,6 +40,25 @@ std::string gre_refusal(const std::string& name, const GreInfo& gre) {
     return {};
 }
 
+/// drivers/net/geneve.c, geneve_xmit_skb. Source ports are Linux's choice and so the programs' own, within what the
+/// device may use.
+std::string geneve_refusal(const std::string& name, const GeneveInfo& geneve) {
+    if (geneve.collect_metadata) return name + " is in collect-metadata mode";
+    if (geneve.carries_ip) return name + " carries no Ethernet (innerprotoinherit)";
+    if (geneve.gro_hint) return name + " sends options (GRO hints)";
+    if (geneve.udp_checksum) return name + " sends UDP checksums";
+    if (geneve.inherits_ttl) return name + " copies the inner packet's TTL";
+    if (geneve.df != 0) return name + " sets DF, or copies that of the inner packet";
+    if (geneve.ttl != 0 && geneve.ttl != kTunnelTtl) return fmt::format("{} sends with TTL {}", name, geneve.ttl);
+    if (geneve.tos != 0) return fmt::format("{} sends with TOS {}", name, geneve.tos);
+    if (geneve.first_source_port > FL_SOURCE_PORT_FIRST || geneve.last_source_port < FL_SOURCE_PORT_END - 1) {
+        return fmt::format("{} sends from UDP ports {}-{} only", name, geneve.first_source_port,
+                           geneve.last_source_port);
+    }
+    if (!geneve.remote) return name + " has no remote IPv4 address";
+    return {};
+}
+
 }  // namespace
 
 std::optional<Tunnel> tunnel_of(const Link& link) {
@@ -63,12 +82,24 @@ std::optional<Tunnel> tunnel_of(const Link& link) {
                       .underlay_ifindex = gre.underlay_ifindex,
                       .answers_arp = false};
     }
+    if (link.geneve) {
+        const GeneveInfo& geneve = *link.geneve;
+        return Tunnel{.type = FL_TUNNEL_GENEVE,
+                      .id = geneve.vni,
+                      .local = geneve.local.value_or(Ipv4{}),
+                      .port = geneve.port,
+                      .remote = geneve.remote,
+                      .underlay_ifindex = 0,
+                      .answers_arp = false,
+                      .route_gives_local = !geneve.local};
+    }
     return std::nullopt;
 }
 
 std::string header_refusal(const Link& link) {
     if (link.vxlan) return vxlan_refusal(link.name, *link.vxlan);
     if (link.gre) return gre_refusal(link.name, *link.gre);
+    if (link.geneve) return geneve_refusal(link.name, *link.geneve);
     return link.name + " is no tunnel";
 }
 

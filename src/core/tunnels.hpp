@@ -14,12 +14,13 @@ namespace fiplane {
 /// What a tunnel device puts around frames.
 struct Tunnel {
     fl_tunnel_type type = FL_TUNNEL_NONE;
-    std::uint32_t id = 0;  ///< VNI or GRE key
-    Ipv4 local;
-    std::uint16_t port = 0;      ///< UDP, host order; 0 for GRE
-    std::optional<Ipv4> remote;  ///< the only peer of the device; none: its own table has the peers
-    int underlay_ifindex = 0;    ///< device that packets must leave by, 0: any
-    bool answers_arp = false;    ///< vxlan `proxy`
+    std::uint32_t id = 0;            ///< VNI or GRE key
+    Ipv4 local;                      ///< unset: what the route to `remote` has as its source
+    std::uint16_t port = 0;          ///< UDP, host order; 0 for GRE
+    std::optional<Ipv4> remote;      ///< the only peer of the device; none: its own table has the peers
+    int underlay_ifindex = 0;        ///< device that packets must leave by, 0: any
+    bool answers_arp = false;        ///< vxlan `proxy`
+    bool route_gives_local = false;  ///< geneve: the route is looked up without a source
     bool operator==(const Tunnel&) const = default;
 };
 

@@ -38,14 +38,40 @@ std::string output_refusal(const NetnsIndex& root, const Link& device, const Tun
     return {};
 }
 
+/// Addresses of the route's device that inet_select_addr may take: those of the next hop's subnet, if there are any.
+std::vector<Ipv4> source_candidates(const NetnsView& root, const Route& route) {
+    std::vector<Ipv4> any, near;
+    for (const Address& address : root.addresses) {
+        if (address.ifindex != route.oif || address.secondary || address.scope > route.scope) continue;
+        const bool is_near = route.gateway && address.address.network().contains(*route.gateway);
+        (is_near ? near : any).push_back(address.address.address);
+    }
+    return near.empty() ? any : near;
+}
+
 }  // namespace
+
+std::expected<Ipv4, std::string> source_towards(const NetnsIndex& root, Ipv4 destination) {
+    const Lookup lookup = root.routing().lookup({Source::Kind::kKnown, Ipv4{}}, Prefix::host(destination), "lo");
+    if (!lookup.stopped.empty()) return std::unexpected(lookup.stopped);
+    const Route& route = *lookup.route;
+    const std::string named = "route " + describe(route, root.view());
+    if (route.type != RouteType::kUnicast || route.multipath) return std::unexpected(named + " is not followed");
+    if (route.preferred_source) return *route.preferred_source;
+    // Linux takes the first of its list; the order of a list is nothing to rely on.
+    const std::vector<Ipv4> candidates = source_candidates(root.view(), route);
+    if (candidates.size() == 1) return candidates.front();
+    return std::unexpected(candidates.empty() ? named + " leads to a device without an address"
+                                              : named + " has no source, and its device several addresses");
+}
 
 UnderlayPath L2::find_path(const BridgePort& port, Ipv4 peer) const {
     UnderlayPath path;
     const Tunnel& tunnel = *port.tunnel;
     const std::uint32_t overhead = tunnel_overhead(tunnel.type);
+    const Ipv4 asked_with = tunnel.route_gives_local ? Ipv4{} : tunnel.local;
     const Lookup lookup =
-        root_.routing().lookup({Source::Kind::kKnown, tunnel.local}, Prefix::host(peer), "lo", tunnel.underlay_ifindex);
+        root_.routing().lookup({Source::Kind::kKnown, asked_with}, Prefix::host(peer), "lo", tunnel.underlay_ifindex);
     const auto refuse = [&](std::string why) {
         path.reason = fmt::format("tunnel peer {} of {}: {}", peer.str(), port.link->name, why);
         return path;

@@ -60,6 +60,16 @@ struct VlanSpec {
     std::string alias{};
 };
 
+/// A geneve device to one peer: TTL 64, no UDP checksum, no DF. Its local address is the source of the route.
+struct GeneveSpec {
+    std::string name{};
+    std::uint32_t vni = 0;
+    Ipv4 remote;
+    std::uint16_t port = 6081;
+    std::uint32_t mtu = 1450;
+    std::string alias{};
+};
+
 struct VethSpec {
     std::string name{};
     std::optional<Mac> mac{};
@@ -107,6 +117,9 @@ class Rtnl {
     [[nodiscard]] Result<std::vector<Neighbour>> neighbours();
     /// AF_BRIDGE neighbours: bridge tables and vxlan tables. Entries of multicast groups are left out.
     [[nodiscard]] Result<std::vector<FdbEntry>> fdb();
+    /// The source that the kernel gives to what this namespace sends to `destination` without one; none where there is
+    /// no route.
+    [[nodiscard]] Result<std::optional<Ipv4>> source_towards(Ipv4 destination);
     /// The id by which this namespace refers to another (RTM_GETNSID); none if it has not been given one yet. The
     /// kernel gives one when a link whose peer is there is shown for the first time, so ids are complete only after a
     /// dump of the links.
@@ -122,6 +135,7 @@ class Rtnl {
     [[nodiscard]] Result<> add_vxlan(const VxlanSpec& spec);
     [[nodiscard]] Result<> add_gretap(const GretapSpec& spec);
     [[nodiscard]] Result<> add_vlan(const VlanSpec& spec);
+    [[nodiscard]] Result<> add_geneve(const GeneveSpec& spec);
     [[nodiscard]] Result<> add_veth(const VethSpec& spec);
     [[nodiscard]] Result<> change_link(int ifindex, const std::string& name_for_errors, const LinkChange& change);
     [[nodiscard]] Result<> change_bridge_port(int ifindex, const std::string& name_for_errors,

@@ -29,7 +29,12 @@ std::optional<Address> parse_address(const nlmsghdr& message) {
     // With a point-to-point peer the prefix length is the peer's; what is local is one address.
     const bool has_peer = remote && local && *remote != *local;
     const std::uint8_t length = has_peer ? 32 : header->ifa_prefixlen;
-    return Address{static_cast<int>(header->ifa_index), {local ? *local : *remote, length}};
+    // The header's byte has the flags below 256, all of them the attribute (Linux 3.14 and later).
+    const auto flags = attributes.number<std::uint32_t>(IFA_FLAGS, header->ifa_flags);
+    return Address{.ifindex = static_cast<int>(header->ifa_index),
+                   .address = {local ? *local : *remote, length},
+                   .secondary = (flags & IFA_F_SECONDARY) != 0,
+                   .scope = header->ifa_scope};
 }
 
 RouteType route_type(unsigned char type) {
@@ -89,6 +94,7 @@ std::optional<Route> parse_route(const nlmsghdr& message) {
     if (attributes.has(RTA_VIA) || attributes.has(RTA_ENCAP)) route.type = RouteType::kOther;
     route.oif = attributes.number<int>(RTA_OIF);
     route.gateway = attributes.ipv4(RTA_GATEWAY);
+    route.preferred_source = attributes.ipv4(RTA_PREFSRC);
     route.priority = attributes.number<std::uint32_t>(RTA_PRIORITY);
     route.protocol = header->rtm_protocol;
     route.scope = header->rtm_scope;
@@ -168,6 +174,7 @@ Request route_request(int type, int flags, const Route& route) {
     if (route.destination.length > 0) request.ipv4(RTA_DST, route.destination.address);
     if (route.oif != 0) request.number(RTA_OIF, route.oif);
     if (route.gateway) request.ipv4(RTA_GATEWAY, *route.gateway);
+    if (route.preferred_source) request.ipv4(RTA_PREFSRC, *route.preferred_source);
     if (route.priority != 0) request.number(RTA_PRIORITY, route.priority);
     if (route.mtu != 0) {
         const Nest metrics(request, RTA_METRICS);
@@ -228,6 +235,25 @@ Result<std::vector<Address>> Rtnl::addresses() {
     header.ifa_family = AF_INET;
     request.header(header);
     return impl_->collect<Address>(request, "list addresses", parse_address);
+}
+
+Result<std::optional<Ipv4>> Rtnl::source_towards(Ipv4 destination) {
+    Request request(RTM_GETROUTE, 0);
+    rtmsg header{};
+    header.rtm_family = AF_INET;
+    header.rtm_dst_len = 32;
+    request.header(header).ipv4(RTA_DST, destination);
+    std::optional<Ipv4> source;
+    const auto answer = impl_->socket.transact(request, [&](const nlmsghdr& message) {
+        if (message.nlmsg_type == RTM_NEWROUTE) source = Attributes(message, sizeof(rtmsg)).ipv4(RTA_PREFSRC);
+    });
+    if (answer) return source;
+    const int number = answer.error().number;
+    if (number == ENETUNREACH || number == EHOSTUNREACH || number == EACCES || number == EINVAL) {
+        return std::optional<Ipv4>{};  // no route; one of type unreachable, prohibit or blackhole
+    }
+    return nl::fail_kernel(answer.error(), fmt::format("cannot look up the route to {}", destination.str()),
+                           impl_->where);
 }
 
 Result<std::vector<Route>> Rtnl::routes() {

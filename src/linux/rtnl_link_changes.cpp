@@ -151,6 +151,27 @@ Result<> Rtnl::add_vlan(const VlanSpec& spec) {
     return impl_->finish_link(spec.name, spec.alias, std::nullopt, what);
 }
 
+Result<> Rtnl::add_geneve(const GeneveSpec& spec) {
+    const std::string what =
+        fmt::format("create geneve device {} (VNI {}, remote {})", spec.name, spec.vni, spec.remote.str());
+    constexpr std::uint8_t kTtl = 64;
+    Request request = new_link(spec.name);
+    request.number(IFLA_MTU, spec.mtu);
+    {
+        const Nest info(request, IFLA_LINKINFO);
+        request.text(IFLA_INFO_KIND, "geneve");
+        const Nest data(request, IFLA_INFO_DATA);
+        request.number(IFLA_GENEVE_ID, spec.vni);
+        request.ipv4(IFLA_GENEVE_REMOTE, spec.remote);
+        request.number(IFLA_GENEVE_PORT, htons(spec.port));
+        request.number(IFLA_GENEVE_TTL, kTtl);
+        request.number(IFLA_GENEVE_UDP_CSUM, std::uint8_t{0});
+        request.number(IFLA_GENEVE_DF, static_cast<std::uint8_t>(GENEVE_DF_UNSET));
+    }
+    if (auto made = impl_->change(request, what); !made) return made;
+    return impl_->finish_link(spec.name, spec.alias, std::nullopt, what);
+}
+
 Result<> Rtnl::add_veth(const VethSpec& spec) {
     const std::string what = fmt::format("create veth pair {} and {}", spec.name, spec.peer_name);
     Request request = new_link(spec.name);

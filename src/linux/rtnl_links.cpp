@@ -71,6 +71,34 @@ VlanInfo parse_vlan(const Attributes& attributes, const Attributes& data) {
     return info;
 }
 
+// Newer than the oldest headers that this builds with.
+constexpr int kGenevePortRange = 15;  // IFLA_GENEVE_PORT_RANGE, Linux 6.15
+constexpr int kGeneveGroHint = 16;    // IFLA_GENEVE_GRO_HINT
+constexpr int kGeneveLocal = 17;      // IFLA_GENEVE_LOCAL
+
+GeneveInfo parse_geneve(const Attributes& data) {
+    GeneveInfo info;
+    info.vni = data.number<std::uint32_t>(IFLA_GENEVE_ID);
+    info.local = data.ipv4(kGeneveLocal);
+    if (info.local && info.local->is_unset()) info.local.reset();
+    info.remote = data.ipv4(IFLA_GENEVE_REMOTE);
+    info.port = ntohs(data.number<std::uint16_t>(IFLA_GENEVE_PORT));
+    info.udp_checksum = data.flag(IFLA_GENEVE_UDP_CSUM, false);
+    info.collect_metadata = data.has(IFLA_GENEVE_COLLECT_METADATA);
+    info.inherits_ttl = data.flag(IFLA_GENEVE_TTL_INHERIT, false);
+    info.carries_ip = data.has(IFLA_GENEVE_INNER_PROTO_INHERIT);
+    info.gro_hint = data.has(kGeneveGroHint);
+    info.df = data.number<std::uint8_t>(IFLA_GENEVE_DF);
+    info.ttl = data.number<std::uint8_t>(IFLA_GENEVE_TTL);
+    info.tos = data.number<std::uint8_t>(IFLA_GENEVE_TOS);
+    // Two numbers in network byte order: the lowest and the highest port.
+    if (const auto range = data.number<std::uint32_t>(kGenevePortRange); range != 0) {
+        info.first_source_port = static_cast<std::uint16_t>(ntohl(range) >> 16);
+        info.last_source_port = static_cast<std::uint16_t>(ntohl(range));
+    }
+    return info;
+}
+
 BridgeInfo parse_bridge(const Attributes& data) {
     BridgeInfo info;
     info.vlan_filtering = data.flag(IFLA_BR_VLAN_FILTERING, false);
@@ -121,6 +149,7 @@ void parse_kind(Link& link, const Attributes& attributes) {
     if (link.kind == "vxlan") link.vxlan = parse_vxlan(data);
     if (link.kind == "gretap") link.gre = parse_gre(data);
     if (link.kind == "vlan") link.vlan = parse_vlan(attributes, data);
+    if (link.kind == "geneve") link.geneve = parse_geneve(data);
     if (link.kind == "bridge") link.bridge = parse_bridge(data);
     if (link.kind == "tun") link.is_tap = data.number<std::uint8_t>(IFLA_TUN_TYPE) == IFF_TAP;
     if (info.text(IFLA_INFO_SLAVE_KIND) == "bridge") {

@@ -61,6 +61,41 @@ std::vector<std::string> destinations(const nlohmann::json& entries) {
 
 }  // namespace
 
+TEST_CASE("what decides a packet's source is read, and the kernel's own choice asked for", "[linux][rtnl]") {
+    REQUIRE_ROOT();
+    L3Bench bench;
+    bench.run({"ip", "address", "add", "10.0.0.2/24", "dev", "a"});
+    bench.run({"ip", "address", "add", "10.0.9.1/24", "dev", "a", "scope", "link"});
+    const auto addresses = must(bench.rtnl.addresses());
+    const auto address_of = [&](const char* text) {
+        return only(addresses, [&](const Address& each) { return each.address == prefix(text); });
+    };
+    CHECK_FALSE(address_of("10.0.0.1/24").secondary);
+    CHECK(address_of("10.0.0.1/24").scope == 0);
+    CHECK(address_of("10.0.0.2/24").secondary);
+    CHECK_FALSE(address_of("10.0.9.1/24").secondary);
+    CHECK(address_of("10.0.9.1/24").scope == 253);
+
+    bench.run({"ip", "route", "add", "10.1.0.0/16", "via", "10.0.0.254", "src", "10.0.0.2"});
+    bench.run({"ip", "route", "add", "10.2.0.0/16", "via", "10.0.0.254"});
+    bench.run({"ip", "route", "add", "unreachable", "10.3.0.0/16"});
+    const auto routes = must(bench.rtnl.routes());
+    const auto source_of = [&](const char* text) {
+        return only(routes, [&](const Route& each) { return each.destination == prefix(text) && each.table == 254; })
+            .preferred_source;
+    };
+    CHECK(source_of("10.0.0.0/24") == prefix("10.0.0.1/32").address);
+    CHECK(source_of("10.1.0.0/16") == prefix("10.0.0.2/32").address);
+    CHECK_FALSE(source_of("10.2.0.0/16"));
+
+    const auto chosen = [&](const char* text) { return must(bench.rtnl.source_towards(prefix(text).address)); };
+    CHECK(chosen("10.0.0.7/32") == prefix("10.0.0.1/32").address);
+    CHECK(chosen("10.1.0.7/32") == prefix("10.0.0.2/32").address);
+    CHECK(chosen("10.2.0.7/32") == prefix("10.0.0.1/32").address);
+    CHECK_FALSE(chosen("10.3.0.7/32"));
+    CHECK_FALSE(chosen("192.0.2.7/32"));
+}
+
 TEST_CASE("addresses keep host bits and have a broadcast address where one was wanted", "[linux][rtnl]") {
     REQUIRE_ROOT();
     L3Bench bench;

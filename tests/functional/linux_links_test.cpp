@@ -266,6 +266,53 @@ TEST_CASE("links of others are read as they are", "[linux][rtnl]") {
           BridgeInfo{.vlan_filtering = false, .stp = true, .ageing_time = 1234, .multicast_snooping = true});
 }
 
+TEST_CASE("a geneve device is read as it was made, by us and by others", "[linux][rtnl]") {
+    REQUIRE_ROOT();
+    Bench bench;
+    if (!bench.rtnl.require_kind("geneve")) SKIP("this kernel has no geneve devices");
+    must(bench.rtnl.add_geneve({.name = "gnv-1001-2",
+                                .vni = 1001,
+                                .remote = {0xc0000202},
+                                .port = 6082,
+                                .mtu = 1400,
+                                .alias = "fiplane:demo"}));
+    const Link own = bench.link("gnv-1001-2");
+    CHECK(own.kind == "geneve");
+    CHECK(own.alias == "fiplane:demo");
+    CHECK(own.mtu == 1400);
+    GeneveInfo expected;
+    expected.vni = 1001;
+    expected.remote = Ipv4{0xc0000202};
+    expected.port = 6082;
+    expected.ttl = 64;
+    REQUIRE(own.geneve.has_value());
+    CHECK(*own.geneve == expected);
+    const auto seen = bench.ask({"ip", "-j", "-d", "link", "show", "gnv-1001-2"})[0]["linkinfo"]["info_data"];
+    CHECK(seen["id"] == 1001);
+    CHECK(seen["remote"] == "192.0.2.2");
+    CHECK(seen["port"] == 6082);
+    CHECK(seen["ttl"] == 64);
+    CHECK(seen["udp_csum"] == false);
+
+    bench.run({"ip", "link", "add", "theirs", "type", "geneve", "id", "7", "remote", "192.0.2.3", "tos", "8", "df",
+               "set", "ttl", "inherit", "udpcsum"});
+    GeneveInfo theirs;
+    theirs.vni = 7;
+    theirs.remote = Ipv4{0xc0000203};
+    theirs.port = 6081;
+    theirs.tos = 8;
+    theirs.df = 1;
+    theirs.inherits_ttl = true;
+    theirs.udp_checksum = true;
+    CHECK(bench.link("theirs").geneve == theirs);
+    bench.run({"ip", "link", "add", "six", "type", "geneve", "id", "8", "remote", "2001:db8::1"});
+    CHECK_FALSE(bench.link("six").geneve->remote);
+    // A device in this mode takes the port for itself.
+    bench.run({"ip", "link", "add", "external", "type", "geneve", "dstport", "6083", "external"});
+    CHECK(bench.link("external").geneve->collect_metadata);
+    CHECK_FALSE(bench.link("external").geneve->remote);
+}
+
 TEST_CASE("a veth pair in one namespace names its peers", "[linux][rtnl]") {
     REQUIRE_ROOT();
     Bench bench;

@@ -38,6 +38,8 @@ struct Bench {
     [[nodiscard]] nlohmann::json ask(const std::vector<std::string>& command) const {
         return witness(netns(), command);
     }
+    /// A command that prints nothing.
+    void run(const std::vector<std::string>& command) const { CHECK(ask(command).empty()); }
     Link link(const std::string& name) {
         auto found = must(rtnl.link_by_name(name));
         REQUIRE(found.has_value());

@@ -111,7 +111,9 @@ inline void add_address(NetnsView& view, int ifindex, std::string_view address) 
     view.addresses.push_back({ifindex, prefix});
     add_route(view, prefix.address.str() + "/32", ifindex, {}, kLocalTable).type = RouteType::kLocal;
     if (prefix.length == 32) return;
-    add_route(view, prefix.network().str(), ifindex);
+    Route& connected = add_route(view, prefix.network().str(), ifindex);
+    connected.preferred_source = prefix.address;
+    connected.scope = 253;  // RT_SCOPE_LINK
     if (prefix.length >= 31) return;
     add_route(view, prefix.broadcast().str() + "/32", ifindex, {}, kLocalTable).type = RouteType::kBroadcast;
 }
