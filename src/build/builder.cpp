@@ -191,6 +191,8 @@ DeviceKind device_kind(NetworkType type) {
             return {"vxlan", "vxlan"};
         case NetworkType::kGre:
             return {"gretap", "ip_gre"};
+        case NetworkType::kGeneve:
+            return {"geneve", "geneve"};
         case NetworkType::kVlan:
             return {"vlan", "8021q"};
         case NetworkType::kFlat:
@@ -219,6 +221,33 @@ Result<> check_kernel(const Topology& topology, std::size_t node) {
     return {};
 }
 
+/// A geneve device has no address of its own: its peers accept its packets only if the route to them has the VTEP as
+/// its source.
+Result<> check_sources(const Topology& topology, std::size_t node) {
+    const Node& here = topology.nodes[node];
+    auto own = Netns::current();
+    if (!own) return pass_on(own);
+    auto rtnl = Rtnl::open(*own);
+    if (!rtnl) return pass_on(rtnl);
+    std::set<Ipv4> asked;
+    for (const std::size_t index : place(topology, node).networks) {
+        const Network& network = topology.networks[index];
+        if (network.type != NetworkType::kGeneve) continue;
+        for (const TunnelEnd& end : topology.tunnel_ends(network, node)) {
+            const Ipv4 peer = topology.nodes[end.peers.front()].underlay_address;
+            if (!asked.insert(peer).second) continue;
+            auto source = rtnl->source_towards(peer);
+            if (!source) return pass_on(source);
+            if (source->value_or(here.underlay_address) == here.underlay_address) continue;
+            return fail(ExitCode::kFailed,
+                        fmt::format("Geneve packets to {} would come from {}, not from {}, node {}'s underlay address",
+                                    peer.str(), (*source)->str(), here.underlay_address.str(), here.name),
+                        network.name, fmt::format("write src {} into the route to it", here.underlay_address.str()));
+        }
+    }
+    return {};
+}
+
 }  // namespace
 
 Result<Builder> Builder::open(const Topology& topology, std::size_t node, BuildOptions options) {
@@ -237,6 +266,7 @@ Result<Plan> Builder::plan() {
     auto actual = read_actual();
     if (!actual) return pass_on(actual);
     if (auto ready = check_underlay(impl_->topology, impl_->node, *actual); !ready) return pass_on(ready);
+    if (auto ready = check_sources(impl_->topology, impl_->node); !ready) return pass_on(ready);
     auto stored = AllocationFiles(impl_->options.state_dir).load();
     if (!stored) return pass_on(stored);
     Allocations reserved = *stored;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ranges>
 
 #include "build/desire.hpp"
 #include "build/names.hpp"
@@ -200,8 +201,12 @@ DesiredDevice Desire::tunnel_device(const Network& network, const Tunnel& tunnel
         return device;
     }
     const std::size_t peer = tunnel.end.peers.front();
-    device.kind = GretapKind{tunnel.end.id, node_.underlay_address, topology_.nodes[peer].underlay_address,
-                             node_.underlay_device};
+    const Ipv4 remote = topology_.nodes[peer].underlay_address;
+    if (network.type == NetworkType::kGeneve) {
+        device.kind = GeneveKind{tunnel.end.id, remote, topology_.geneve_port};
+    } else {
+        device.kind = GretapKind{tunnel.end.id, node_.underlay_address, remote, node_.underlay_device};
+    }
     // Between the devices of a mesh the bridge must not forward: every node has its own tunnel to every other.
     device.port_flags->isolated = network.shape == Shape::kMesh;
     device.port_flags->neigh_suppress = keeps_arp;
@@ -213,7 +218,7 @@ Result<> Desire::tunnel_on_node(std::size_t index, const Tunnel& tunnel) {
     const std::string& name = tunnel.end.device;
     if (auto added = add_device("", name, tunnel_device(network, tunnel)); !added) return added;
     silence_ipv6("", name);
-    if (network.type == NetworkType::kGre && keeps_arp_local(network)) arp_ends_.insert(name);
+    if (network.type != NetworkType::kVxlan && keeps_arp_local(network)) arp_ends_.insert(name);
     if (network.type == NetworkType::kVxlan) {
         for (const std::size_t peer : tunnel.end.peers)
             root().fdb.insert({name, Mac{}, topology_.nodes[peer].underlay_address});
@@ -238,7 +243,7 @@ void Desire::remote_mac(const Network& network, const Tunnel& tunnel, std::size_
 }
 
 /// A port on another node: reached through the tunnel, and answered for where ARP may not pass: by the vxlan device, or
-/// by the bridge in front of a gretap device.
+/// by the bridge in front of a gretap or geneve device.
 void Desire::remote_port(const Network& network, const Tunnel& tunnel, const Port& port) {
     const auto node = node_of(port);
     if (!node || std::ranges::find(tunnel.behind, *node) == tunnel.behind.end()) return;
@@ -271,18 +276,24 @@ Result<> Desire::vm_ports() {
 }
 
 void Desire::root_tables() {
-    std::set<Ipv4> vteps;
-    bool vxlan = false;
-    for (const std::size_t network : placement_.networks) {
-        if (topology_.networks[network].type != NetworkType::kVxlan) continue;
-        vxlan = true;
-        for (const Tunnel& tunnel : tunnels_of(network)) {
+    std::map<NetworkType, AdmittedTunnels> admitted;
+    for (const std::size_t index : placement_.networks) {
+        const Network& network = topology_.networks[index];
+        const auto port = topology_.udp_port(network.type);
+        // A gretap device takes packets from its one peer only; GRE of others is none of fiplane's.
+        if (!port) continue;
+        AdmittedTunnels& type = admitted[network.type];
+        type.set = network.type == NetworkType::kVxlan ? "vteps" : fmt::format("{}_vteps", word_of(network.type));
+        type.port = *port;
+        for (const Tunnel& tunnel : tunnels_of(index)) {
             for (const std::size_t peer : tunnel.end.peers)
-                vteps.insert(topology_.nodes[peer].underlay_address);
+                type.peers.insert(topology_.nodes[peer].underlay_address);
         }
     }
-    // A gretap device takes packets from its one peer only; GRE of others is none of fiplane's.
-    if (vxlan) root().tables.push_back(tunnel_table(node_.underlay_device, topology_.vxlan_port, vteps));
+    if (!admitted.empty()) {
+        const auto types = std::views::values(admitted);
+        root().tables.push_back(tunnel_table(node_.underlay_device, {types.begin(), types.end()}));
+    }
     if (!guarded_.empty() || !arp_ends_.empty()) root().tables.push_back(guard_table(guarded_, arp_ends_));
 }
 

@@ -45,6 +45,13 @@ struct GretapKind {
     std::string underlay_device;
 };
 
+/// A device to one peer, too. Packets leave with the source of the route to it, which must be the node's VTEP.
+struct GeneveKind {
+    std::uint32_t vni = 0;
+    Ipv4 remote;
+    std::uint16_t port = 0;
+};
+
 /// A VLAN of a physical network's device.
 struct VlanKind {
     std::uint16_t id = 0;
@@ -74,7 +81,7 @@ struct VmPortKind {
 };
 
 struct DesiredDevice {
-    std::variant<BridgeKind, VxlanKind, GretapKind, VlanKind, PhysicalKind, VethKind, VethPeerKind, VmPortKind> kind;
+    std::variant<BridgeKind, VxlanKind, GretapKind, GeneveKind, VlanKind, PhysicalKind, VethKind, VethPeerKind, VmPortKind> kind;
     std::uint32_t mtu = 1500;  ///< a physical network's device keeps its own
     std::optional<Mac> mac;    ///< unset: whatever it has
     std::string master;        ///< bridge; "": none

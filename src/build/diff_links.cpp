@@ -25,6 +25,9 @@ std::string describe(const std::string& name, const DesiredDevice& device) {
                        return fmt::format("gretap {} key {} local {} remote {}", name, gre.key, gre.local.str(),
                                           gre.remote.str());
                    },
+                   [&](const GeneveKind& geneve) {
+                       return fmt::format("geneve {} id {} remote {}", name, geneve.vni, geneve.remote.str());
+                   },
                    [&](const VlanKind& vlan) { return fmt::format("vlan {} id {} on {}", name, vlan.id, vlan.parent); },
                    [&](const PhysicalKind& physical) {
                        return fmt::format("device {} of physical network {}", name, physical.physical_network);
@@ -69,6 +72,15 @@ const std::string* awaited_device(const std::string& name, const DesiredDevice& 
     const bool foreign =
         std::holds_alternative<VmPortKind>(device.kind) || std::holds_alternative<PhysicalKind>(device.kind);
     return foreign ? &name : nullptr;
+}
+
+bool same_tunnel(const GeneveInfo& now, const GeneveKind& wanted) {
+    GeneveInfo right;
+    right.vni = wanted.vni;
+    right.remote = wanted.remote;
+    right.port = wanted.port;
+    right.ttl = 64;
+    return now == right;
 }
 
 DesiredDevice::PortFlags flags_of(const BridgePortInfo& port) {
@@ -132,6 +144,9 @@ bool NodeDiff::keeps(const NetnsName& netns, const std::string& name, const Desi
                                             same_vlan(*link.vlan, vlan, parent->ifindex);
                                  },
                                  [](const PhysicalKind&) { return true; },
+                                 [&](const GeneveKind& geneve) {
+                                     return link.kind == "geneve" && link.geneve && same_tunnel(*link.geneve, geneve);
+                                 },
                                  [&](const VethKind& veth) { return is_pair(link, veth.peer_netns, veth.peer); },
                                  [&](const VethPeerKind& veth) {
                                      const Link* first = now(veth.first_netns).link(veth.first);

@@ -60,6 +60,7 @@ struct Executor::Impl {
     Result<> create(Site& here, const CreateDevice& change, const VxlanKind& kind);
     Result<> create(Site& here, const CreateDevice& change, const GretapKind& kind);
     Result<> create(Site& here, const CreateDevice& change, const VlanKind& kind);
+    Result<> create(Site& here, const CreateDevice& change, const GeneveKind& kind);
     Result<> create(Site& here, const CreateDevice& change, const VethKind& kind);
 };
 
@@ -166,6 +167,15 @@ Result<> Executor::Impl::create(Site& here, const CreateDevice& change, const Vl
                                .parent_ifindex = *parent,
                                .mtu = change.device.mtu,
                                .alias = change.mark});
+}
+
+Result<> Executor::Impl::create(Site& here, const CreateDevice& change, const GeneveKind& kind) {
+    return here.rtnl.add_geneve({.name = change.name,
+                                 .vni = kind.vni,
+                                 .remote = kind.remote,
+                                 .port = kind.port,
+                                 .mtu = change.device.mtu,
+                                 .alias = change.mark});
 }
 
 Result<> Executor::Impl::create(Site& here, const CreateDevice& change, const VethKind& kind) {

@@ -116,18 +116,17 @@ NftTable fip_table() {
     return table;
 }
 
-NftTable tunnel_table(const std::string& underlay_device, std::uint16_t vxlan_port, const std::set<Ipv4>& peers) {
+NftTable tunnel_table(const std::string& underlay_device, const std::vector<AdmittedTunnels>& types) {
     NftTable table;
     table.family = nf::Family::kInet;
-    table.sets["vteps"] = peers;
-    table.chains.push_back(
-        {"input",
-         "filter",
-         "input",
-         kFilter,
-         "",
-         {fmt::format("iifname \"{}\" udp dport {} ip saddr @vteps accept", underlay_device, vxlan_port),
-          fmt::format("udp dport {} counter drop", vxlan_port)}});
+    NftChain input{"input", "filter", "input", kFilter, "", {}};
+    for (const AdmittedTunnels& type : types) {
+        table.sets[type.set] = type.peers;
+        input.rules.push_back(
+            fmt::format("iifname \"{}\" udp dport {} ip saddr @{} accept", underlay_device, type.port, type.set));
+        input.rules.push_back(fmt::format("udp dport {} counter drop", type.port));
+    }
+    table.chains.push_back(std::move(input));
     return table;
 }
 

@@ -58,9 +58,14 @@ struct NodeNat {
 [[nodiscard]] NftTable node_table(const NodeNat& nat);
 /// fip namespace: no connection tracking, translations are tracked once, in the router's namespace.
 [[nodiscard]] NftTable fip_table();
+/// Who may send tunnel packets over UDP.
+struct AdmittedTunnels {
+    std::string set;         ///< the peers' name in the table
+    std::uint16_t port = 0;  ///< host order
+    std::set<Ipv4> peers;
+};
 /// The node's own namespace: tunnel packets from known peers on the underlay device only.
-[[nodiscard]] NftTable tunnel_table(const std::string& underlay_device, std::uint16_t vxlan_port,
-                                    const std::set<Ipv4>& peers);
+[[nodiscard]] NftTable tunnel_table(const std::string& underlay_device, const std::vector<AdmittedTunnels>& types);
 
 struct GuardedPort {
     std::string device;

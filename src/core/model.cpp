@@ -19,7 +19,41 @@ std::uint32_t spoke_id(const Network& network, std::size_t node) {
     return network.segmentation_id + static_cast<std::uint32_t>(position);
 }
 
+/// "geneve-16777215-99" would not fit into the 15 characters that Linux allows.
+std::string_view device_prefix(NetworkType type) {
+    return type == NetworkType::kGeneve ? "gnv" : word_of(type);
+}
+
+fl_tunnel_type tunnel_type(NetworkType type) {
+    switch (type) {
+        case NetworkType::kVxlan:
+            return FL_TUNNEL_VXLAN;
+        case NetworkType::kGre:
+            return FL_TUNNEL_GRE;
+        case NetworkType::kGeneve:
+            return FL_TUNNEL_GENEVE;
+        case NetworkType::kVlan:
+        case NetworkType::kFlat:
+            break;
+    }
+    return FL_TUNNEL_NONE;
+}
+
 }  // namespace
+
+std::optional<std::uint16_t> Topology::udp_port(NetworkType type) const {
+    switch (type) {
+        case NetworkType::kVxlan:
+            return vxlan_port;
+        case NetworkType::kGeneve:
+            return geneve_port;
+        case NetworkType::kGre:
+        case NetworkType::kVlan:
+        case NetworkType::kFlat:
+            break;
+    }
+    return std::nullopt;
+}
 
 const Node* Topology::find_node(std::string_view node_name) const {
     const auto found = std::ranges::find(nodes, node_name, &Node::name);
@@ -27,12 +61,12 @@ const Node* Topology::find_node(std::string_view node_name) const {
 }
 
 std::vector<TunnelEnd> Topology::tunnel_ends(const Network& network, std::size_t node) const {
-    const std::string_view kind = word_of(network.type);
+    const std::string_view prefix = device_prefix(network.type);
     std::vector<TunnelEnd> ends;
     if (network.is_provider()) return ends;
     const auto spoke = [&](std::size_t outer, std::size_t peer) {
         const std::uint32_t id = spoke_id(network, outer);
-        ends.push_back({fmt::format("{}-{}", kind, id), id, {peer}});
+        ends.push_back({fmt::format("{}-{}", prefix, id), id, {peer}});
     };
     if (network.shape == Shape::kStar && node != network.hub) {
         spoke(node, network.hub);
@@ -46,18 +80,19 @@ std::vector<TunnelEnd> Topology::tunnel_ends(const Network& network, std::size_t
         for (const std::size_t other : others)
             spoke(other, other);
     } else if (network.shares_device()) {
-        ends.push_back({fmt::format("{}-{}", kind, network.segmentation_id), network.segmentation_id, others});
+        ends.push_back({fmt::format("{}-{}", prefix, network.segmentation_id), network.segmentation_id, others});
     } else {
         for (const std::size_t other : others) {
-            ends.push_back(
-                {fmt::format("{}-{}-{}", kind, network.segmentation_id, other + 1), network.segmentation_id, {other}});
+            ends.push_back({fmt::format("{}-{}-{}", prefix, network.segmentation_id, other + 1),
+                            network.segmentation_id,
+                            {other}});
         }
     }
     return ends;
 }
 
 std::uint32_t tunnel_overhead(NetworkType type) {
-    return tunnel_overhead(type == NetworkType::kGre ? FL_TUNNEL_GRE : FL_TUNNEL_VXLAN);
+    return tunnel_overhead(tunnel_type(type));
 }
 
 std::string_view word_of(NetworkType type) {
@@ -66,8 +101,26 @@ std::string_view word_of(NetworkType type) {
             return "vxlan";
         case NetworkType::kGre:
             return "gre";
+        case NetworkType::kGeneve:
+            return "geneve";
         case NetworkType::kVlan:
             return "vlan";
+        case NetworkType::kFlat:
+            return "flat";
+    }
+    return {};
+}
+
+std::string_view title_of(NetworkType type) {
+    switch (type) {
+        case NetworkType::kVxlan:
+            return "VXLAN";
+        case NetworkType::kGre:
+            return "GRE";
+        case NetworkType::kGeneve:
+            return "Geneve";
+        case NetworkType::kVlan:
+            return "VLAN";
         case NetworkType::kFlat:
             return "flat";
     }

@@ -19,7 +19,7 @@ namespace fiplane {
 
 /// Neutron's network_type, as far as fiplane builds it. The last two are provider networks: their frames are not
 /// tunnelled, but on a wire that nodes and others share, a physical network; tagged with a VLAN id, or as they are.
-enum class NetworkType { kVxlan, kGre, kVlan, kFlat };
+enum class NetworkType { kVxlan, kGre, kGeneve, kVlan, kFlat };
 
 [[nodiscard]] constexpr bool is_provider(NetworkType type) {
     return type == NetworkType::kVlan || type == NetworkType::kFlat;
@@ -152,6 +152,7 @@ struct Topology {
     std::string file;                             ///< path as given; for messages
     NetworkType transport = NetworkType::kVxlan;  ///< of networks that do not say their own
     std::uint16_t vxlan_port = 4789;
+    std::uint16_t geneve_port = 6081;
     std::uint32_t underlay_mtu = 1500;
     std::map<std::string, std::uint32_t> physical_network_mtus;  ///< of every physical network of the nodes
     std::vector<Node> nodes;
@@ -163,19 +164,23 @@ struct Topology {
 
     [[nodiscard]] const Node* find_node(std::string_view name) const;
 
-    /// The tunnel devices of a network on one node; none of a provider network: "vxlan-1001" to all others at once; a
-    /// device for each other node with GRE, which knows no more than one peer ("gre-1001-3": to the third node of the
-    /// file); in a star, one for each node at the hub and one at the others, with an id of its own that both ends are
-    /// named after
-    /// ("vxlan-1000002").
+    /// UDP destination port of a type's tunnels; none of GRE.
+    [[nodiscard]] std::optional<std::uint16_t> udp_port(NetworkType type) const;
+
+    /// The tunnel devices of a network on one node, none of a provider network: "vxlan-1001" to all others at once; a device for each other node
+    /// with GRE and Geneve, whose devices know no more than one peer ("gre-1001-3", "gnv-1001-3": to the third node of
+    /// the file); in a star, one for each node at the hub and one at the others, with an id of its own that both ends
+    /// are named after ("vxlan-1000002").
     [[nodiscard]] std::vector<TunnelEnd> tunnel_ends(const Network& network, std::size_t node) const;
 };
 
 /// Bytes that a network's tunnels take of the underlay's MTU, the inner Ethernet header included; not for provider
 /// networks.
 [[nodiscard]] std::uint32_t tunnel_overhead(NetworkType type);
-/// Neutron's word: "vxlan", "gre", "vlan", "flat".
+/// Neutron's word: "vxlan", "gre", "geneve", "vlan", "flat".
 [[nodiscard]] std::string_view word_of(NetworkType type);
+/// For messages: "VXLAN", "GRE", "Geneve".
+[[nodiscard]] std::string_view title_of(NetworkType type);
 [[nodiscard]] std::string_view word_of(Shape shape);
 /// "neutron", "nova-network".
 [[nodiscard]] std::string_view word_of(RouterType type);

@@ -19,6 +19,10 @@ json name_or_null(const std::vector<T>& objects, std::optional<std::size_t> inde
     return index ? json(objects[*index].name) : json(nullptr);
 }
 
+json number_or_null(std::optional<std::uint16_t> number) {
+    return number ? json(*number) : json(nullptr);
+}
+
 json describe_node(const Topology& topology, const Node& node) {
     json addresses = json::array();
     for (const Node::BridgeAddress& on : node.bridge_addresses) {
@@ -85,6 +89,7 @@ json describe_network(const Topology& topology, const Network& network) {
             {"shape", network.is_provider() ? json(nullptr) : json(word_of(network.shape))},
             {"hub", star ? json(topology.nodes[network.hub].name) : json(nullptr)},
             {"segmentation_id", network.type == NetworkType::kFlat ? json(nullptr) : json(network.segmentation_id)},
+            {"port", number_or_null(topology.udp_port(network.type))},
             {"bridge", network.bridge},
             {"tunnel_device", shared ? json(topology.tunnel_ends(network, 0).front().device) : json(nullptr)},
             {"tunnels", describe_tunnels(topology, network)},
@@ -177,7 +182,9 @@ json describe(const Topology& topology) {
     return {
         {"name", topology.name},
         {"file", topology.file},
-        {"transport", {{"type", word_of(topology.transport)}, {"port", topology.vxlan_port}}},
+        {"transport",
+         {{"type", word_of(topology.transport)},
+          {"port", topology.udp_port(topology.transport).value_or(topology.vxlan_port)}}},
         {"underlay_mtu", topology.underlay_mtu},
         {"physical_networks", std::move(physical)},
         {"nodes", describe_all(topology.nodes, [&](const Node& n) { return describe_node(topology, n); })},

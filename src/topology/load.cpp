@@ -41,8 +41,10 @@ Topology resolve(const Document& document, const std::string& file_name, Mistake
     work.topology.name = document.name.value.value_or(std::string{});
     work.topology.file = file_name;
     work.topology.transport = document.transport_type.value.value_or(work.topology.transport);
-    work.topology.vxlan_port =
-        static_cast<std::uint16_t>(document.transport_port.value.value_or(work.topology.vxlan_port));
+    if (const auto& port = document.transport_port.value) {
+        const bool geneve = work.topology.transport == NetworkType::kGeneve;
+        (geneve ? work.topology.geneve_port : work.topology.vxlan_port) = static_cast<std::uint16_t>(*port);
+    }
     work.topology.underlay_mtu = document.underlay_mtu.value.value_or(work.topology.underlay_mtu);
     register_names(work);
     resolve_networks(work);

@@ -71,18 +71,18 @@ class DocumentReader {
 
   private:
     static Parsed<NetworkType> parse_transport(std::string_view text) {
-        for (const NetworkType type : {NetworkType::kVxlan, NetworkType::kGre}) {
+        for (const NetworkType type : {NetworkType::kVxlan, NetworkType::kGre, NetworkType::kGeneve}) {
             if (text == word_of(type)) return type;
         }
-        return std::unexpected(Complaint{"is not a transport that this version builds", "vxlan or gre"});
+        return std::unexpected(Complaint{"is not a transport that this version builds", "vxlan, gre or geneve"});
     }
 
     static Parsed<NetworkType> parse_network_type(std::string_view text) {
         for (const NetworkType type :
-             {NetworkType::kVxlan, NetworkType::kGre, NetworkType::kVlan, NetworkType::kFlat}) {
+             {NetworkType::kVxlan, NetworkType::kGre, NetworkType::kGeneve, NetworkType::kVlan, NetworkType::kFlat}) {
             if (text == word_of(type)) return type;
         }
-        return std::unexpected(Complaint{"is not a type that this version builds", "vxlan, gre, vlan or flat"});
+        return std::unexpected(Complaint{"is not a type that this version builds", "vxlan, gre, geneve, vlan or flat"});
     }
 
     static Parsed<Shape> parse_shape(std::string_view text) {

@@ -54,7 +54,20 @@ void resolve_mtu(Resolution& work, const NetworkEntry& entry, Network& network) 
         entry.mtu.place,
         fmt::format("{}: mtu {} does not fit into the underlay", object_label("network", entry.name), network.mtu),
         fmt::format("at most {}: underlay_mtu {} less {} for {}", room, work.topology.underlay_mtu, overhead,
-                    network.type == NetworkType::kGre ? "GRE" : "VXLAN"));
+                    title_of(network.type)));
+}
+
+/// One UDP port belongs to one type: Linux would not let the second device have it.
+void check_ports(Resolution& work) {
+    const Topology& topology = work.topology;
+    const auto uses = [&](NetworkType type) {
+        return std::ranges::any_of(topology.networks, [&](const Network& network) { return network.type == type; });
+    };
+    if (topology.vxlan_port != topology.geneve_port || !uses(NetworkType::kVxlan) || !uses(NetworkType::kGeneve))
+        return;
+    work.mistakes.add(work.document.transport_port.place,
+                      fmt::format("transport: port {} is that of both VXLAN and Geneve", topology.vxlan_port),
+                      "networks of the other type have their standard port: 4789 of VXLAN, 6081 of Geneve");
 }
 
 void resolve_shape(Resolution& work, const NetworkEntry& entry, Network& network) {
@@ -333,6 +346,7 @@ void resolve_networks(Resolution& work) {
     for (std::size_t i = 0; i < topology.networks.size(); ++i)
         resolve_network(work, i, ids);
     place_provider_networks(work);
+    check_ports(work);
     work.network_is_whole.assign(topology.networks.size(), true);
     for (std::size_t i = 0; i < topology.subnets.size(); ++i) {
         Subnet& subnet = topology.subnets[i];

@@ -72,14 +72,18 @@ def test_broken_yaml(node):
     assert "1 mistake" in summary
 
 
-def test_a_kernel_without_gre_says_so_before_anything_is_made(node):
-    has_gre = node.run("ip link add probe type gretap remote 192.0.2.99 && ip link del probe", check=False).returncode == 0
-    topology = ROOT / "examples" / "devstack-dvr-gre.yaml"
+@pytest.mark.parametrize("type,kind,module,device",
+                         [("gre", "gretap", "ip_gre", "gre-1001-2"), ("geneve", "geneve", "geneve", "gnv-1001-2")])  # fmt: skip
+def test_a_kernel_without_a_kind_of_device_says_so_before_anything_is_made(node, type, kind, module, device):
+    identity = "id 9 " if kind == "geneve" else ""
+    probe = f"ip link add probe type {kind} {identity}remote 192.0.2.99 && ip link del probe"
+    is_there = node.run(probe, check=False).returncode == 0
+    topology = ROOT / "examples" / f"devstack-dvr-{type}.yaml"
     result = attempt(node, "plan", "--node", "primary", "--state-dir", node.state.path / "state", topology)
-    if has_gre:
-        assert result.returncode == 0 and "gretap gre-1001-2" in result.stdout, result
+    if is_there:
+        assert result.returncode == 0 and f"{kind} {device}" in result.stdout, result
     else:
-        one_error(result, 5, "no devices of kind gretap, which network public needs", "ip_gre", "network_type")
+        one_error(result, 5, f"no devices of kind {kind}, which network public needs", module, "network_type")
 
 
 def test_all_mistakes_at_once(node):

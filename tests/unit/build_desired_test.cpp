@@ -202,6 +202,63 @@ TEST_CASE("GRE: a device for each peer, which the bridge keeps apart and answers
     CHECK(arp_ends == std::set<std::string>{"gre-11-2", "gre-12-2"});
 }
 
+TEST_CASE("Geneve: a device for each peer as with GRE, and its port is admitted beside VXLAN's", "[build]") {
+    Topology topology = cloud();
+    // The first network, which all nodes have, stays VXLAN.
+    for (std::size_t index = 1; index < topology.networks.size(); ++index)
+        topology.networks[index].type = NetworkType::kGeneve;
+    topology.geneve_port = 6082;
+    const DesiredNetns root = node(topology, 0).netns.at("");
+    const DesiredDevice& device = root.devices.at("gnv-12-2");
+    const auto& geneve = std::get<GeneveKind>(device.kind);
+    CHECK(geneve.vni == 12);
+    CHECK(geneve.remote == ip("192.0.2.2"));
+    CHECK(geneve.port == 6082);
+    CHECK(device.mtu == 1450);
+    CHECK(device.master == topology.networks[2].bridge);
+    REQUIRE(device.port_flags);
+    CHECK(*device.port_flags == DesiredDevice::PortFlags{.learning = false, .isolated = true, .neigh_suppress = true});
+    CHECK_FALSE(root.devices.contains("gnv-12-3"));
+    const Mac remote = *Mac::parse("fa:16:3e:00:02:12");
+    CHECK(root.fdb.contains({"gnv-12-2", remote, std::nullopt}));
+    CHECK(std::ranges::none_of(root.fdb, [](const DesiredFdb& entry) {
+        return entry.device.starts_with("gnv-") && entry.destination.has_value();
+    }));
+    CHECK(root.neighbours.at({topology.networks[2].bridge, ip("10.10.2.12")}) == remote);
+    std::set<std::string> arp_ends;
+    for (const NftTable& table : root.tables) {
+        for (const NftChain& chain : table.chains) {
+            if (chain.hook == "egress") arp_ends.insert(chain.device);
+        }
+    }
+    CHECK(arp_ends == std::set<std::string>{"gnv-11-2", "gnv-12-2"});
+    const auto table =
+        std::ranges::find_if(root.tables, [](const NftTable& each) { return each.family == nf::Family::kInet; });
+    REQUIRE(table != root.tables.end());
+    // The third node has none of the networks over Geneve.
+    CHECK(table->sets == std::map<std::string, std::set<Ipv4>>{{"vteps", {ip("192.0.2.2"), ip("192.0.2.3")}},
+                                                               {"geneve_vteps", {ip("192.0.2.2")}}});
+    REQUIRE(table->chains.size() == 1);
+    CHECK(table->chains[0].rules ==
+          std::vector<std::string>{
+              "iifname \"eth0\" udp dport 4789 ip saddr @vteps accept", "udp dport 4789 counter drop",
+              "iifname \"eth0\" udp dport 6082 ip saddr @geneve_vteps accept", "udp dport 6082 counter drop"});
+}
+
+TEST_CASE("a star over Geneve has a device for each of its tunnels", "[build]") {
+    Topology topology = cloud();
+    Network& network = topology.networks[0];
+    network.type = NetworkType::kGeneve;
+    network.shape = Shape::kStar;
+    const DesiredNetns hub = node(topology, 0).netns.at("");
+    CHECK(std::get<GeneveKind>(hub.devices.at("gnv-5001").kind).remote == ip("192.0.2.2"));
+    CHECK(std::get<GeneveKind>(hub.devices.at("gnv-5002").kind).remote == ip("192.0.2.3"));
+    CHECK_FALSE(hub.devices.at("gnv-5001").port_flags->isolated);
+    const DesiredNetns spoke = node(topology, 2).netns.at("");
+    CHECK(std::get<GeneveKind>(spoke.devices.at("gnv-5002").kind).remote == ip("192.0.2.1"));
+    CHECK_FALSE(spoke.devices.contains("gnv-5001"));
+}
+
 TEST_CASE("a star: the hub has a tunnel with a number of its own to each node, the others one to it", "[build]") {
     Topology topology = cloud();
     Network& external = topology.networks[0];

@@ -103,10 +103,12 @@ TEST_CASE("numbers, truth values and types") {
         {"segmentation_id: 1002", "segmentation_id: @1e3", "is not a number", "whole number"},
         {"segmentation_id: 1002", "segmentation_id: 1002\n    mtu: @575", "out of range", "576"},
         {"segmentation_id: 1002", "segmentation_id: 1002\n    mtu: @1451", "does not fit", "at most 1450"},
-        {"segmentation_id: 1002", "segmentation_id: 1002\n    network_type: @geneve", "is not a type",
-         "vxlan, gre, vlan or flat"},
+        {"segmentation_id: 1002", "segmentation_id: 1002\n    network_type: @stt", "is not a type",
+         "vxlan, gre, geneve, vlan or flat"},
         {"segmentation_id: 1002", "segmentation_id: 1002\n    network_type: gre\n    mtu: @1459", "does not fit",
          "at most 1458"},
+        {"segmentation_id: 1002", "segmentation_id: 1002\n    network_type: geneve\n    mtu: @1451", "does not fit",
+         "at most 1450"},
         {"segmentation_id: 1002", "segmentation_id: 1002\n    shape: @ring", "is not a shape", "mesh or star"},
         {"segmentation_id: 1002", "segmentation_id: 1002\n    hub: @primary", "only a star has a hub", "shape: star"},
         {"segmentation_id: 1002", "segmentation_id: 1002\n    shape: star\n    hub: @primry", "primry", "primary"},
@@ -115,11 +117,56 @@ TEST_CASE("numbers, truth values and types") {
         {"segmentation_id: 1002", "segmentation_id: @1000\n    shape: star", "segmentation_id 1001",
          "numbers that follow"},
         {"underlay_mtu: 1500", "underlay_mtu: @625", "out of range", "626"},
-        {"underlay_mtu: 1500", "transport: {type: @geneve}", "not a transport", "vxlan"},
+        {"underlay_mtu: 1500", "transport: {type: @stt}", "not a transport", "vxlan"},
         {"underlay_mtu: 1500", "transport: {port: @0}", "out of range", "1 to 65535"},
         {"underlay_mtu: 1500", "transport: {port: @65536}", "out of range", "1 to 65535"},
         {"external: true", "external: @yes", "not a truth value", "true or false"},
     })));
+}
+
+TEST_CASE("the transport's port is that of its type, and no other type may have it, too") {
+    const auto with = [](const std::string& transport, const std::string& lonely) {
+        return parse_topology(
+            edited("underlay_mtu: 1500", "transport: " + transport,
+                   edited("segmentation_id: 1002", "segmentation_id: 1002\n    network_type: " + lonely)),
+            "f");
+    };
+    const auto geneve = with("{type: geneve, port: 7000}", "vxlan");
+    REQUIRE(geneve.topology);
+    CHECK(geneve.topology->udp_port(NetworkType::kGeneve) == 7000);
+    CHECK(geneve.topology->udp_port(NetworkType::kVxlan) == 4789);
+    CHECK_FALSE(geneve.topology->udp_port(NetworkType::kGre));
+    const auto vxlan = with("{port: 7000}", "geneve");
+    REQUIRE(vxlan.topology);
+    CHECK(vxlan.topology->udp_port(NetworkType::kGeneve) == 6081);
+    CHECK(vxlan.topology->udp_port(NetworkType::kVxlan) == 7000);
+    // Nobody uses the other type's.
+    CHECK(with("{type: geneve, port: 4789}", "gre").topology);
+    for (const auto& [transport, lonely] :
+         {std::pair{"{type: geneve, port: 4789}", "vxlan"}, {"{type: vxlan, port: 6081}", "geneve"}}) {
+        const auto clash = with(transport, lonely);
+        REQUIRE(clash.mistakes.size() == 1);
+        CHECK(clash.mistakes[0].what.ends_with("is that of both VXLAN and Geneve"));
+        CHECK(clash.mistakes[0].line == 2);
+        CHECK(clash.mistakes[0].column > 1);
+    }
+}
+
+TEST_CASE("names of Geneve devices fit for any VNI with up to 99 nodes") {
+    const auto cloud = [](int nodes) {
+        std::string text = "name: many\ntransport: {type: geneve}\nnodes:\n";
+        for (int i = 1; i <= nodes; ++i) {
+            text += "  - {name: n" + std::to_string(i) + ", underlay: {device: eth0, address: 192.0.2." +
+                    std::to_string(i) + "}}\n";
+        }
+        return parse_topology(text + "networks:\n  - {name: a, segmentation_id: 16777215}\n", "f");
+    };
+    const auto fits = cloud(99);
+    REQUIRE(fits.topology);
+    CHECK(fits.topology->tunnel_ends(fits.topology->networks[0], 0).back().device == "gnv-16777215-99");
+    const auto longer = cloud(100);
+    REQUIRE(longer.mistakes.size() == 1);
+    CHECK(longer.mistakes[0].what == "network a: tunnel device would be named gnv-16777215-100");
 }
 
 TEST_CASE("syntax errors have the parser's place") {
