@@ -210,7 +210,16 @@ void NodeDiff::nft_differences(const NetnsName& name, const DesiredNetns& wanted
     for (const auto& [device, kind] : wanted.devices) {
         if (!is_unplugged(name, device)) present.insert(device);
     }
-    auto change = diff_tables(wanted.tables, now(name).netfilter, present);
+    std::set<std::string> removed;
+    for (const Operation& operation : draft_.operations) {
+        const auto* removal = std::get_if<RemoveDevice>(&operation.change);
+        if (removal != nullptr && operation.netns == name) removed.insert(removal->name);
+    }
+    // The steps that remove the devices speak for their chains as well.
+    if (auto commands = delete_device_chains(now(name).netfilter, removed); !commands.empty()) {
+        draft_.operations.push_back({Stage::kRemoveChains, name, RunNft{std::move(commands)}, {}});
+    }
+    auto change = diff_tables(wanted.tables, now(name).netfilter, present, removed);
     if (change.commands.empty()) return;
     for (auto& step : change.steps)
         step.netns = name;

@@ -85,8 +85,13 @@ Elements elements_of(const std::set<Ipv4>& set) {
 class TableDiff {
   public:
     TableDiff(const NftTable* desired, nf::Family family, const nf::Ruleset& actual,
-              const std::set<std::string>& present)
-        : desired_(desired), family_(family), actual_(actual), present_(present), name_(table_name(family)) {}
+              const std::set<std::string>& present, const std::set<std::string>& removed)
+        : desired_(desired),
+          family_(family),
+          actual_(actual),
+          present_(present),
+          removed_(removed),
+          name_(table_name(family)) {}
 
     [[nodiscard]] NftChange run() {
         collect_actual();
@@ -94,7 +99,7 @@ class TableDiff {
             remove_table();
             return std::move(change_);
         }
-        const bool new_table = chains_.empty() && maps_.empty() && sets_.empty();
+        const bool new_table = !exists_;
         compare_chains();
         for (const auto& [name, elements] : desired_->maps) {
             compare_elements(name, "map", "ipv4_addr : ipv4_addr", elements_of(elements), actual_elements(maps_, name));
@@ -110,7 +115,9 @@ class TableDiff {
   private:
     void collect_actual() {
         for (const auto& chain : actual_.chains) {
-            if (chain.family == family_ && chain.table == kTableName) chains_.emplace(chain.name, &chain);
+            if (chain.family != family_ || chain.table != kTableName) continue;
+            exists_ = true;
+            if (!removed_.contains(chain.device)) chains_.emplace(chain.name, &chain);
         }
         const std::string prefix = nf::Ruleset::scoped_name(family_, std::string{kTableName}, "");
         for (const auto& [name, elements] : actual_.maps) {
@@ -119,6 +126,7 @@ class TableDiff {
         for (const auto& [name, values] : actual_.sets) {
             if (name.starts_with(prefix)) sets_.emplace(name.substr(prefix.size()), elements_of(addresses_in(values)));
         }
+        exists_ = exists_ || !maps_.empty() || !sets_.empty();
     }
 
     static const Elements* actual_elements(const std::map<std::string, Elements>& containers, const std::string& name) {
@@ -127,7 +135,7 @@ class TableDiff {
     }
 
     void remove_table() {
-        if (chains_.empty() && maps_.empty() && sets_.empty()) return;
+        if (!exists_) return;
         change_.commands = delete_tables({family_});
         step(Step::Action::kRemove, fmt::format("nft table {}", name_));
     }
@@ -257,7 +265,9 @@ class TableDiff {
     nf::Family family_;
     const nf::Ruleset& actual_;
     const std::set<std::string>& present_;
+    const std::set<std::string>& removed_;
     std::string name_;
+    bool exists_ = false;
     std::map<std::string, const nf::Chain*> chains_;
     std::map<std::string, Elements> maps_;
     std::map<std::string, Elements> sets_;
@@ -272,15 +282,25 @@ class TableDiff {
 
 }  // namespace
 
+std::string delete_device_chains(const nf::Ruleset& actual, const std::set<std::string>& removed) {
+    std::string commands;
+    for (const auto& chain : actual.chains) {
+        if (chain.table != kTableName || !removed.contains(chain.device)) continue;
+        commands += fmt::format("flush chain {0} {1}\ndelete chain {0} {1}\n", table_name(chain.family), chain.name);
+    }
+    return commands;
+}
+
 NftChange diff_tables(const std::vector<NftTable>& desired, const nf::Ruleset& actual,
-                      const std::set<std::string>& present) {
+                      const std::set<std::string>& present, const std::set<std::string>& removed) {
     std::map<nf::Family, const NftTable*> by_family;
     for (const auto& table : desired)
         by_family.emplace(table.family, &table);
     NftChange all;
     for (const auto family : {nf::Family::kIp, nf::Family::kInet, nf::Family::kNetdev}) {
         const auto found = by_family.find(family);
-        auto change = TableDiff(found == by_family.end() ? nullptr : found->second, family, actual, present).run();
+        auto change =
+            TableDiff(found == by_family.end() ? nullptr : found->second, family, actual, present, removed).run();
         all.commands += change.commands;
         std::ranges::move(change.steps, std::back_inserter(all.steps));
     }

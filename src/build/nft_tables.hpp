@@ -88,9 +88,12 @@ struct NftChange {
 };
 
 /// What makes the tables named `fiplane` of `actual` equal to `desired`. Chains of devices that `present` does not name
-/// are neither made nor removed.
+/// are neither made nor removed; those of devices in `removed` are gone by then (delete_device_chains).
 [[nodiscard]] NftChange diff_tables(const std::vector<NftTable>& desired, const nf::Ruleset& actual,
-                                    const std::set<std::string>& present);
+                                    const std::set<std::string>& present, const std::set<std::string>& removed = {});
+/// Deletes the chains of devices that are about to be removed, for some kernels would do so with the device and others
+/// keep them. Empty: there are none.
+[[nodiscard]] std::string delete_device_chains(const nf::Ruleset& actual, const std::set<std::string>& removed);
 
 /// Deletes a table named `fiplane` of each family, whether it is there or not.
 [[nodiscard]] std::string delete_tables(const std::vector<nf::Family>& families);

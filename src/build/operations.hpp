@@ -23,6 +23,7 @@ enum class Stage {
     kRemoveRoutes,
     kRemoveNeighbours,
     kRemoveAddresses,
+    kRemoveChains,
     kRemoveLinks,
     kRemoveNetns,
     kCreateNetns,

@@ -33,6 +33,15 @@ TEST_CASE("geneve devices are built once and mended", "[build][linux]") {
     }
     CHECK(node.sh("nft list chain inet fiplane input").find("udp dport 6081 ip saddr @geneve_vteps accept") !=
           std::string::npos);
+    // The third node has nothing in the network any more: its tunnel goes, and the chain that kept ARP out of it.
+    Topology smaller = topology;
+    for (Port& port : smaller.ports) {
+        if (port.owner == PortOwner::kCompute && port.node == 2) port.node = 1;
+    }
+    node.apply(smaller);
+    CHECK(node.plan_text(smaller).empty());
+    CHECK(node.sh("nft list tables; nft list table netdev fiplane").find("gnv-1001-3") == std::string::npos);
+    CHECK(node.try_sh("ip link show gnv-1001-3") != 0);
     node.teardown();
     CHECK(node.sh("ip -o link show type geneve").empty());
 }

@@ -28,6 +28,7 @@ nf::Ruleset as_ruleset(const std::vector<NftTable>& tables) {
             made.hook = chain.hook == "prerouting"    ? nf::Hook::kPrerouting
                         : chain.hook == "postrouting" ? nf::Hook::kPostrouting
                         : chain.hook == "input"       ? nf::Hook::kInput
+                        : chain.hook == "egress"      ? nf::Hook::kEgress
                                                       : nf::Hook::kIngress;
             made.type = chain.type == "nat" ? nf::ChainType::kNat : nf::ChainType::kFilter;
             made.priority = chain.priority;
@@ -135,6 +136,24 @@ TEST_CASE("guard chains wait for their devices", "[build][nft]") {
                              "priority 0; policy accept; }") != std::string::npos);
     CHECK(change.commands.find("add rule netdev fiplane port_gre-1001-3 ether type arp drop") != std::string::npos);
     CHECK(diff_tables(tables, as_ruleset(tables), {}).commands.empty());
+}
+
+TEST_CASE("chains of devices that build removes go before them, and come back with them", "[build][nft]") {
+    const std::vector<NftTable> both = {guard_table({}, {"gnv-1001-2", "gnv-1001-3"})};
+    const auto actual = as_ruleset(both);
+    CHECK(delete_device_chains(actual, {"gnv-1001-2"}) ==
+          "flush chain netdev fiplane port_gnv-1001-2\ndelete chain netdev fiplane port_gnv-1001-2\n");
+    CHECK(delete_device_chains(actual, {"br-ex"}).empty());
+    // Made again: as if the chain had never been.
+    const auto again = diff_tables(both, actual, {"gnv-1001-2", "gnv-1001-3"}, {"gnv-1001-2"});
+    CHECK(again.commands.find("add chain netdev fiplane port_gnv-1001-2 {") != std::string::npos);
+    CHECK(again.commands.find("gnv-1001-3") == std::string::npos);
+    REQUIRE(again.steps.size() == 1);
+    CHECK(again.steps[0].object == "nft chain netdev fiplane port_gnv-1001-2");
+    // For good: nothing is left to do, but for a table that is not wanted any more.
+    CHECK(diff_tables({guard_table({}, {"gnv-1001-3"})}, actual, {"gnv-1001-3"}, {"gnv-1001-2"}).commands.empty());
+    CHECK(diff_tables({}, actual, {}, {"gnv-1001-2", "gnv-1001-3"}).commands ==
+          "add table netdev fiplane\ndelete table netdev fiplane\n");
 }
 
 TEST_CASE("a floating IP that goes: rule, route, translation, connections, in that order", "[build]") {
