@@ -403,7 +403,7 @@ def test_M1_forged_tunnel_packets_are_dropped(warm, taps):
         return (
             Ether(src=peer.mac("eth0"), dst=node.mac("eth0"))
             / IP(src=source, dst=node.node.underlay_address)
-            / wrap(network, number, 40000, warm.topology.vxlan_port)
+            / wrap(network, number, 40000)
             / Ether(src=host_mac(warm, "subnode2"), dst=there.fg_mac)
             / ipv4(host_address(warm, "subnode2"), there.fip, 64, payload("udp", tag), "udp", 96)
         )
@@ -448,7 +448,7 @@ def test_fragments(warm, sender, receiver):
 def test_M6_mtu(warm):
     """M6: as many bytes with DF as the tunnel leaves room for pass, one more fails at the sender with a message, on the
     bridge and between VMs."""
-    mtu = {"vxlan": 1450, "gre": 1458}[warm.topology.networks[EXTERNAL].type]
+    mtu = {"vxlan": 1450, "gre": 1458, "geneve": 1450}[warm.topology.networks[EXTERNAL].type]
     target = Place(warm, "vm3")
     for run, destination in ((warm.vms["vm1"].run, target.fip), (warm.nodes["primary"].run, target.fip),
                              (warm.vms["vm1"].run, target.port.fixed_ip), (warm.nodes["primary"].run, "172.24.4.2")):

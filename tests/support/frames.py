@@ -11,6 +11,7 @@ import time
 from typing import Callable, Container, Iterator
 
 logging.getLogger("scapy").setLevel(logging.ERROR)
+from scapy.contrib.geneve import GENEVE  # noqa: E402
 from scapy.layers.inet import IP, UDP  # noqa: E402
 from scapy.layers.l2 import GRE, Ether  # noqa: E402
 from scapy.layers.vxlan import VXLAN  # noqa: E402
@@ -21,7 +22,8 @@ from namespaces import packet_socket, receive_frame  # noqa: E402
 from timing import scaled  # noqa: E402
 from topology import Network  # noqa: E402
 
-OUTER_SOURCE_PORTS = range(32768, 61000)  # net.ipv4.ip_local_port_range, which Linux's vxlan device uses
+# What Linux's devices choose from: net.ipv4.ip_local_port_range, and all there are.
+OUTER_SOURCE_PORTS = {"vxlan": range(32768, 61000), "geneve": range(1, 65536)}
 
 Match = Callable[[Packet], bool]
 
@@ -160,6 +162,8 @@ def tunnel_of(packet: Packet) -> tuple[int, Packet] | None:
     """VNI or key and the frame inside, if this is a tunnel packet."""
     if UDP in packet and VXLAN in packet:
         return packet[VXLAN].vni, packet[VXLAN].payload
+    if UDP in packet and GENEVE in packet:
+        return packet[GENEVE].vni, packet[GENEVE].payload
     if GRE in packet and packet[GRE].proto == 0x6558 and packet[GRE].key_present:
         return packet[GRE].key, packet[GRE].payload
     return None
@@ -171,7 +175,7 @@ def is_tunnelled(packet: Packet, ids: Container[int] | None = None) -> bool:
 
 
 def inner(raw: bytes) -> bytes:
-    """The frame inside a tunnel packet over IPv4 without options, byte for byte."""
+    """The frame inside a tunnel packet without options, byte for byte."""
     return raw[42 if raw[23] == 47 else 50 :]
 
 
@@ -187,12 +191,13 @@ def match_inner(match: Match, sender: str | None = None) -> Match:
     return check
 
 
-def wrap(network: Network, number: int, port: int, vxlan_port: int) -> Packet:
-    """What stands between the outer IPv4 header and the frame: as Linux's vxlan device (RFC 7348, no checksum) or its
-    gretap device (RFC 2890, a key and nothing else) makes it."""
+def wrap(network: Network, number: int, port: int) -> Packet:
+    """What stands between the outer IPv4 header and the frame: as Linux's vxlan device (RFC 7348, no checksum), its
+    gretap device (RFC 2890, a key and nothing else) or its geneve device (RFC 8926, neither checksum nor options) makes it."""
     if network.type == "gre":
         return GRE(key_present=1, key=number, proto=0x6558)
-    return UDP(sport=port, dport=vxlan_port, chksum=0) / VXLAN(flags=8, vni=number)
+    shim = GENEVE(proto=0x6558, vni=number) if network.type == "geneve" else VXLAN(flags=8, vni=number)
+    return UDP(sport=port, dport=network.port, chksum=0) / shim
 
 
 def assert_tunnelled(
@@ -203,14 +208,14 @@ def assert_tunnelled(
     got, lab = Ether(seen), source.lab
     port = got[UDP].sport if UDP in got else 0
     carrier = lab.topology.networks[network]
-    legs = [tuple(lab.nodes[end] for end in leg) for leg in carrier.route(source.name, destination.name)]
+    legs = [tuple(lab.site(end) for end in leg) for leg in carrier.route(source.name, destination.name)]
     sender, receiver = next((leg for leg in legs if leg[0].node.underlay_address == got[IP].src), legs[0])
     if carrier.type != "gre":
-        assert port in OUTER_SOURCE_PORTS, f"{what}: outer source port {port}"
+        assert port in OUTER_SOURCE_PORTS[carrier.type], f"{what}: outer source port {port}"
     expected = (
         Ether(src=sender.mac(sender.node.underlay_device), dst=receiver.mac(receiver.node.underlay_device))
         / IP(src=sender.node.underlay_address, dst=receiver.node.underlay_address, ttl=64, id=got[IP].id)
-        / wrap(carrier, carrier.tunnel_id(sender.name, receiver.name), port, lab.topology.vxlan_port)
+        / wrap(carrier, carrier.tunnel_id(sender.name, receiver.name), port)
         / payload
     )
     assert_same(what, seen, expected)

@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterable, TypeVar
+from typing import Callable, Collection, Iterable, TypeVar
 
 from guests import Keys, OutsideHost, Vm
 from namespaces import LabError, Namespace, StateDirectory, end_processes, remove_lab, remove_leftovers
@@ -180,7 +180,9 @@ ROUTED_GATEWAY = "169.254.1.1"
 
 class Lab:
     """`xdp`: auto, native, generic or off. `wire`: "bridge" puts all nodes on one L2, "routed" puts a router between
-    them. `bridge_netfilter`: bridged IPv4 passes netfilter (br_netfilter loaded), as on nodes of linuxbridge clouds."""
+    them. `bridge_netfilter`: bridged IPv4 passes netfilter (br_netfilter loaded), as on nodes of linuxbridge clouds.
+    `foreign`: nodes of the topology that somebody else runs; they have an underlay and VM devices, and no agent.
+    `all_taps`: every VM hangs on a tap, not one for each node. `sshd`: one in each VM."""
 
     def __init__(
         self,
@@ -191,6 +193,9 @@ class Lab:
         xdp: str = "auto",
         wire: str = "bridge",
         bridge_netfilter: bool = False,
+        foreign: Collection[str] = (),
+        all_taps: bool = False,
+        sshd: bool = True,
         name: str | None = None,
         artefacts: Path | None = None,
         progress: Progress = lambda what: None,
@@ -205,13 +210,17 @@ class Lab:
         self.xdp = xdp
         self.wire_kind = wire
         self.bridge_netfilter = bridge_netfilter
+        self.all_taps = all_taps
+        self.sshd = sshd
         self.name = name or f"lab-{os.getpid()}-{random.randrange(16**4):04x}"
         self.agent_arguments = ["--xdp", xdp]
         self.artefacts = artefacts
         self.progress = progress
         self.nodes: dict[str, LabNode] = {}
+        self.foreign: dict[str, LabNode] = {}
         self.vms: dict[str, Vm] = {}
         self.outside: dict[str, OutsideHost] = {}
+        self._foreign_names = foreign
         self._source_file = Path(topology_file)
         self._old_handler = None
         self._closed = False
@@ -240,11 +249,12 @@ class Lab:
         self._make_namespaces()
         self._connect_nodes()
         for vm in self.vms.values():
-            vm.plug(self.nodes[vm.node].namespace, self.tools / "tap_relay")
+            vm.plug(self.site(vm.node).namespace, self.tools / "tap_relay")
         self.progress("one agent per node, one OpenSSH server per VM")
         for node in self.nodes.values():
             node.start_agent()
-        self._start_sshd()
+        if self.sshd:
+            self._start_sshd()
         self.progress("waiting for the agents")
         for node in self.nodes.values():
             wait_for(f"agent of {node.name} (log: {node.log})", node.agent_answers)
@@ -255,15 +265,16 @@ class Lab:
     def _make_namespaces(self) -> None:
         self.wire = Namespace(self.state, "wire")
         for node in self.topology.nodes.values():
-            self.nodes[node.name] = LabNode(self, node)
+            where = self.foreign if node.name in self._foreign_names else self.nodes
+            where[node.name] = LabNode(self, node)
         with_tap: set[str] = set()
         # The last VM of each node gets the tap, so that a node with several has both kinds.
         for port in reversed(self.topology.vm_ports()):
             assert port.node is not None
-            self.vms[port.name] = Vm(self.state, port, tap=port.node not in with_tap)
+            self.vms[port.name] = Vm(self.state, port, tap=self.all_taps or port.node not in with_tap)
             with_tap.add(port.node)
         self.vms = dict(reversed(self.vms.items()))
-        for holder in (self.wire, *(item.namespace for item in (*self.nodes.values(), *self.vms.values()))):
+        for holder in (self.wire, *(item.namespace for item in (*self.sites(), *self.vms.values()))):
             holder.wait_until_up()
 
     def _connect_nodes(self) -> None:
@@ -279,7 +290,7 @@ class Lab:
             network.hub for network in self.topology.networks.values()
         )
         xdp_likely = self.xdp == "native" or (self.xdp == "auto" and relays)
-        for node in self.nodes.values():
+        for node in self.sites():
             node.connect(self.wire)
             if xdp_likely:
                 node.imitate_hardware(self.wire)
@@ -339,6 +350,13 @@ class Lab:
                 owners[fip.address] = self.vms[fip.port]
         return owners
 
+    def site(self, name: str) -> LabNode:
+        """A node of the topology, whoever runs it."""
+        return self.nodes.get(name) or self.foreign[name]
+
+    def sites(self) -> list[LabNode]:
+        return [*self.nodes.values(), *self.foreign.values()]
+
     def wait_until_ready(self) -> None:
         """Every node knows its floating IPs, and the fast path carries those of Neutron's distributed routers where it
         is on."""
@@ -393,7 +411,7 @@ class Lab:
             f"{self.fiplane} status; {self.fiplane} status -o json;"
             "for map in /sys/fs/bpf/fiplane/maps/*; do echo \"== $map\"; bpftool map dump pinned $map; done"
         )
-        for node in self.nodes.values():
+        for node in self.sites():
             with contextlib.suppress(Exception):
                 result = node.run(["sh", "-c", script + " 2>&1"], check=False, timeout=20)
                 (directory / f"node-{node.name}.txt").write_text(result.stdout)
@@ -413,7 +431,7 @@ class Lab:
             agents = [node.agent.pid for node in self.nodes.values() if node.agent is not None]
             end_processes(agents)
             remove_lab(self.state.path)
-            for item in (*self.nodes.values(), *self.vms.values(), *self.outside.values()):
+            for item in (*self.sites(), *self.vms.values(), *self.outside.values()):
                 item.namespace.close()
             if hasattr(self, "wire"):
                 self.wire.close()

@@ -34,12 +34,13 @@ class Network:
     id: str
     external: bool
     bridge: str
-    type: str  # "vxlan", "gre", "vlan" or "flat"
+    type: str  # "vxlan", "gre", "geneve", "vlan" or "flat"
     shape: str | None  # "mesh" or "star"; None: no tunnels
     hub: str | None
     segmentation_id: int | None  # None: flat
     physical_network: str | None  # of vlan and flat
     provider_devices: dict[str, str]  # of vlan and flat: node -> the bridge's port to the physical network
+    port: int | None  # UDP, of its tunnels; none of the other types
     device: str | None  # the one that leads to all other nodes
     tunnels: dict[tuple[str, str], tuple[str, int]]  # else from node to node: device, and VNI or key
     mtu: int
@@ -230,6 +231,7 @@ def _network(item: dict) -> Network:
         segmentation_id=item["segmentation_id"],
         physical_network=item["physical_network"],
         provider_devices={entry["node"]: entry["device"] for entry in item["provider_devices"]},
+        port=item["port"],
         device=item["tunnel_device"],
         tunnels={(end["node"], end["peer"]): (end["device"], end["segmentation_id"]) for end in item["tunnels"]},
         mtu=item["mtu"],
