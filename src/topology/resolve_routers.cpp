@@ -138,7 +138,8 @@ class RouterResolver {
                      fmt::format("write external_gateway: {}", work_.topology.networks[in.network].name));
             return;
         }
-        if (router_.distributed && work_.topology.networks[in.network].learning) {
+        const Network& network = work_.topology.networks[in.network];
+        if (router_.distributed && network.learning && !network.is_provider()) {
             complain(entry.subnet.place, fmt::format(": interface of a distributed router on {}, whose network learns",
                                                      in.name),
                      "its one MAC is on every node, and would be learned from the tunnels");
