@@ -39,12 +39,14 @@ fl_inline struct fl_verdict fl_l2_stage(struct fl_ctx *ctx, const struct fl_fram
 {
 	struct fl_fdb_key key = {.segment = frame->segment};
 	struct fl_verdict verdict;
+	const struct fl_fdb *row;
 	const struct fl_out *out;
 
 	*(struct fl_mac *)key.mac = inner->eth.dmac;
-	out = bpf_map_lookup_elem(&fl_fdb, &key);
-	if (!out || out->kind == FL_OUT_NONE)
+	row = bpf_map_lookup_elem(&fl_fdb, &key);
+	if (!row || row->out.kind == FL_OUT_NONE)
 		return fl_to_linux(FL_REASON_UNKNOWN_MAC);
+	out = &row->out;
 	if (out->kind == FL_OUT_ROUTER)
 		return fl_to_linux(fl_router_reason(inner));
 	if (fl_may_not_leave(frame, out))

@@ -38,13 +38,14 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } fl_tunnels SEC(".maps");
 
-/* Segment and MAC -> where the bridge would forward. Read by all. Absent: Linux floods or learns. */
+/* Segment and MAC -> where the bridge would forward. Read by all; all but tc_host also write .last_use. Absent: Linux
+ * floods or learns. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, FL_MAX_FDB);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct fl_fdb_key);
-	__type(value, struct fl_out);
+	__type(value, struct fl_fdb);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } fl_fdb SEC(".maps");
 

@@ -7,6 +7,7 @@
 #include "lib/base.h"
 #include "lib/ctx.h"
 #include "lib/l2.h"
+#include "lib/learn.h"
 #include "lib/maps.h"
 #include "lib/parse.h"
 #include "lib/route.h"
@@ -47,6 +48,9 @@ fl_inline struct fl_verdict fl_overlay(struct fl_ctx *ctx, const struct fl_frame
 		return verdict;
 	if (port && port->flags & FL_SRC_CHECK && !fl_same_mac(&inner.eth.smac, fl_mac(port->mac)))
 		return fl_to_linux(FL_REASON_NOT_OWN_ADDRESS);
+	verdict = fl_learn_stage(frame, &inner);
+	if (fl_is_decided(verdict))
+		return verdict;
 	if (inner.eth.proto == bpf_htons(ETH_P_ARP)) {
 		verdict = fl_arp_stage(ctx, frame, &inner, port);
 		if (fl_is_decided(verdict))

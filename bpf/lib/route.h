@@ -75,7 +75,7 @@ fl_inline struct fl_verdict fl_route(struct fl_ctx *ctx, const struct fl_frame *
 
 	/* Flags are read anew: a value kept from before would have the verifier walk the output once for each. */
 	verdict.reason = fl_route_reason(next);
-	fl_stamp(next);
+	fl_stamp(&next->last_use);
 	if (next->flags & FL_NEXT_SNAT)
 		fl_count_fip_out(fip, fl_l3_len(frame));
 	if (fl_ip(next->dnat))

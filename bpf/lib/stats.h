@@ -53,12 +53,12 @@ fl_inline void fl_count_fip_out(__be32 fip, __u32 bytes)
  * coarse clock is CLOCK_MONOTONIC of the last tick: much cheaper than the precise clocks where the hypervisor
  * intercepts the TSC.
  */
-fl_inline void fl_stamp(struct fl_next *next)
+fl_inline void fl_stamp(__u32 *last_use)
 {
 	const __u32 now = bpf_ktime_get_coarse_ns() / 1000000000;
 
-	if (next->last_use != now)
-		next->last_use = now;
+	if (*last_use != now)
+		*last_use = now;
 }
 
 #endif

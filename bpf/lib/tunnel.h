@@ -125,6 +125,7 @@ fl_inline struct fl_verdict fl_parse_outer(struct fl_ctx *ctx, struct fl_frame *
 	frame->segment = tunnel->segment;
 	frame->port = tunnel->ifindex;
 	frame->flags = tunnel->flags;
+	frame->peer = fl_ip(key.peer);
 	return fl_go_on();
 }
 

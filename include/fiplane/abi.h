@@ -87,6 +87,7 @@ enum fl_class {
 	X(SHORT_FRAME, SLOW, "frame ends inside a header") \
 	X(VLAN_TAG, SLOW, "802.1Q tag inside the segment") \
 	X(NOT_OWN_ADDRESS, SLOW, "port sends from a MAC or IP that is not its own: Linux filters it") \
+	X(LEARN, SLOW, "source MAC is new on this port: the bridge learns it") \
 	X(UNKNOWN_MAC, SLOW, "destination MAC is not in fl_fdb") \
 	X(SAME_PORT, SLOW, "would leave by the port that it came from, or both ports are isolated") \
 	X(TO_ROUTER, SLOW, "addressed to a router, neither to nor from a floating IP that is in the tables") \
@@ -158,6 +159,8 @@ struct fl_source_key {
 #define FL_SRC_ISOLATED 2
 /* Tunnel devices: fl_vms has rows for what comes by this one, so a router here serves VMs elsewhere. */
 #define FL_SRC_ROUTED 4
+/* Linux learns from what comes by this port: a frame whose source MAC fl_fdb does not have on it is left to Linux. */
+#define FL_SRC_LEARNS 8
 
 struct fl_source {
 	enum fl_role role;
@@ -181,7 +184,7 @@ struct fl_tunnel {
 	__u8 mac[6]; /* of the underlay device that leads to the peer; a frame for another MAC is not this node's */
 	__u8 outer_len; /* of the outer headers, bytes: offset of the inner frame */
 	__u8 pad;
-	__u32 flags; /* FL_SRC_ISOLATED, FL_SRC_ROUTED */
+	__u32 flags; /* FL_SRC_ISOLATED, FL_SRC_ROUTED, FL_SRC_LEARNS */
 };
 
 enum fl_out_kind {
@@ -216,6 +219,18 @@ struct fl_fdb_key {
 	__u32 segment;
 	__u8 mac[6];
 	__u8 pad[2];
+};
+
+/* The bridge's table, or a vxlan device's, ages this entry: the agent keeps it alive there while .last_use moves. */
+#define FL_FDB_LEARNED 1
+
+struct fl_fdb {
+	/* .kind FL_OUT_NONE: frames for this MAC are left to Linux, but those from it are known to come by .port. */
+	struct fl_out out;
+	__u32 flags; /* FL_FDB_LEARNED */
+	/* Seconds of CLOCK_MONOTONIC at the last frame that came from this MAC by a port with FL_SRC_LEARNS; written by the
+	 * programs only. What is sent to a MAC keeps no bridge entry alive, so it does not count. */
+	__u32 last_use;
 };
 
 /* fl_arp: addresses of a segment for which this node's Linux would answer an ARP request, and with which MAC. */
@@ -328,6 +343,7 @@ FL_STATIC_ASSERT(sizeof(struct fl_tunnel_key) == 12, "fl_tunnel_key");
 FL_STATIC_ASSERT(sizeof(struct fl_tunnel) == 20, "fl_tunnel");
 FL_STATIC_ASSERT(sizeof(struct fl_out) == 48, "fl_out");
 FL_STATIC_ASSERT(sizeof(struct fl_fdb_key) == 12, "fl_fdb_key");
+FL_STATIC_ASSERT(sizeof(struct fl_fdb) == 56, "fl_fdb");
 FL_STATIC_ASSERT(sizeof(struct fl_arp_key) == 8, "fl_arp_key");
 FL_STATIC_ASSERT(sizeof(struct fl_arp) == 8, "fl_arp");
 FL_STATIC_ASSERT(sizeof(struct fl_next) == 80, "fl_next");

@@ -74,7 +74,9 @@ void NodeDiff::fdb_differences() {
 void NodeDiff::tunnel_entries(const std::string& device, const Link& link, std::map<Mac, std::set<Ipv4>> wanted) {
     std::map<Mac, std::set<Ipv4>> present;
     for (const auto& entry : now("").fdb) {
-        if (entry.ifindex == link.ifindex && entry.destination && is_static(entry)) {
+        // Own mode makes none that say more than a destination.
+        const bool plain = !entry.elsewhere && entry.underlay_ifindex == 0;
+        if (entry.ifindex == link.ifindex && entry.destination && plain && is_static(entry)) {
             present[entry.mac].insert(*entry.destination);
         }
     }

@@ -50,23 +50,50 @@ void add_segment_devices(World& world, const Segment& segment) {
     }
 }
 
+fl_fdb_key fdb_key(const Segment& segment, const Mac& mac) {
+    fl_fdb_key key{};
+    key.segment = segment.id();
+    copy_bytes(key.mac, mac);
+    return key;
+}
+
+/// What Linux would forget of this target unless it saw frames from it.
+void keep_learned(World& world, const MacTarget& target, const Mac& mac, const fl_fdb_key& row) {
+    const BridgePort& port = *target.port;
+    const int ifindex = port.link->ifindex;
+    if (target.ages && port.learns()) {
+        constexpr std::uint32_t kCentiseconds = 100;
+        const std::uint32_t ageing = port.segment->bridge->bridge->ageing_time / kCentiseconds;
+        world.out.learned.push_back({ifindex, std::nullopt, mac, ageing, row});
+    }
+    if (target.learned_peer && port.link->vxlan->ageing != 0) {
+        world.out.learned.push_back({ifindex, target.learned_peer, mac, port.link->vxlan->ageing, row});
+    }
+}
+
 void add_fdb(World& world, const Segment& segment) {
     for (const auto& [mac, target] : segment.macs) {
-        if (!target.reason.empty()) continue;
-        fl_fdb_key key{};
-        key.segment = segment.id();
-        copy_bytes(key.mac, mac);
-        fl_out out = target.out;
-        if (target.kind == MacTarget::Kind::kRouter) out.kind = FL_OUT_ROUTER;
-        world.out.tables.fdb.emplace(key, out);
+        fl_fdb row{};
+        if (target.reason.empty()) {
+            row.out = target.out;
+            if (target.kind == MacTarget::Kind::kRouter) row.out.kind = FL_OUT_ROUTER;
+        } else if (target.kind != MacTarget::Kind::kNone && target.port->refusal.empty() && target.port->learns()) {
+            // Linux knows the source of such frames, so they need not be shown to it.
+            row.out.port = static_cast<std::uint32_t>(target.port->link->ifindex);
+        } else {
+            continue;
+        }
+        const fl_fdb_key key = fdb_key(segment, mac);
+        if (target.ages || target.learned_peer) {
+            row.flags = FL_FDB_LEARNED;
+            keep_learned(world, target, mac, key);
+        }
+        world.out.tables.fdb.emplace(key, row);
     }
     for (const auto& [mac, target] : segment.leg_macs) {
-        fl_fdb_key key{};
-        key.segment = segment.id();
-        copy_bytes(key.mac, mac);
-        fl_out out{};
-        out.kind = FL_OUT_ROUTER;
-        if (!segment.macs.contains(mac)) world.out.tables.fdb.emplace(key, out);
+        fl_fdb row{};
+        row.out.kind = FL_OUT_ROUTER;
+        if (!segment.macs.contains(mac)) world.out.tables.fdb.emplace(fdb_key(segment, mac), row);
     }
 }
 
@@ -173,6 +200,7 @@ void compile_l2(World& world) {
         copy_bytes(tunnel.peer, key.second);
         fl_tunnel& row = tables.tunnels[tunnel];
         row.flags = port.is_isolated() ? FL_SRC_ISOLATED : 0;
+        if (port.learns() || port.learns_peers()) row.flags |= FL_SRC_LEARNS;
         // The inner Ethernet header counts for the underlay's MTU, the outer one does not: they are as long.
         row.outer_len = static_cast<std::uint8_t>(tunnel_overhead(port.tunnel->type));
         row.segment = port.segment->id();

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -65,11 +66,22 @@ struct Keepalive {
     std::vector<fl_dest_key> dests;  ///< rows whose last_use tells whether it is used
 };
 
+/// A learned entry of a bridge's table, or of a vxlan device's own, that a row rests on. Linux does not see the frames
+/// that BPF carries, so it would let the entry age: the agent keeps it alive while they come.
+struct LearnedEntry {
+    int ifindex = 0;           ///< the bridge's port; the vxlan device
+    std::optional<Ipv4> peer;  ///< set: an entry of the vxlan device's own table, which leads there
+    Mac mac;
+    std::uint32_t ageing = 0;  ///< for how long Linux keeps it after the last frame, seconds; not 0
+    fl_fdb_key row{};          ///< whose last_use moves while frames come from the MAC
+};
+
 struct Compiled {
     Tables tables;
     std::vector<FipReport> fips;
     std::vector<DeviceRole> devices;
     std::vector<Keepalive> keepalives;
+    std::vector<LearnedEntry> learned;
     std::vector<std::string> notes;  ///< other things that stay slow, one sentence each
 };
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 namespace fiplane {
 
@@ -12,7 +13,18 @@ namespace {
 constexpr std::uint16_t kNudNoarp = 0x40;
 constexpr std::uint16_t kNudPermanent = 0x80;
 constexpr std::uint8_t kNtfExtLearned = 0x10;
-constexpr std::uint8_t kForwarding = 3;  // BR_STATE_FORWARDING
+constexpr std::uint8_t kForwarding = 3;    // BR_STATE_FORWARDING
+constexpr std::uint32_t kMulticast = 0xe;  // 224/4
+/// The agent looks once a second at what is used: what a bridge forgets sooner than this is left to it. Centiseconds.
+constexpr std::uint32_t kMinAgeing = 300;
+constexpr std::uint32_t kCentiseconds = 100;
+/// Of one port. A guest may invent addresses, and must not take the room of others' rows.
+constexpr std::size_t kMaxLearned = FL_MAX_FDB / 8;
+
+/// Nobody but the kernel's ageing, and what it sees of the traffic, decides how long it stays.
+bool is_learned(const FdbEntry& entry) {
+    return (entry.state & (kNudNoarp | kNudPermanent)) == 0 && (entry.flags & kNtfExtLearned) == 0;
+}
 
 /// Rules that bridged frames pass although the walk of the bridge does not see them.
 std::string bridge_netfilter_refusal(const NetnsIndex& root) {
@@ -41,6 +53,13 @@ std::string bridge_refusal(const NetnsIndex& root, const Link& bridge) {
     return bridge_netfilter_refusal(root);
 }
 
+MacTarget left_to_bridge(const BridgePort& port, const char* why) {
+    MacTarget target;
+    target.port = &port;
+    target.reason = fmt::format("{} {}", port.link->name, why);
+    return target;
+}
+
 MacTarget host_target(const Segment& segment) {
     MacTarget target;
     target.kind = MacTarget::Kind::kHost;
@@ -51,6 +70,11 @@ MacTarget host_target(const Segment& segment) {
 }
 
 }  // namespace
+
+bool BridgePort::learns() const {
+    const bool bridge_learns = segment->bridge->bridge && segment->bridge->bridge->ageing_time != 0;
+    return bridge_learns && (!link->bridge_port || link->bridge_port->learning);
+}
 
 const MacTarget* Segment::find(const Mac& mac) const {
     const auto entry = macs.find(mac);
@@ -192,10 +216,15 @@ void L2::read_tunnel_tables() {
         if (at->tunnel->remote) add_path(*at, *at->tunnel->remote);
     }
     for (const FdbEntry& entry : root_.view().fdb) {
-        if (entry.bridge != 0 || !entry.destination) continue;
+        if (entry.bridge != 0 || (!entry.destination && !entry.elsewhere)) continue;
         const BridgePort* at = port(entry.ifindex);
         if (at == nullptr || at->kind != BridgePort::Kind::kTunnel) continue;
-        remotes_[{entry.ifindex, entry.mac}].push_back(*entry.destination);
+        const bool by_another = entry.underlay_ifindex != 0 && entry.underlay_ifindex != at->tunnel->underlay_ifindex;
+        if (entry.elsewhere || by_another) {
+            remotes_[{entry.ifindex, entry.mac}].push_back({});
+            continue;
+        }
+        remotes_[{entry.ifindex, entry.mac}].push_back({*entry.destination, is_learned(entry)});
         add_path(*at, *entry.destination);
     }
 }
@@ -214,9 +243,40 @@ void L2::read_bridge_tables() {
         add_entry(segment->second, entry);
     }
     for (auto& [ifindex, segment] : segments_) {
-        if (segment.learned == 0) continue;
-        notes_.push_back(fmt::format("{}: {} learned addresses are left to the bridge, which ages them",
-                                     segment.bridge->name, segment.learned));
+        limit_learned(segment);
+        note_floods(segment);
+        if (!segment.forgetful) continue;
+        notes_.push_back(fmt::format("{}: learned addresses are left to the bridge, which forgets them within {} s",
+                                     segment.bridge->name, kMinAgeing / kCentiseconds));
+    }
+}
+
+/// Keeps the first addresses of a port that has too many, so that the order of a dump does not matter.
+void L2::limit_learned(Segment& segment) {
+    std::map<const BridgePort*, std::size_t> counts;
+    for (auto& [mac, target] : segment.macs) {
+        if (target.ages && ++counts[target.port] > kMaxLearned)
+            target = left_to_bridge(*target.port, "has too many learned addresses");
+    }
+    for (const auto& [port, count] : counts) {
+        if (count <= kMaxLearned) continue;
+        notes_.push_back(fmt::format("port {} has more than {} learned addresses: those beyond are left to the bridge",
+                                     port->link->name, kMaxLearned));
+    }
+}
+
+/// One sentence for a tunnel, not one for each address that comes and goes behind it.
+void L2::note_floods(const Segment& segment) {
+    std::set<const BridgePort*> floods;
+    for (const auto& [mac, target] : segment.macs) {
+        const bool tunnel = target.kind == MacTarget::Kind::kTunnel && target.port->refusal.empty();
+        if (tunnel && target.ages && !peer_of(*target.port, mac)) floods.insert(target.port);
+    }
+    for (const BridgePort* port : floods) {
+        notes_.push_back(
+            fmt::format("{}: addresses that the bridge learned behind it are left to Linux, which sends to "
+                        "all of its peers",
+                        port->link->name));
     }
 }
 
@@ -229,14 +289,18 @@ void L2::add_entry(Segment& segment, const FdbEntry& entry) {
         if (entry.mac == segment.bridge->mac) segment.macs[entry.mac] = host_target(segment);
         return;
     }
-    const bool fixed = (entry.state & kNudNoarp) != 0 || (entry.flags & kNtfExtLearned) != 0;
     const auto port = segment.ports.find(entry.ifindex);
     if (port == segment.ports.end()) return;
-    if (!fixed && port->second.kind != BridgePort::Kind::kLeg) {
-        ++segment.learned;
+    const bool ages = is_learned(entry);
+    // What a leg's own address is, leg_macs says; others behind it get no rows, as frames for them are routed anyway.
+    if (ages && port->second.kind == BridgePort::Kind::kLeg) return;
+    if (ages && segment.bridge->bridge && segment.bridge->bridge->ageing_time < kMinAgeing) {
+        segment.forgetful = true;
+        segment.macs[entry.mac] = left_to_bridge(port->second, "is on a bridge that forgets too fast");
         return;
     }
-    if (fixed) segment.macs[entry.mac] = target_for(segment, entry);
+    MacTarget& target = segment.macs[entry.mac] = target_for(segment, entry);
+    target.ages = ages;
 }
 
 MacTarget L2::target_for(const Segment& segment, const FdbEntry& entry) const {
@@ -263,21 +327,31 @@ MacTarget L2::target_for(const Segment& segment, const FdbEntry& entry) const {
     return target;
 }
 
+/// Where a tunnel device sends a frame for a MAC, if that is one peer. A vxlan device sends what its table does not
+/// list where the all-zero address leads (vxlan_xmit).
+std::optional<L2::Remote> L2::peer_of(const BridgePort& port, const Mac& mac) const {
+    if (port.tunnel->remote) return Remote{*port.tunnel->remote};
+    auto listed = remotes_.find({port.link->ifindex, mac});
+    if (listed == remotes_.end()) listed = remotes_.find({port.link->ifindex, Mac{}});
+    if (listed == remotes_.end() || listed->second.size() != 1) return std::nullopt;
+    const Remote& only = listed->second.front();
+    if (only.peer.is_unset() || only.peer.value >> 28 == kMulticast) return std::nullopt;
+    return only;
+}
+
 MacTarget L2::tunnel_target(const BridgePort& port, const Mac& mac) const {
     MacTarget target;
     target.kind = MacTarget::Kind::kTunnel;
     target.port = &port;
     target.reason = port.refusal;
     if (!target.reason.empty()) return target;
-    std::optional<Ipv4> peer = port.tunnel->remote;
-    if (const auto listed = remotes_.find({port.link->ifindex, mac}); !peer && listed != remotes_.end()) {
-        if (listed->second.size() == 1) peer = listed->second.front();
-    }
-    if (!peer) {
+    const std::optional<Remote> remote = peer_of(port, mac);
+    if (!remote) {
         target.reason = fmt::format("{} has no single peer for {}", port.link->name, mac.str());
         return target;
     }
-    const auto path = underlay_.find({port.link->ifindex, *peer});
+    if (remote->learned) target.learned_peer = remote->peer;
+    const auto path = underlay_.find({port.link->ifindex, remote->peer});
     if (path == underlay_.end()) {
         target.reason = port.segment->refusal;
         return target;

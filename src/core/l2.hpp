@@ -37,15 +37,27 @@ struct BridgePort {
     std::string refusal;                 ///< why no frame may be carried past it; empty: it may
 
     [[nodiscard]] bool is_isolated() const { return link->bridge_port && link->bridge_port->isolated; }
+    /// The bridge learns source addresses here, and moves entries here, unless they are sticky (br_fdb_update).
+    [[nodiscard]] bool learns() const;
+    /// So does the tunnel device itself: behind which peer an address is (vxlan_snoop).
+    [[nodiscard]] bool learns_peers() const { return link->vxlan && link->vxlan->learning; }
 };
 
 /// Where the bridge sends a frame for a MAC address.
 struct MacTarget {
-    enum class Kind { kPort, kHost, kTunnel, kRouter, kNone };
+    enum class Kind {
+        kPort,
+        kHost,
+        kTunnel,
+        kRouter,
+        kNone,  ///< a port, but the entry is left to the bridge
+    };
     Kind kind = Kind::kNone;
-    const BridgePort* port = nullptr;  ///< null for the host
-    fl_out out{};                      ///< kPort, kHost and kTunnel, if `reason` is empty
-    std::string reason;                ///< why the fast path does not send there
+    const BridgePort* port = nullptr;    ///< null for the host
+    fl_out out{};                        ///< kPort, kHost and kTunnel, if `reason` is empty
+    std::string reason;                  ///< why the fast path does not send there
+    bool ages = false;                   ///< not a static entry: the bridge forgets it
+    std::optional<Ipv4> learned_peer{};  ///< kTunnel: the vxlan device learned where, and forgets it
 };
 
 /// One L2 broadcast domain as far as this node sees it.
@@ -54,8 +66,8 @@ struct Segment {
     std::string refusal;              ///< why nothing of it is accelerated
     std::map<int, BridgePort> ports;  ///< by ifindex
     BridgePort host;                  ///< the bridge as the host's own port: a leg of the root namespace
-    std::map<Mac, MacTarget> macs;    ///< static entries of the bridge's table
-    std::size_t learned = 0;          ///< entries that age, which are left to the bridge
+    std::map<Mac, MacTarget> macs;    ///< entries of the bridge's table
+    bool forgetful = false;           ///< has learned entries that age too fast to be followed
 
     [[nodiscard]] std::uint32_t id() const { return static_cast<std::uint32_t>(bridge->ifindex); }
     /// The entry for a MAC; a router leg's own address leads to it even while the bridge floods for it.
@@ -110,6 +122,8 @@ class L2 {
     void add_path(const BridgePort& port, Ipv4 peer);
     void read_bridge_tables();
     void add_entry(Segment& segment, const FdbEntry& entry);
+    void limit_learned(Segment& segment);
+    void note_floods(const Segment& segment);
     [[nodiscard]] MacTarget target_for(const Segment& segment, const FdbEntry& entry) const;
     [[nodiscard]] MacTarget tunnel_target(const BridgePort& port, const Mac& mac) const;
     [[nodiscard]] UnderlayPath find_path(const BridgePort& port, Ipv4 peer) const;
@@ -118,7 +132,12 @@ class L2 {
     std::map<int, Segment> segments_;
     std::map<int, Segment*> segment_of_port_;
     std::map<std::pair<int, Ipv4>, UnderlayPath> underlay_;
-    std::map<std::pair<int, Mac>, std::vector<Ipv4>> remotes_;  ///< vxlan tables: device and MAC
+    struct Remote {
+        Ipv4 peer;  ///< unset: elsewhere than programs can send
+        bool learned = false;
+    };
+    [[nodiscard]] std::optional<Remote> peer_of(const BridgePort& port, const Mac& mac) const;
+    std::map<std::pair<int, Mac>, std::vector<Remote>> remotes_;  ///< vxlan tables: device and MAC
     Ipv4 vtep_;
     std::map<fl_tunnel_type, std::uint16_t> tunnel_ports_;
     std::vector<std::string> notes_;

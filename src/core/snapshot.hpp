@@ -24,6 +24,7 @@ struct VxlanInfo {
     std::uint16_t port = 0;      ///< UDP, host order
     int underlay_ifindex = 0;    ///< IFLA_VXLAN_LINK, 0 if none
     bool learning = false;
+    std::uint32_t ageing = 0;  ///< of learned entries, seconds; 0: they do not age
     bool proxy = false;
     bool udp_checksum = false;
     bool collect_metadata = false;
@@ -83,7 +84,7 @@ struct GeneveInfo {
 struct BridgeInfo {
     bool vlan_filtering = false;
     bool stp = false;
-    std::uint32_t ageing_time = 0;  ///< centiseconds
+    std::uint32_t ageing_time = 0;  ///< of learned entries, centiseconds; 0: nothing is learned
     bool multicast_snooping = false;
     bool operator==(const BridgeInfo&) const = default;
 };
@@ -186,6 +187,9 @@ struct FdbEntry {
     int bridge = 0;   ///< bridge ifindex for entries of a bridge; 0 for a vxlan device's own table
     Mac mac;
     std::optional<Ipv4> destination;  ///< vxlan table: remote VTEP
+    int underlay_ifindex = 0;         ///< vxlan table: by which device (NDA_IFINDEX); 0: it names none
+    /// vxlan table: to another port or VNI than the device's own, to a group of next hops, or not over IPv4.
+    bool elsewhere = false;
     std::uint16_t vlan = 0;
     std::uint16_t state = 0;  ///< NUD_PERMANENT: local to the bridge; NUD_NOARP: static; else learned
     std::uint8_t flags = 0;   ///< NTF_*

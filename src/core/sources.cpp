@@ -25,7 +25,7 @@ struct Hosts {
 
 Hosts::Hosts(const Segment& segment) {
     for (const auto& [mac, target] : segment.macs) {
-        if (target.kind == MacTarget::Kind::kPort) macs[target.port].push_back(mac);
+        if (target.kind == MacTarget::Kind::kPort && !target.ages) macs[target.port].push_back(mac);
     }
     for (const auto& [ifindex, port] : segment.ports) {
         if (port.kind != BridgePort::Kind::kLeg) continue;
@@ -104,6 +104,8 @@ void compile_sources(World& world) {
                 refusal = "it has a foreign program: " + port.link->foreign_programs.front();
             }
             if (refusal.empty() && vm) refusal = check_port(world, port, hosts, source);
+            // The check takes frames from the one MAC that has a static entry here: of that Linux learns nothing.
+            if (port.learns() && (source.flags & FL_SRC_CHECK) == 0) source.flags |= FL_SRC_LEARNS;
             if (refusal.empty()) {
                 add(*port.link, source);
             } else if (vm) {

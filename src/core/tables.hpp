@@ -46,13 +46,19 @@ template <>
     x.next.last_use = b.next.last_use;
     return same_bytes(x, b);
 }
+template <>
+[[nodiscard]] inline bool same_entry(const fl_fdb& a, const fl_fdb& b) {
+    fl_fdb x = a;
+    x.last_use = b.last_use;
+    return same_bytes(x, b);
+}
 
 /// Everything that sync writes. Made by compile() or read back from the kernel.
 struct Tables {
     fl_config config{};
     Table<fl_source_key, fl_source> sources;
     Table<fl_tunnel_key, fl_tunnel> tunnels;
-    Table<fl_fdb_key, fl_out> fdb;
+    Table<fl_fdb_key, fl_fdb> fdb;
     Table<fl_arp_key, fl_arp> arp;
     Table<fl_fip_key, fl_fip_in> fip_in;
     Table<fl_vm_key, fl_vm> vms;

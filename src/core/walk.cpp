@@ -299,7 +299,7 @@ bool Walker::Traversal::enter_segment(const BridgePort& port) {
     if (port.leg != oif) return stop(oif->name + " and " + port.link->name + " are not the ends of one veth");
     const MacTarget* target = segment.find(neighbour->mac);
     if (target == nullptr) {
-        return stop(fmt::format("{} is not in the static table of {}", neighbour->mac.str(), segment.bridge->name));
+        return stop(fmt::format("{} is not in the table of {}", neighbour->mac.str(), segment.bridge->name));
     }
     if (!target->reason.empty()) return stop(target->reason);
     const BridgePort* to = target->kind == MacTarget::Kind::kHost ? &segment.host : target->port;

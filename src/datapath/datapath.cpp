@@ -128,10 +128,17 @@ Result<std::map<Ipv4, FipCounters>> Datapath::read_fip_counters() const {
     return impl_->maps.read_fip_counters();
 }
 
+// A row that is not there was never used.
+
 Result<std::uint32_t> Datapath::last_use(const fl_dest_key& key) const {
     auto row = impl_->maps.get<fl_next>(key);
     if (!row) return pass_on(row);
-    // A row that is not there was never used.
+    return *row ? (*row)->last_use : 0;
+}
+
+Result<std::uint32_t> Datapath::last_use(const fl_fdb_key& key) const {
+    auto row = impl_->maps.get<fl_fdb>(key);
+    if (!row) return pass_on(row);
     return *row ? (*row)->last_use : 0;
 }
 

@@ -91,6 +91,8 @@ class Datapath {
     [[nodiscard]] Result<std::map<Ipv4, FipCounters>> read_fip_counters() const;
     /// last_use of fl_dests rows, seconds since boot.
     [[nodiscard]] Result<std::uint32_t> last_use(const fl_dest_key& key) const;
+    /// The same of fl_fdb rows.
+    [[nodiscard]] Result<std::uint32_t> last_use(const fl_fdb_key& key) const;
 
   private:
     struct Impl;

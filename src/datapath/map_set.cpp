@@ -88,7 +88,7 @@ Result<MapSet> MapSet::open(const std::function<Result<UniqueFd>(std::string_vie
     need(kMapName<DeviceKey>, devices);
     std::optional<Map<fl_source_key, fl_source>> sources;
     std::optional<Map<fl_tunnel_key, fl_tunnel>> tunnels;
-    std::optional<Map<fl_fdb_key, fl_out>> fdb;
+    std::optional<Map<fl_fdb_key, fl_fdb>> fdb;
     std::optional<Map<fl_arp_key, fl_arp>> arp;
     std::optional<Map<fl_fip_key, fl_fip_in>> fip_in;
     std::optional<Map<fl_vm_key, fl_vm>> vms;

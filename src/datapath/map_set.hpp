@@ -139,7 +139,7 @@ class MapSet {
     [[nodiscard]] Result<std::map<Ipv4, FipCounters>> read_fip_counters() const;
 
   private:
-    using TableMaps = std::tuple<Map<fl_source_key, fl_source>, Map<fl_tunnel_key, fl_tunnel>, Map<fl_fdb_key, fl_out>,
+    using TableMaps = std::tuple<Map<fl_source_key, fl_source>, Map<fl_tunnel_key, fl_tunnel>, Map<fl_fdb_key, fl_fdb>,
                                  Map<fl_arp_key, fl_arp>, Map<fl_fip_key, fl_fip_in>, Map<fl_vm_key, fl_vm>,
                                  Map<fl_dest_key, fl_next>, Map<fl_route_key, fl_next>>;
     using Config = Map<__u32, fl_config>;

@@ -47,12 +47,16 @@ template <>
 [[nodiscard]] inline std::uint32_t* last_use_of(fl_fip_in& value) {
     return &value.next.last_use;
 }
+template <>
+[[nodiscard]] inline std::uint32_t* last_use_of(fl_fdb& value) {
+    return &value.last_use;
+}
 
 /// Calls visit(out) for everything that a row sends packets to.
 template <typename TablesRef, typename Visit>
 void for_each_out(TablesRef& tables, Visit visit) {
     for (auto& [key, value] : tables.fdb)
-        visit(value);
+        visit(value.out);
     for (auto& [key, value] : tables.dests)
         visit(value.out);
     for (auto& [key, value] : tables.routes)

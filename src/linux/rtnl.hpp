@@ -160,6 +160,9 @@ class Rtnl {
     /// Of a vxlan entry only the destination is removed. The kernel is silent about a destination that the MAC does not
     /// have as long as the MAC has another (drivers/net/vxlan, __vxlan_fdb_delete), so that is no error here either.
     [[nodiscard]] Result<> remove_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination);
+    /// Lets a learned entry live on as a frame from `mac` would: that of the bridge on port `ifindex` if `destination`
+    /// is unset, else that of the vxlan device's own table. False, and nothing is done, if there is none, or not there.
+    [[nodiscard]] Result<bool> refresh_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination);
 
   private:
     struct Impl;

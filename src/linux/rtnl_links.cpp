@@ -27,6 +27,7 @@ VxlanInfo parse_vxlan(const Attributes& data) {
     info.port = ntohs(data.number<std::uint16_t>(IFLA_VXLAN_PORT));
     info.underlay_ifindex = data.number<int>(IFLA_VXLAN_LINK);
     info.learning = data.flag(IFLA_VXLAN_LEARNING, false);
+    info.ageing = data.number<std::uint32_t>(IFLA_VXLAN_AGEING);
     info.proxy = data.flag(IFLA_VXLAN_PROXY, false);
     info.udp_checksum = data.flag(IFLA_VXLAN_UDP_CSUM, false);
     info.collect_metadata = data.flag(IFLA_VXLAN_COLLECT_METADATA, false);

@@ -4,6 +4,8 @@
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 
+#include <cerrno>
+
 #include "linux/rtnl_impl.hpp"
 
 namespace fiplane {
@@ -24,13 +26,12 @@ std::optional<Neighbour> parse_neighbour(const nlmsghdr& message) {
                      .state = header->ndm_state};
 }
 
-/// A vxlan entry that sends elsewhere than to the device's own VNI and port at an IPv4 VTEP, which FdbEntry cannot
-/// say. It is left out: a MAC without an entry is not accelerated.
+/// A vxlan entry that sends elsewhere than to the device's own VNI and port at an IPv4 VTEP, which FdbEntry cannot say
+/// in detail.
 bool has_special_destination(const Attributes& attributes) {
     const nlattr* destination = attributes.find(NDA_DST);
     return attributes.has(NDA_PORT) || attributes.has(NDA_VNI) || attributes.has(NDA_NH_ID) ||
-           attributes.has(NDA_SRC_VNI) || attributes.has(NDA_IFINDEX) ||
-           (destination != nullptr && nla_len(destination) != 4);
+           attributes.has(NDA_SRC_VNI) || (destination != nullptr && nla_len(destination) != 4);
 }
 
 std::optional<FdbEntry> parse_fdb(const nlmsghdr& message) {
@@ -38,11 +39,13 @@ std::optional<FdbEntry> parse_fdb(const nlmsghdr& message) {
     if (message.nlmsg_type != RTM_NEWNEIGH || header == nullptr || header->ndm_family != AF_BRIDGE) return std::nullopt;
     const Attributes attributes(message, sizeof(ndmsg));
     const auto mac = attributes.mac(NDA_LLADDR);
-    if (!mac || mac->is_multicast() || has_special_destination(attributes)) return std::nullopt;
+    if (!mac || mac->is_multicast()) return std::nullopt;
     FdbEntry entry{.ifindex = header->ndm_ifindex,
                    .bridge = attributes.number<int>(NDA_MASTER),
                    .mac = *mac,
                    .destination = attributes.ipv4(NDA_DST),
+                   .underlay_ifindex = attributes.number<int>(NDA_IFINDEX),
+                   .elsewhere = has_special_destination(attributes),
                    .vlan = attributes.number<std::uint16_t>(NDA_VLAN),
                    .state = header->ndm_state,
                    .flags = header->ndm_flags};
@@ -121,6 +124,33 @@ Result<> Rtnl::set_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destinat
 Result<> Rtnl::remove_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination) {
     auto request = fdb_request(RTM_DELNEIGH, 0, ifindex, mac, destination);
     return impl_->change(request, "remove " + describe_fdb(ifindex, mac, destination));
+}
+
+/// NTF_USE is a frame from this port to a bridge (br_fdb_update): it would bring back a MAC that has moved. A vxlan
+/// device neither makes nor moves an entry without NLM_F_CREATE and NLM_F_REPLACE, but takes the state of the request
+/// (vxlan_fdb_update_existing): it would make a static entry age. So the entry is looked at first. What happens between
+/// the two requests is undone by the MAC's next frame.
+Result<bool> Rtnl::refresh_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination) {
+    const std::uint8_t table = destination ? NTF_SELF : NTF_MASTER;
+    std::optional<FdbEntry> current;
+    const auto ask = [&](Request& request) -> Result<bool> {
+        const auto answer =
+            impl_->socket.transact(request, [&](const nlmsghdr& message) { current = parse_fdb(message); });
+        if (answer) return true;
+        if (answer.error().number == ENOENT) return false;
+        return nl::fail_kernel(answer.error(), "cannot refresh " + describe_fdb(ifindex, mac, destination),
+                               impl_->where);
+    };
+    Request question(RTM_GETNEIGH, 0);
+    question.header(neighbour_header(AF_BRIDGE, ifindex, 0, table)).mac(NDA_LLADDR, mac);
+    if (auto there = ask(question); !there || !*there) return there;
+    const bool learned = current && (current->state & (NUD_PERMANENT | NUD_NOARP)) == 0;
+    if (!learned || current->ifindex != ifindex || current->destination != destination) return false;
+    // The bridge refuses a request without a state that it knows.
+    Request request(RTM_NEWNEIGH, 0);
+    request.header(neighbour_header(AF_BRIDGE, ifindex, NUD_REACHABLE, NTF_USE | table)).mac(NDA_LLADDR, mac);
+    if (destination) request.ipv4(NDA_DST, *destination);
+    return ask(request);
 }
 
 }  // namespace fiplane

@@ -45,6 +45,8 @@ Covered reachable() {
         add(hook, {FL_REASON_FIP_IN, FL_REASON_L2_FORWARD, FL_REASON_ARP_REPLY, FL_REASON_NO_SOURCE,
                    FL_REASON_SAME_PORT, FL_REASON_MTU});
     }
+    for (const fl_hook hook : {FL_HOOK_TC_TUNNEL, FL_HOOK_TC_PORT})
+        add(hook, {FL_REASON_LEARN});
     for (const fl_hook hook : {FL_HOOK_TC_TUNNEL, FL_HOOK_TC_HOST}) {
         add(hook, {FL_REASON_FLOOD, FL_REASON_VLAN_TAG, FL_REASON_HOST_SOURCE, FL_REASON_BAD_IP_HEADER,
                    FL_REASON_IP_OPTIONS, FL_REASON_TTL, FL_REASON_NO_DEST});

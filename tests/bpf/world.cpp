@@ -68,6 +68,10 @@ void World::on_unchecked_port() {
     put_port(0);
 }
 
+void World::on_learning_port() {
+    put_port(FL_SRC_LEARNS);
+}
+
 void World::on_tunnel(std::uint32_t segment, std::uint32_t flags) {
     programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
                  fl_source{.role = FL_ROLE_TUNNEL, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = flags});
@@ -185,7 +189,14 @@ void World::set_dest(Ipv4 address, const fl_next& next) {
 void World::set_fdb(std::uint32_t segment, const Mac& address, const fl_out& out) {
     fl_fdb_key key{.segment = segment, .mac = {}, .pad = {}};
     copy(address, key.mac);
-    programs.put("fl_fdb", key, out);
+    programs.put("fl_fdb", key, fl_fdb{.out = out, .flags = 0, .last_use = 0});
+}
+
+std::optional<std::uint32_t> World::last_use_of(std::uint32_t segment, const Mac& address) const {
+    fl_fdb_key key{.segment = segment, .mac = {}, .pad = {}};
+    copy(address, key.mac);
+    const auto row = programs.get<fl_fdb>("fl_fdb", key);
+    return row ? std::optional(row->last_use) : std::nullopt;
 }
 
 void World::set_arp(std::uint32_t segment, Ipv4 address, const Mac& answer) {

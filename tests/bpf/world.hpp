@@ -7,6 +7,7 @@
 //   10.1.0.7 with 172.24.5.12 on this node, VM 10.1.0.6 behind node b
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "bpf/programs.hpp"
@@ -62,6 +63,7 @@ struct World {
 
     void on_port();            ///< kThisDevice is the VM's port, with the source check
     void on_unchecked_port();  ///< the same without it
+    void on_learning_port();   ///< without it, and the bridge learns there
     /// kThisDevice is a tunnel device of the segment, on a node where tunnel_device() leads elsewhere.
     void on_tunnel(std::uint32_t segment, std::uint32_t flags = 0);
     void on_host(std::uint32_t segment);  ///< kThisDevice is the segment's bridge
@@ -82,6 +84,8 @@ struct World {
     void set_vm(std::uint32_t port, Ipv4 from, const Mac& from_mac, Ipv4 becomes);
     void remove_vm(std::uint32_t port, Ipv4 from);
     void set_fdb(std::uint32_t segment, const Mac& address, const fl_out& out);
+    /// The stamp of a MAC's row; none if there is no row.
+    [[nodiscard]] std::optional<std::uint32_t> last_use_of(std::uint32_t segment, const Mac& address) const;
     void set_arp(std::uint32_t segment, Ipv4 address, const Mac& answer);
 
     /// A tunnel packet's layers behind its outer IPv4 header.

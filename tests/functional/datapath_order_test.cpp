@@ -151,7 +151,7 @@ class Generator {
         out.config.vxlan_port = static_cast<__u16>(4789 + pick(2));
         for (std::uint32_t i = pick(4); i > 0; --i) {
             const __u32 segment = 1 + pick(3);
-            out.fdb[{.segment = segment, .mac = {0xfa, byte(4)}, .pad = {}}] = output();
+            out.fdb[{.segment = segment, .mac = {0xfa, byte(4)}, .pad = {}}].out = output();
             out.sources[{.ifindex = 1 + pick(4), .vlan = 0, .pad = {}}] = {
                 .role = FL_ROLE_PORT, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = pick(2)};
         }

@@ -53,6 +53,12 @@ TEST_CASE("a rewritten row keeps the programs' last-use stamp", "[datapath][sync
     fl_fip_in used_in = *bench.row<fl_fip_in>("fl_fip_in", fip_key(1));
     used_in.next.last_use = 4321;
     bench.put_row("fl_fip_in", fip_key(1), used_in);
+    const fl_fdb_key mac = desired.fdb.begin()->first;
+    fl_fdb sender = *bench.row<fl_fdb>("fl_fdb", mac);
+    sender.last_use = 999;
+    bench.put_row("fl_fdb", mac, sender);
+    CHECK(need(datapath.last_use(mac)) == 999);
+    CHECK(need(datapath.last_use(fl_fdb_key{.segment = 99, .mac = {}, .pad = {}})) == 0);
     CHECK(need(datapath.last_use(dest_key(1))) == 1234);
     CHECK(need(datapath.last_use(dest_key(2))) == 0);
     CHECK(need(datapath.last_use(dest_key(77))) == 0);
@@ -60,7 +66,10 @@ TEST_CASE("a rewritten row keeps the programs' last-use stamp", "[datapath][sync
     CHECK(need(datapath.sync(desired)).total() == 0);
     desired.dests[dest_key(1)].mtu = 1400;
     desired.fip_in[fip_key(1)].next.mtu = 1400;
-    CHECK(need(datapath.sync(desired)).total() == 2);
+    desired.fdb[mac].flags = FL_FDB_LEARNED;
+    CHECK(need(datapath.sync(desired)).total() == 3);
+    CHECK(bench.row<fl_fdb>("fl_fdb", mac)->flags == FL_FDB_LEARNED);
+    CHECK(bench.row<fl_fdb>("fl_fdb", mac)->last_use == 999);
     CHECK(bench.row<fl_next>("fl_dests", dest_key(1))->mtu == 1400);
     CHECK(bench.row<fl_next>("fl_dests", dest_key(1))->last_use == 1234);
     CHECK(bench.row<fl_fip_in>("fl_fip_in", fip_key(1))->next.mtu == 1400);

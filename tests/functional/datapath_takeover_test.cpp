@@ -111,7 +111,7 @@ TEST_CASE("a pinned map of another definition throws all maps away", "[datapath]
     const std::string path = bench.pin_dir() + "/maps/fl_fdb";
     REQUIRE(unlink(path.c_str()) == 0);
     const UniqueFd odd(
-        bpf_map_create(BPF_MAP_TYPE_HASH, "fl_fdb", sizeof(fl_fdb_key), sizeof(fl_out) + 8, 16, nullptr));
+        bpf_map_create(BPF_MAP_TYPE_HASH, "fl_fdb", sizeof(fl_fdb_key), sizeof(fl_fdb) + 8, 16, nullptr));
     REQUIRE(odd);
     REQUIRE(bpf_obj_pin(odd.get(), path.c_str()) == 0);
 

@@ -222,6 +222,7 @@ TEST_CASE("a vxlan device has what was asked for", "[linux][rtnl]") {
                                    .port = 4790,
                                    .underlay_ifindex = lo,
                                    .learning = false,
+                                   .ageing = 300,  // the kernel's default
                                    .proxy = true,
                                    .udp_checksum = false,
                                    .collect_metadata = false,
@@ -243,9 +244,10 @@ TEST_CASE("a vxlan device has what was asked for", "[linux][rtnl]") {
 TEST_CASE("links of others are read as they are", "[linux][rtnl]") {
     REQUIRE_ROOT();
     Bench bench;
-    REQUIRE(run_process_in(bench.netns(), {"ip", "link", "add", "vx1", "type", "vxlan", "id", "7", "remote",
-                                           "192.0.2.9", "dstport", "4789", "ttl", "5", "tos", "4", "udpcsum"})
-                .exit_status == 0);
+    REQUIRE(
+        run_process_in(bench.netns(), {"ip", "link", "add", "vx1", "type", "vxlan", "id", "7", "remote", "192.0.2.9",
+                                       "dstport", "4789", "ttl", "5", "tos", "4", "udpcsum", "ageing", "77"})
+            .exit_status == 0);
     REQUIRE(run_process_in(bench.netns(), {"ip", "tuntap", "add", "tap0", "mode", "tap"}).exit_status == 0);
     REQUIRE(run_process_in(bench.netns(), {"ip", "tuntap", "add", "tun0", "mode", "tun"}).exit_status == 0);
     REQUIRE(run_process_in(bench.netns(),
@@ -258,6 +260,7 @@ TEST_CASE("links of others are read as they are", "[linux][rtnl]") {
     CHECK(vxlan.vxlan->tos == 4);
     CHECK(vxlan.vxlan->udp_checksum);
     CHECK(vxlan.vxlan->learning);
+    CHECK(vxlan.vxlan->ageing == 77);
     CHECK(bench.link("tap0").is_tap);
     CHECK(bench.link("tap0").kind == "tun");
     CHECK_FALSE(bench.link("tun0").is_tap);

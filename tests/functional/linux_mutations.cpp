@@ -170,7 +170,8 @@ class Place {
             return here(
                 fmt::format("bridge fdb replace {} dev {} dst {} self static", mac, link->name, some_address()));
         }
-        return here(fmt::format("bridge fdb replace {} dev {} master static", mac, link->name));
+        return here(fmt::format("bridge fdb replace {} dev {} master {}", mac, link->name,
+                                coin(random_) ? "static" : "dynamic"));
     }
     std::optional<Mutation> nat_element() {
         if (view_.netfilter.maps.empty()) return std::nullopt;

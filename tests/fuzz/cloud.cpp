@@ -50,10 +50,11 @@ Prefix prefix(const char* text) {
 Cloud::Cloud() : vtep(ip("10.0.0.1")), underlay_mac(mac("02:00:00:00:00:01")) {
     segments = {{"ex", kEx, kNobody}, {"a", kA, 1}, {"a-2", kA2, 1}, {"b", kB, 2}};
     peers = {{kPeer2, mac("02:00:00:00:00:02")}, {kPeer3, mac("02:00:00:00:00:03")}};
-    tunnels = {{FL_TUNNEL_VXLAN, 1001, kPeer2, kEx, 60, false}, {FL_TUNNEL_VXLAN, 1002, kPeer3, kEx, 61, false},
-               {FL_TUNNEL_VXLAN, 2001, kPeer2, kA, 70, false},  {FL_TUNNEL_VXLAN, 2001, kPeer3, kA, 70, false},
-               {FL_TUNNEL_GRE, 2002, kPeer2, kA2, 90, true},    {FL_TUNNEL_GRE, 2002, kPeer3, kA2, 91, true},
-               {FL_TUNNEL_GENEVE, 3001, kPeer2, kB, 80, false}};
+    tunnels = {
+        {FL_TUNNEL_VXLAN, 1001, kPeer2, kEx, 60, false, true}, {FL_TUNNEL_VXLAN, 1002, kPeer3, kEx, 61, false, true},
+        {FL_TUNNEL_VXLAN, 2001, kPeer2, kA, 70, false, true},  {FL_TUNNEL_VXLAN, 2001, kPeer3, kA, 70, false, true},
+        {FL_TUNNEL_GRE, 2002, kPeer2, kA2, 90, true, false},   {FL_TUNNEL_GRE, 2002, kPeer3, kA2, 91, true, false},
+        {FL_TUNNEL_GENEVE, 3001, kPeer2, kB, 80, false, false}};
     ports = {{"a1", 101, kA, kVm5, ip("10.1.0.5"), true, FL_OUT_PEER},
              {"a2", 102, kA, kVm6, ip("10.1.0.6"), true, FL_OUT_XDP},
              {"a3", 103, kA, kVm7, ip("10.1.0.7"), false, 0},

@@ -6,7 +6,7 @@
 //   ex  a star, VXLAN 1001 to peer 2 and 1002 to peer 3  172.24.4.0/23: host 172.24.4.1 on br-ex, client .2 behind peer
 //   2, gateway 172.24.4.254 behind peer 3 a   VXLAN 2001, one device to all  10.1.0.0/24 of tenant A, distributed
 //   router (domain 7): VMs a1 .5 and a2 .6 with floating IPs, a3 .7
-//                 without source check; .8 behind peer 2, .9 behind peer 3
+//                 without source check, so learned from; .8 behind peer 2, .9 behind peer 3
 //   a-2 GRE 2002, isolated devices  10.2.0.0/24 of tenant A, same router: VM a4 .9; .6 behind peer 3 over a link with
 //   MTU 600 b   Geneve 3001  10.1.0.0/24 of tenant B, legacy router on this node (domain 8): VMs b1 .5 and b2 .6 with
 //   floating IPs;
@@ -43,6 +43,7 @@ struct CloudTunnel {
     std::uint32_t segment;
     std::uint32_t device;
     bool isolated;
+    bool learns;  ///< the bridge behind which port a MAC is, and the device behind which peer
 };
 
 struct CloudPort {
@@ -51,7 +52,7 @@ struct CloudPort {
     std::uint32_t segment;
     Mac mac;
     Ipv4 ip;
-    bool checked;         ///< sends only from .mac and .ip
+    bool checked;         ///< sends only from .mac and .ip; on other ports the bridge learns
     std::uint32_t flags;  ///< FL_OUT_*
 };
 

@@ -53,7 +53,7 @@ class Writer {
             row.segment = port.segment;
             copy(port.mac, row.mac);
             copy(port.ip, row.ip);
-            row.flags = port.checked ? FL_SRC_CHECK : 0;
+            row.flags = port.checked ? FL_SRC_CHECK : FL_SRC_LEARNS;
             source(port.ifindex, row);
         }
         for (const CloudSegment& segment : cloud_.segments) {
@@ -90,7 +90,8 @@ class Writer {
     }
 
     [[nodiscard]] std::uint32_t flags_of(const CloudTunnel& tunnel) const {
-        return (tunnel.isolated ? FL_SRC_ISOLATED : 0U) | (cloud_.is_routed(tunnel.device) ? FL_SRC_ROUTED : 0U);
+        return (tunnel.isolated ? FL_SRC_ISOLATED : 0U) | (tunnel.learns ? FL_SRC_LEARNS : 0U) |
+               (cloud_.is_routed(tunnel.device) ? FL_SRC_ROUTED : 0U);
     }
 
     void devices() const {
@@ -103,7 +104,7 @@ class Writer {
         for (const FdbRow& row : cloud_.fdb) {
             fl_fdb_key key{.segment = row.segment, .mac = {}, .pad = {}};
             copy(row.mac, key.mac);
-            put("fl_fdb", key, out(row.exit));
+            put("fl_fdb", key, fl_fdb{.out = out(row.exit), .flags = 0, .last_use = 0});
         }
         for (const ArpRow& row : cloud_.arp) {
             fl_arp_key key{.segment = row.segment, .ip = {}};

@@ -57,6 +57,7 @@ std::optional<std::string> Judge::judge(const Input& input, const Outcome& outco
 
     if (auto complaint = open_input(input)) return complaint;
     if (auto complaint = check_source()) return complaint;
+    if (auto complaint = check_learned()) return complaint;
     if (reason == FL_REASON_ARP_REPLY) return check_arp_reply(input, outcome);
     if (auto complaint = open_output(input, outcome)) return complaint;
     if (reason == FL_REASON_L2_FORWARD || reason == FL_REASON_L2_TO_HOST) return check_l2(input, reason);
@@ -136,6 +137,25 @@ Judge::Complaint Judge::check_source() const {
         return "sent ARP with a MAC that the port does not own";
     if (type == kTypeArp && read32(in_.frame, 28) != 0 && read_ip(in_.frame, 28) != in_.port->ip)
         return "sent ARP with an address that the port does not own";
+    return std::nullopt;
+}
+
+/// A bridge or a tunnel device that learns has seen this MAC here before: Linux sees every frame that says otherwise.
+Judge::Complaint Judge::check_learned() const {
+    const bool learns = in_.port != nullptr ? !in_.port->checked : in_.tunnel != nullptr && in_.tunnel->learns;
+    if (!learns) return std::nullopt;
+    const auto row = std::ranges::find_if(cloud_.fdb, [this](const FdbRow& each) {
+        return each.segment == in_.segment->bridge && has_mac(in_.frame, 6, each.mac);
+    });
+    if (row == cloud_.fdb.end()) return "sent from a MAC that Linux has to learn";
+    if (in_.port != nullptr)
+        return row->exit.kind == FL_OUT_PORT && row->exit.ifindex == in_.port->ifindex
+                   ? Complaint{}
+                   : "sent from a MAC that Linux knows on another port";
+    if (row->exit.tunnel == nullptr || row->exit.tunnel->device != in_.tunnel->device)
+        return "sent from a MAC that Linux knows on another port";
+    // Behind its device a frame has no peer any more: the device has seen it.
+    if (!in_.outer.empty() && row->exit.tunnel != in_.tunnel) return "sent from a MAC that Linux knows at another peer";
     return std::nullopt;
 }
 

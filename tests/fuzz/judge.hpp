@@ -63,6 +63,7 @@ class Judge {
     [[nodiscard]] Complaint check_outer(const Input& input) const;
     [[nodiscard]] bool is_source_port(std::uint16_t port) const;
     [[nodiscard]] Complaint check_source() const;
+    [[nodiscard]] Complaint check_learned() const;
     [[nodiscard]] Complaint check_arp_reply(const Input& input, const Outcome& outcome);
     [[nodiscard]] Complaint check_tcp(const Input& input) const;
     [[nodiscard]] Complaint check_l2(const Input& input, fl_reason reason) const;

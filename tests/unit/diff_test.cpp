@@ -43,7 +43,7 @@ TEST_CASE("a difference holds what is new, what changed and what went, and nothi
     CHECK(diff(desired, apply(actual, change)).empty());
 }
 
-TEST_CASE("stamps that the programs write are no difference, in either kind of row") {
+TEST_CASE("stamps that the programs write are no difference, in any kind of row") {
     Dests used = two_rows();
     used[dest_row_key(7, "10.0.0.1")].last_use = 4711;
     CHECK(diff(two_rows(), used).empty());
@@ -53,6 +53,15 @@ TEST_CASE("stamps that the programs write are no difference, in either kind of r
     CHECK(diff(idle, busy).empty());
     busy.begin()->second.next.hops = 1;
     CHECK(diff(idle, busy).upserts.size() == 1);
+    const Table<fl_fdb_key, fl_fdb> quiet{{fdb_row_key(1, kMacA), fl_fdb{out_port(4), FL_FDB_LEARNED, 0}}};
+    auto sender = quiet;
+    sender.begin()->second.last_use = 4711;
+    CHECK(diff(quiet, sender).empty());
+    sender.begin()->second.out.port = 5;
+    CHECK(diff(quiet, sender).upserts.size() == 1);
+    sender = quiet;
+    sender.begin()->second.flags = 0;
+    CHECK(diff(quiet, sender).upserts.size() == 1);
 }
 
 TEST_CASE("keys are compared as the kernel does, byte by byte") {

@@ -26,7 +26,7 @@ void expect_vm(Tables& tables, int ifindex, const char* address, const char* fix
     put(source.mac, address);
     put(source.ip, fixed);
     source.flags = FL_SRC_CHECK;
-    tables.fdb[fdb_row_key(kBrq, address)] = out_port(ifindex);
+    tables.fdb[fdb_row_key(kBrq, address)].out = out_port(ifindex);
 }
 
 void expect_tunnel(Tables& tables, std::uint32_t vni, const char* peer, int segment, int ifindex) {
@@ -62,12 +62,12 @@ Tables common_tables() {
         expect_tunnel(tables, 100, peer, kBrEx, kVxlanEx);
         expect_tunnel(tables, 200, peer, kBrq, kVxlanTenant);
     }
-    tables.fdb[fdb_row_key(kBrEx, kBrExMac)] = out_host(kBrEx);
-    tables.fdb[fdb_row_key(kBrEx, kGatewayMac)] = out_tunnel(100, kPeer1, kPeer1Mac);
-    tables.fdb[fdb_row_key(kBrEx, kRemoteFgMac)] = out_tunnel(100, kPeer3, kPeer3Mac);
-    tables.fdb[fdb_row_key(kBrq, kBrqMac)] = out_host(kBrq);
-    tables.fdb[fdb_row_key(kBrq, kMacC)] = out_tunnel(200, kPeer3, kPeer3Mac);
-    tables.fdb[fdb_row_key(kBrq, kQrMac)] = out_router();
+    tables.fdb[fdb_row_key(kBrEx, kBrExMac)].out = out_host(kBrEx);
+    tables.fdb[fdb_row_key(kBrEx, kGatewayMac)].out = out_tunnel(100, kPeer1, kPeer1Mac);
+    tables.fdb[fdb_row_key(kBrEx, kRemoteFgMac)].out = out_tunnel(100, kPeer3, kPeer3Mac);
+    tables.fdb[fdb_row_key(kBrq, kBrqMac)].out = out_host(kBrq);
+    tables.fdb[fdb_row_key(kBrq, kMacC)].out = out_tunnel(200, kPeer3, kPeer3Mac);
+    tables.fdb[fdb_row_key(kBrq, kQrMac)].out = out_router();
     expect_vm(tables, kTapA, kMacA, "10.0.0.11");
     expect_vm(tables, kTapB, kMacB, "10.0.0.12");
     expect_vm(tables, kTapD, kMacD, "10.0.0.14");
@@ -103,7 +103,7 @@ TEST_CASE("a distributed router flattens into whole tables") {
     const Compiled compiled = compile(dvr_snapshot(), scope());
     const std::uint32_t domain = domain_of(compiled, kTapA, "10.0.0.11");
     Tables wanted = common_tables();
-    wanted.fdb[fdb_row_key(kBrEx, kFgMac)] = out_router();
+    wanted.fdb[fdb_row_key(kBrEx, kFgMac)].out = out_router();
     expect_arp(wanted, kBrEx, "172.24.5.2", kFgMac);
     expect_arp(wanted, kBrEx, "172.24.5.11", kFgMac);
     expect_arp(wanted, kBrEx, "172.24.5.12", kFgMac);
@@ -142,7 +142,7 @@ TEST_CASE("a legacy router flattens into whole tables") {
     const Compiled compiled = compile(legacy_snapshot(), legacy_scope());
     const std::uint32_t domain = domain_of(compiled, kTapA, "10.0.0.11");
     Tables wanted = common_tables();
-    wanted.fdb[fdb_row_key(kBrEx, kQgMac)] = out_router();
+    wanted.fdb[fdb_row_key(kBrEx, kQgMac)].out = out_router();
     for (const char* address : {"172.24.5.3", "172.24.5.11", "172.24.5.12", "172.24.5.13"}) {
         expect_arp(wanted, kBrEx, address, kQgMac);
     }
