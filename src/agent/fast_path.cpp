@@ -187,8 +187,11 @@ std::map<Ipv4, FipCounters> FastPath::fip_counters() const {
 }
 
 std::uint32_t FastPath::last_use(const fl_dest_key& key) const {
-    if (!on_) return 0;
-    return datapath_->last_use(key).value_or(0);
+    return on_ ? datapath_->last_use(key).value_or(0) : 0;
+}
+
+std::uint32_t FastPath::last_use(const fl_fdb_key& key) const {
+    return on_ ? datapath_->last_use(key).value_or(0) : 0;
 }
 
 }  // namespace fiplane

@@ -51,7 +51,9 @@ class FastPath {
     [[nodiscard]] std::vector<Attachment> attachments() const;
     [[nodiscard]] std::vector<CounterValue> counters() const;
     [[nodiscard]] std::map<Ipv4, FipCounters> fip_counters() const;
+    /// Seconds since boot; 0: never, no such row, or the fast path is off.
     [[nodiscard]] std::uint32_t last_use(const fl_dest_key& key) const;
+    [[nodiscard]] std::uint32_t last_use(const fl_fdb_key& key) const;
 
     struct Statistics {
         std::uint64_t updates = 0;

@@ -196,6 +196,10 @@ void NodeManager::on_second() {
         [this](const NetnsName& netns, int ifindex, Ipv4 address) {
             return observer_->use_neighbour(netns, ifindex, address);
         });
+    learned_entries_.tick(
+        fast_path_.compiled().learned, fast_path_seconds(),
+        [this](const fl_fdb_key& key) { return fast_path_.last_use(key); },
+        [this](const LearnedEntry& entry) { return observer_->refresh_fdb(entry.ifindex, entry.mac, entry.peer); });
 }
 
 Result<std::size_t> NodeManager::replace_topology(Topology topology) {
@@ -243,6 +247,7 @@ AgentStatus NodeManager::status() const {
     now.fast_path_statistics = fast_path_.statistics();
     now.changes_applied = changes_applied_;
     now.confirmations = keepalives_.confirmations();
+    now.refreshes = learned_entries_.refreshes();
     now.last_change = last_change_;
     return now;
 }

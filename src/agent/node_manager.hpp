@@ -15,6 +15,7 @@
 #include "agent/event_loop.hpp"
 #include "agent/fast_path.hpp"
 #include "agent/keepalives.hpp"
+#include "agent/learned_entries.hpp"
 #include "agent/options.hpp"
 #include "agent/pacing.hpp"
 #include "agent/problems.hpp"
@@ -84,6 +85,7 @@ class NodeManager {
     std::unique_ptr<Observer> observer_;
     Announcer announcer_;
     Keepalives keepalives_;
+    LearnedEntries learned_entries_;
     Problems problems_;
 
     Activity observing_;

@@ -144,6 +144,7 @@ json statistics_json(const AgentStatus& status) {
             {"rows_removed", fast_path.rows_removed},
             {"changes_applied", status.changes_applied},
             {"neighbours_confirmed", status.confirmations},
+            {"learned_refreshed", status.refreshes},
             {"last_compile_ms", milliseconds(fast_path.last_compile)},
             {"last_sync_ms", milliseconds(fast_path.last_sync)},
             {"last_change_ms", milliseconds(status.last_change)}};

@@ -38,6 +38,7 @@ struct AgentStatus {
     FastPath::Statistics fast_path_statistics;
     std::uint64_t changes_applied = 0;        ///< steps of the builder
     std::uint64_t confirmations = 0;          ///< neighbours kept alive
+    std::uint64_t refreshes = 0;              ///< learned entries kept alive
     std::chrono::microseconds last_change{};  ///< from the notification to the last row written
 };
 

@@ -136,9 +136,11 @@ void print_statistics(const json& statistics) {
     const auto milliseconds = [&](const char* key) { return statistics.at(key).get<double>(); };
     fmt::print("  last change in force after {:.1f} ms (compile {:.1f} ms, tables {:.1f} ms)\n",
                milliseconds("last_change_ms"), milliseconds("last_compile_ms"), milliseconds("last_sync_ms"));
-    fmt::print("  {} changes made in Linux; {} rows written, {} removed; {} neighbours confirmed\n",
-               number(statistics, "changes_applied"), number(statistics, "rows_written"),
-               number(statistics, "rows_removed"), number(statistics, "neighbours_confirmed"));
+    fmt::print(
+        "  {} changes made in Linux; {} rows written, {} removed; {} neighbours confirmed, {} learned addresses "
+        "refreshed\n",
+        number(statistics, "changes_applied"), number(statistics, "rows_written"), number(statistics, "rows_removed"),
+        number(statistics, "neighbours_confirmed"), number(statistics, "learned_refreshed"));
     fmt::print("  {} notifications; {} partial and {} full reads; {} overruns\n", number(statistics, "events"),
                number(statistics, "partial_dumps"), number(statistics, "full_dumps"), number(statistics, "overruns"));
 }

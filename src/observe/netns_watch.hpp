@@ -54,6 +54,9 @@ class NetnsWatch {
     void other_vanished(const NetnsName& name);
 
     [[nodiscard]] Result<> use_neighbour(int ifindex, Ipv4 address) { return rtnl_.use_neighbour(ifindex, address); }
+    [[nodiscard]] Result<bool> refresh_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination) {
+        return rtnl_.refresh_fdb(ifindex, mac, destination);
+    }
 
   private:
     NetnsWatch(Netns netns, Rtnl rtnl, NetnsEvents events)

@@ -322,6 +322,10 @@ Result<> Observer::use_neighbour(const NetnsName& netns, int ifindex, Ipv4 addre
     return found->second.use_neighbour(ifindex, address);
 }
 
+Result<bool> Observer::refresh_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination) {
+    return impl_->watches.at({}).refresh_fdb(ifindex, mac, destination);
+}
+
 Observer::Counters Observer::counters() const {
     return impl_->counters;
 }

@@ -60,6 +60,8 @@ class Observer {
 
     /// Asks Linux to confirm a neighbour (NTF_USE) in a watched namespace.
     [[nodiscard]] Result<> use_neighbour(const NetnsName& netns, int ifindex, Ipv4 address);
+    /// Lets a learned entry of the node's own namespace live on: Rtnl::refresh_fdb().
+    [[nodiscard]] Result<bool> refresh_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination);
 
     struct Counters {
         std::uint64_t events = 0;         ///< batches of notifications
