@@ -32,7 +32,8 @@ FIP, FIP_MAC = bytes([172, 24, 5, 11]), bytes.fromhex("fa163e000001")
 @pytest.fixture
 def paper():
     """What the pure parts ask of a site."""
-    addresses = {"local_addresses": {OWN}, "own_addresses": {OWN}, "own_fips": {FIP}, "announced": {FIP_MAC + FIP}}
+    addresses = {"local_addresses": {OWN}, "own_addresses": {OWN}, "own_fips": {FIP}, "announced": {FIP_MAC + FIP},
+                 "guests": {"guest1"}}  # fmt: skip
     return SimpleNamespace(topology=SimpleNamespace(vxlan_port=4789, floating_ips={}), vtep=VTEP, **addresses)
 
 
@@ -154,6 +155,23 @@ def test_no_exception_covers_a_wrong_byte(paper, rule):
             wrong = patched(frame, at, bytes([frame[at] ^ 1]))
             assert not rule.covers(Difference(case, [("vm1", frame)], [("vm1", wrong)]), paper)
             assert not rule.covers(Difference(case, [("wire", frame)], [("wire", wrong)]), paper)
+
+
+def test_copies_of_an_answer_are_missing_only_where_linux_floods_it(paper):
+    question = Ether(src="02:5e:00:00:00:01", dst="ff:ff:ff:ff:ff:ff") / ARP(op=1, psrc="172.24.5.253", pdst="172.24.5.11")
+    answer = Ether(src="fa:16:3e:00:00:01", dst="02:5e:00:00:00:01") / ARP(op=2, psrc="172.24.5.11", pdst="172.24.5.253")
+    other = Ether(src="fa:16:3e:00:00:02", dst="02:5e:00:00:00:01") / ARP(op=2, psrc="172.24.5.12", pdst="172.24.5.253")
+    rule = next(rule for rule in EXCEPTIONS if rule.name == "arp_request_not_flooded")
+    case = Case(1, [Shot("wire", tunnelled(inner=question))], traits=["arp"])
+    ours = [("wire", tunnelled(inner=answer))]
+    for place, frame, covered in (
+        ("guest1", question, True),
+        ("vm1", question, True),
+        ("guest1", answer, True),
+        ("vm1", answer, False),
+        ("guest1", other, False),
+    ):
+        assert rule.covers(Difference(case, [*ours, (place, bytes(frame))], ours), paper) == covered, (place, frame)
 
 
 # With a lab

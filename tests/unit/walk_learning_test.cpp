@@ -295,8 +295,8 @@ TEST_CASE("journeys end at learned addresses as at static ones") {
     std::erase_if(root.fdb, [](const FdbEntry& entry) { return entry.mac == mac(kGatewayMac); });
     const auto gateway = [&] {
         const Compiled compiled = compile(snapshot, scope());
-        const auto row = compiled.tables.fip_out.find(out_row_key(kTapA, "10.0.0.11"));
-        REQUIRE(row != compiled.tables.fip_out.end());
+        const auto row = compiled.tables.vms.find(vm_key(kTapA, "10.0.0.11"));
+        REQUIRE(row != compiled.tables.vms.end());
         const auto next = compiled.tables.dests.find(dest_row_key(row->second.domain, "172.24.4.1"));
         return next == compiled.tables.dests.end() ? "none" : hex(next->second);
     };

@@ -32,7 +32,7 @@ class Exempt:
 
 def _only_copies_missing(difference: Difference, site: Site) -> bool:
     """Linux floods a broadcast question, and answers it; if its bridge does not know the asker's MAC, it floods the
-    answer to all tunnels, too. The fast path answers where the question came from."""
+    answer to all tunnels and guests, too. The fast path answers where the question came from."""
     port = site.topology.vxlan_port
     asked = {shot.frame[inner_frame(shot.frame, port) or 0 :] for shot in difference.case.shots}
     answered = {frame[inner_frame(frame, port) or 0 :] for name, frame in difference.on if name == WIRE}
@@ -41,7 +41,8 @@ def _only_copies_missing(difference: Difference, site: Site) -> bool:
         name, frame = output
         inner = frame[(inner_frame(frame, port) or 0) if name == WIRE else 0 :]
         reply = inner[12:14] == b"\x08\x06" and inner[20:22] == b"\0\2"
-        return (inner in asked and inner[:6] == b"\xff" * 6) or (name == WIRE and reply and inner in answered)
+        flooded_to = name == WIRE or name in site.guests
+        return (inner in asked and inner[:6] == b"\xff" * 6) or (flooded_to and reply and inner in answered)
 
     return not difference.extra and bool(difference.missing) and all(map(is_copy, difference.missing))
 
@@ -138,8 +139,15 @@ def _rate_limited(difference: Difference, site: Site) -> bool:
 
 
 def _host_is_silent(difference: Difference, site: Site) -> bool:
-    """What arrives is the same; the host's stack answers one and not the other."""
-    return not difference.extra and all(name == WIRE for name, _ in difference.missing)
+    """What arrives is the same; the host's stack answers one and not the other. Its answer leaves by the wire, and by a
+    guest's port if that is where it belongs, or the bridge does not know whose it is."""
+
+    def answer(output: Output) -> bool:
+        ip = _ip_at(output, site)
+        from_host = ip is not None and output[1][ip + 12 : ip + 16] in site.local_addresses
+        return output[0] == WIRE or (output[0] in site.guests and from_host)
+
+    return not difference.extra and all(map(answer, difference.missing))
 
 
 def _icmp_error_at(output: Output, site: Site) -> int | None:

@@ -176,7 +176,10 @@ class Generator:
         frame = eth(journey.eth_dst, journey.eth_src, ETH_IPV4, packet)
         if what == "source_mac":
             strange = b"\x02\x77" + rng.randbytes(4)
-            mac = rng.choice((strange, journey.eth_dst, bytes(6), b"\1\0\x5e\0\0\1", b"\xff" * 6))
+            macs = [strange, bytes(6), b"\1\0\x5e\0\0\1", b"\xff" * 6]
+            if journey.entry.device not in self.site.guests:  # there the bridge would believe it
+                macs.append(journey.eth_dst)
+            mac = rng.choice(macs)
             frame = frame[:6] + mac + frame[12:]
         if what == "truncated":
             frame = frame[: rng.randrange(14, len(frame))]

@@ -8,6 +8,7 @@ send is injected, what the node sends them is captured, and nobody answers. So e
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import struct
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from equivalence.build import ETH_IPV4, UDP, eth, ipv4, udp, vxlan
 from equivalence.sockets import Capture, Injector
 from lab import Lab, LabNode
-from namespaces import inside
+from namespaces import Namespace, inside
 from topology import Network, Topology
 
 WIRE = "wire"
@@ -26,6 +27,8 @@ CONNTRACK_DELETE = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
 REQUEST_ACK = 5
 # Strangers on an external segment: known to the node's neighbour tables, answering nothing. Host parts of the subnet.
 STRANGERS = 3
+# Guests that no topology lists, plugged into each external bridge: it learns where they are.
+GUESTS = 2
 FRAGMENTS_WAIT = 1  # seconds, ipfrag_time
 # Longer than any run: what is reachable when it begins stays so.
 FOREVER_MS = 24 * 3600 * 1000
@@ -41,7 +44,7 @@ def ip_bytes(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class Station:
-    """Somebody on a segment. `at`: a VM's name, "host" for the node itself, or the name of another node."""
+    """Somebody on a segment. `at`: a VM's name, a guest's, "host" for the node itself, or the name of another node."""
 
     name: str
     network: str
@@ -98,6 +101,8 @@ class Journey:
 class Site:
     """`lab` must be warm. Enter it as a context; afterwards the node is cut off for good."""
 
+    _plugged: dict[tuple[str, str], dict[str, Namespace]] = {}  # guests by lab and node
+
     def __init__(self, lab: Lab, node: str):
         self.lab = lab
         self.node: LabNode = lab.nodes[node]
@@ -113,6 +118,7 @@ class Site:
     def __enter__(self) -> Site:
         self.namespaces = self.node.run(["ls", "/run/netns"]).stdout.split()
         self._cut_off()
+        self._plug_guests()
         self._make_deterministic()
         self._open_sockets()
         self.stations = self._stations()
@@ -141,6 +147,26 @@ class Site:
         )
         for port in self.vms:
             self.lab.vms[port.name].run("ip address flush dev eth0; ip link set eth0 mtu 3000")
+
+    def _plug_guests(self) -> None:
+        """Once for each node of a lab: a second site finds the guests of the first."""
+        state = self.lab.state
+        known = self._plugged.setdefault((self.lab.name, self.name), {})
+        self.guests = known
+        if known:
+            return
+        known.update({station.at: Namespace(state, f"{self.name}-{station.at}") for station in self._guests()})
+        for number, station in enumerate(self._guests()):
+            guest, port = self.guests[station.at], f"gst-{number}"
+            guest.wait_until_up()
+            self.node.run(
+                f"ip link add {port} type veth peer name eth0 netns {guest.pid}\n"
+                f"ip link set {port} master {self.network(station.network).bridge} up"
+            )
+            guest.run(
+                "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6\n"
+                f"ip link set eth0 address {station.mac.hex(':')} mtu 3000 up"
+            )
 
     def _make_deterministic(self) -> None:
         """Nothing expires, nothing is limited, and nobody is asked for: frames come out only because others came in."""
@@ -174,7 +200,7 @@ class Site:
 
     def _introduce_external_stations(self) -> None:
         """Whoever is on an external segment is a reachable neighbour of this node's routers there."""
-        stations = [*self._external_stations(), *self._strangers()]
+        stations = [*self._external_stations(), *self._strangers(), *self._guests()]
         for netns, network, device in self._external_devices():
             mine = {station.ip for station in stations if station.at == "host"} if not netns else set()
             script = "".join(
@@ -207,6 +233,9 @@ class Site:
             place = self.lab.vms[port.name].namespace.netns_path
             self.injectors[port.name] = Injector(place, "eth0")
             self.captures[port.name] = Capture(port.name, place, "eth0")
+        for name, guest in self.guests.items():
+            self.injectors[name] = Injector(guest.netns_path, "eth0")
+            self.captures[name] = Capture(name, guest.netns_path, "eth0")
         for network in self.topology.networks.values():
             device = network.bridge
             if self.node.run(["ip", "link", "show", device], check=False).returncode == 0:
@@ -282,8 +311,26 @@ class Site:
 
     def _strangers(self) -> list[Station]:
         """The last addresses of each external network's nodes' subnets, behind the first peer."""
-        out = []
         peer = next(name for name in self.topology.nodes if name != self.name)
+        return [
+            Station(f"stranger {number}", network, b"\x02\x5e" + ip, ip, peer)
+            for network, addresses in self._last_addresses(STRANGERS).items()
+            for number, ip in enumerate(addresses, 1)
+        ]
+
+    def _guests(self) -> list[Station]:
+        """The addresses before those, each on a port of this node."""
+        return [
+            Station(f"guest {number} on {network}", network, b"\x02\x5d" + ip, ip, f"guest{number}-{network}")
+            for network, addresses in self._last_addresses(STRANGERS + GUESTS).items()
+            for number, ip in enumerate(addresses[STRANGERS:], 1)
+        ]
+
+    def _last_addresses(self, count: int) -> dict[str, list[bytes]]:
+        """Of those that nobody has in the nodes' subnets on each external network, the last one first."""
+        taken = {ip_bytes(address) for address in (*self.topology.floating_ips,
+                                                   *(port.fixed_ip for port in self.topology.ports.values()))}  # fmt: skip
+        out = {}
         for network in self.topology.external_networks():
             addresses = [node.addresses[network.name] for node in self.topology.nodes.values()
                          if network.name in node.addresses]  # fmt: skip
@@ -291,13 +338,12 @@ class Site:
                 continue
             address, length = addresses[0].split("/")
             broadcast = struct.unpack("!I", ip_bytes(address))[0] | (1 << (32 - int(length))) - 1
-            for number in range(1, STRANGERS + 1):
-                ip = struct.pack("!I", broadcast - number)
-                out.append(Station(f"stranger {number}", network.name, b"\x02\x5e" + ip, ip, peer))
+            free = (ip for number in itertools.count(1) if (ip := struct.pack("!I", broadcast - number)) not in taken)
+            out[network.name] = list(itertools.islice(free, count))
         return out
 
     def _stations(self) -> list[Station]:
-        out = self._external_stations() + self._strangers()
+        out = self._external_stations() + self._strangers() + self._guests()
         for port in self.topology.vm_ports():
             assert port.node is not None
             at = port.name if port.node == self.name else port.node
