@@ -70,7 +70,7 @@ void expect_refused(const Snapshot& snapshot, const std::string& reason) {
 void expect_served(const Snapshot& snapshot) {
     const Compiled compiled = compile(snapshot, scope());
     REQUIRE(compiled.tables.fdb.contains(fdb_row_key(kBrq, kMacC)));
-    CHECK(hex(compiled.tables.fdb.at(fdb_row_key(kBrq, kMacC))) == hex(geneve_out()));
+    CHECK(hex(compiled.tables.fdb.at(fdb_row_key(kBrq, kMacC)).out) == hex(geneve_out()));
 }
 
 /// eth0's own subnet is routed without a source: what `ip route replace` without `src` leaves.
