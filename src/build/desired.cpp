@@ -196,8 +196,8 @@ DesiredDevice Desire::tunnel_device(const Network& network, const Tunnel& tunnel
         DesiredDevice::PortFlags{.learning = network.learning, .isolated = false, .neigh_suppress = false};
     const bool keeps_arp = keeps_arp_local(network);
     if (network.type == NetworkType::kVxlan) {
-        device.kind = VxlanKind{tunnel.end.id, node_.underlay_address, topology_.vxlan_port, node_.underlay_device,
-                                keeps_arp};
+        device.kind =
+            VxlanKind{tunnel.end.id, node_.underlay_address, topology_.vxlan_port, node_.underlay_device, keeps_arp};
         return device;
     }
     const std::size_t peer = tunnel.end.peers.front();

@@ -81,7 +81,9 @@ struct VmPortKind {
 };
 
 struct DesiredDevice {
-    std::variant<BridgeKind, VxlanKind, GretapKind, GeneveKind, VlanKind, PhysicalKind, VethKind, VethPeerKind, VmPortKind> kind;
+    std::variant<BridgeKind, VxlanKind, GretapKind, GeneveKind, VlanKind, PhysicalKind, VethKind, VethPeerKind,
+                 VmPortKind>
+        kind;
     std::uint32_t mtu = 1500;  ///< a physical network's device keeps its own
     std::optional<Mac> mac;    ///< unset: whatever it has
     std::string master;        ///< bridge; "": none

@@ -266,7 +266,8 @@ void Desire::nova_network(const RouterSite& site) {
         const Subnet& subnet = topology_.subnets[index];
         const std::string& bridge = topology_.networks[subnet.network].bridge;
         configure_device("", bridge);
-        if (const auto* own = own_address(subnet.network)) nat.legs.push_back({bridge, subnet.cidr, own->address.address});
+        if (const auto* own = own_address(subnet.network))
+            nat.legs.push_back({bridge, subnet.cidr, own->address.address});
     }
     if (!site.router.external_network) return;
     const auto* outside = own_address(*site.router.external_network);

@@ -17,13 +17,13 @@ constexpr int kDestinationNat = -100;
 constexpr int kFilter = 0;
 constexpr int kSourceNat = 100;
 
-/// Where a router translates whatever comes in. A legacy router's packets leave its namespace through a veth, which clears
-/// the mark; on a node that routes itself the mark stays with packets that conntrack calls invalid.
+/// Where a router translates whatever comes in. A legacy router's packets leave its namespace through a veth, which
+/// clears the mark; on a node that routes itself the mark stays with packets that conntrack calls invalid.
 constexpr std::uint32_t kTranslatedMark = 0x464c;
 
 /// A flow that comes over from the fast path in mid-handshake is invalid for conntrack, which then skips NAT. The
-/// translation is 1:1 and keeps ports, so it needs no state. A router that translates whatever comes in has to remember in
-/// the mark that it translated a destination: ct status, which says so for tracked packets, is empty.
+/// translation is 1:1 and keeps ports, so it needs no state. A router that translates whatever comes in has to remember
+/// in the mark that it translated a destination: ct status, which says so for tracked packets, is empty.
 void add_stateless_chains(NftTable& table, const std::string& external_device, bool distributed) {
     const std::string from_outside = distributed ? fmt::format("iifname \"{}\" ", external_device) : "";
     const std::string mark = distributed ? "" : fmt::format(" meta mark set {:#010x}", kTranslatedMark);

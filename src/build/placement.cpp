@@ -9,8 +9,7 @@ namespace {
 
 bool router_lives_on(const Router& router, std::size_t node, const std::set<std::size_t>& subnets_with_vms) {
     if (!router.distributed) return router.node == node;
-    return std::ranges::any_of(router.subnets,
-                               [&](std::size_t subnet) { return subnets_with_vms.contains(subnet); });
+    return std::ranges::any_of(router.subnets, [&](std::size_t subnet) { return subnets_with_vms.contains(subnet); });
 }
 
 }  // namespace

@@ -73,8 +73,7 @@ void add_destination(DestinationTree& tree, const Domain& domain, const Prefix& 
     // Without an address of its own to be translated to, a host's flows are conntrack's wherever they are translated.
     const bool stateless = domain.is_translated() || (!journey.dnat && !journey.snat);
     const bool untouched = (journey.next.flags & FL_NEXT_LOCAL) != 0;
-    destination.fast =
-        journey.fast && (untouched || (stateless && !answers_need_state(domain, region, journey)));
+    destination.fast = journey.fast && (untouched || (stateless && !answers_need_state(domain, region, journey)));
     if (!destination.fast) return;
     destination.next = journey.next;
     if (journey.dnat) destination.next.flags |= FL_NEXT_HAIRPIN;

@@ -95,8 +95,8 @@ std::optional<Host> Domains::find_host(const BridgePort& leg, const Neighbour& n
     return host;
 }
 
-/// Whether rows for hosts without a floating IP would be of use: those on a leg with a default route or with floating IPs
-/// ask for floating IPs, and a distributed router's remote hosts have their own. That only saves room.
+/// Whether rows for hosts without a floating IP would be of use: those on a leg with a default route or with floating
+/// IPs ask for floating IPs, and a distributed router's remote hosts have their own. That only saves room.
 bool Domains::serves_untranslated(const BridgePort& leg, bool remote) const {
     const NetnsIndex& router = *leg.router;
     if (remote && world_.scope.distributed_routers.contains(router.name())) return false;

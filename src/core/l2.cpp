@@ -130,7 +130,6 @@ void L2::add_port(Segment& segment, const Link& link, const std::map<NetnsName, 
     }
     const bool jumped = port.kind != BridgePort::Kind::kVm;
     if (port.refusal.empty() && jumped) port.refusal = root_.jump_refusal(link);
-    if (link.kind == "vlan") port.refusal = link.name + " is a VLAN device, which the fast path does not carry";
     if (port.refusal.empty() && !link.admin_up) port.refusal = link.name + " is down";
     if (port.refusal.empty() && !link.running) port.refusal = link.name + " has no carrier";
     if (!port.refusal.empty() || !link.bridge_port) return;

@@ -74,8 +74,8 @@ struct Network {
     std::size_t hub = 0;  ///< star only: a node
     /// VNI, GRE key or VLAN id; of a star: the number before that of its first tunnel; 0: a flat network has none.
     std::uint32_t segmentation_id = 0;
-    /// What leads to other nodes takes source addresses for the bridge's table, and all ARP crosses it: guests may be where
-    /// nobody says. Always so on a physical network.
+    /// What leads to other nodes takes source addresses for the bridge's table, and all ARP crosses it: guests may be
+    /// where nobody says. Always so on a physical network.
     bool learning = false;
     /// L3 bytes; what the tunnel leaves of the underlay's MTU, or the physical network's, unless the file says less.
     std::uint32_t mtu = 0;
@@ -167,10 +167,10 @@ struct Topology {
     /// UDP destination port of a type's tunnels; none of GRE.
     [[nodiscard]] std::optional<std::uint16_t> udp_port(NetworkType type) const;
 
-    /// The tunnel devices of a network on one node, none of a provider network: "vxlan-1001" to all others at once; a device for each other node
-    /// with GRE and Geneve, whose devices know no more than one peer ("gre-1001-3", "gnv-1001-3": to the third node of
-    /// the file); in a star, one for each node at the hub and one at the others, with an id of its own that both ends
-    /// are named after ("vxlan-1000002").
+    /// The tunnel devices of a network on one node, none of a provider network: "vxlan-1001" to all others at once; a
+    /// device for each other node with GRE and Geneve, whose devices know no more than one peer ("gre-1001-3",
+    /// "gnv-1001-3": to the third node of the file); in a star, one for each node at the hub and one at the others,
+    /// with an id of its own that both ends are named after ("vxlan-1000002").
     [[nodiscard]] std::vector<TunnelEnd> tunnel_ends(const Network& network, std::size_t node) const;
 };
 

@@ -110,7 +110,8 @@ struct PeerInfo {
 struct Link {
     int ifindex = 0;
     std::string name;
-    std::string kind;   ///< IFLA_INFO_KIND: "bridge", "vxlan", "gretap", "geneve", "vlan", "veth", "tun", "" for physical
+    std::string
+        kind;  ///< IFLA_INFO_KIND: "bridge", "vxlan", "gretap", "geneve", "vlan", "veth", "tun", "" for physical
     std::string alias;  ///< IFLA_IFALIAS
     Mac mac;
     std::uint32_t mtu = 0;

@@ -188,7 +188,8 @@ bool Walker::Traversal::find_route() {
     return true;
 }
 
-/// Where the node itself is the router, what is for the node goes up into its stack unchanged, as if nothing were routed.
+/// Where the node itself is the router, what is for the node goes up into its stack unchanged, as if nothing were
+/// routed.
 bool Walker::Traversal::deliver_locally() {
     const Segment* segment = state.netns->name().empty() ? walker.l2_.segment(state.iif->ifindex) : nullptr;
     if (segment == nullptr || state.routers != 0 || state.destination_translated) {
@@ -331,8 +332,8 @@ Journey Walker::walk(const BridgePort& leg, const Source& source, const Prefix& 
         return journey;
     }
     const MacTarget* own = leg.segment->find(leg.leg->mac);
-    const bool is_own = own != nullptr && (own->port == &leg || (own->kind == MacTarget::Kind::kHost &&
-                                                                 &leg == &leg.segment->host));
+    const bool is_own =
+        own != nullptr && (own->port == &leg || (own->kind == MacTarget::Kind::kHost && &leg == &leg.segment->host));
     if (!is_own) {
         journey.reason = fmt::format("{}: the table of {} sends {} elsewhere", leg.leg->name, leg.segment->bridge->name,
                                      leg.leg->mac.str());

@@ -52,7 +52,8 @@ class NovaNetworkResolver {
         if (entry_.multi_host.written && !entry_.multi_host) return;
         if (!entry_.node.written) {
             if (!router_.distributed && entry_.name.written) {
-                complain(entry_.place, " lacks node", "where nova-network runs, like node: primary; or multi_host: true");
+                complain(entry_.place, " lacks node",
+                         "where nova-network runs, like node: primary; or multi_host: true");
             }
             return;
         }
@@ -147,8 +148,8 @@ class NovaNetworkResolver {
             return address.network && *address.network == network_name;
         });
         if (!written) {
-            complain(entry_.place, fmt::format(": node {} has no address on {}", work_.topology.nodes[node].name,
-                                               network_name),
+            complain(entry_.place,
+                     fmt::format(": node {} has no address on {}", work_.topology.nodes[node].name, network_name),
                      fmt::format("add it to the node's addresses, like {{{}: {}}}", network_name, example(network)));
             return;
         }

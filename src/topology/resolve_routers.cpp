@@ -52,10 +52,8 @@ class RouterResolver {
         work_.mistakes.add(place, label_ + what, std::move(hint));
     }
 
-    /// `distributed` or `type` was written and could not be read: any kind may be meant.
-    [[nodiscard]] bool kind_is_unknown() const {
-        return (entry_.distributed.written && !entry_.distributed) || (entry_.type.written && !entry_.type);
-    }
+    /// `distributed` was written and could not be read: either kind may be meant.
+    [[nodiscard]] bool kind_is_unknown() const { return entry_.distributed.written && !entry_.distributed; }
 
     void resolve_node() {
         if (!entry_.node.written) {
@@ -140,8 +138,8 @@ class RouterResolver {
         }
         const Network& network = work_.topology.networks[in.network];
         if (router_.distributed && network.learning && !network.is_provider()) {
-            complain(entry.subnet.place, fmt::format(": interface of a distributed router on {}, whose network learns",
-                                                     in.name),
+            complain(entry.subnet.place,
+                     fmt::format(": interface of a distributed router on {}, whose network learns", in.name),
                      "its one MAC is on every node, and would be learned from the tunnels");
         }
         router_.subnets.push_back(*subnet);
@@ -330,7 +328,10 @@ void check_nova_networks(Resolution& work) {
 
 void resolve_routers(Resolution& work) {
     for (std::size_t i = 0; i < work.topology.routers.size(); ++i) {
-        if (work.document.routers[i].type.value == RouterType::kNovaNetwork) {
+        const Field<RouterType>& type = work.document.routers[i].type;
+        if (type.written && !type) {
+            work.routers_are_whole = false;  // nobody can say what its keys mean
+        } else if (type.value == RouterType::kNovaNetwork) {
             resolve_nova_network(work, i);
         } else {
             RouterResolver(work, i).resolve();

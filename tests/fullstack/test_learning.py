@@ -161,7 +161,8 @@ def test_entries_that_are_used_outlive_the_bridges_ageing(lab, guests, taps):
     try:
         for guest in (a, b):
             guest.node.run(["ip", "link", "set", BRIDGE, "type", "bridge", "ageing_time", str(ageing * 100)])
-        # What the bridges had not seen for longer than that is forgotten at once.
+        # What the bridges had not seen for longer than that is forgotten at once, and a moment later in BPF.
+        time.sleep(scaled(SETTLED))
         assert a.ping(b.address, 3, patience=scaled(5)) == 3
         time.sleep(scaled(SETTLED))
         with c.namespace.packet_socket("eth0") as bystander:
@@ -198,6 +199,8 @@ def test_a_guest_moves_to_the_other_node(lab, guests):
     a.announce()
     time.sleep(scaled(SETTLED))
     assert port_of(here, a.mac) == TUNNEL and port_of(there, a.mac) == a.port
+    assert c.ping(a.address, 3, patience=scaled(5)) == 3  # c is new there
+    time.sleep(scaled(SETTLED))
     with Carried(lab, (HERE, THERE), 1200):
         assert c.ping(a.address, 600) == 600
     assert port_of(here, a.mac) == TUNNEL and port_of(there, a.mac) == a.port

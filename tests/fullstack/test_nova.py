@@ -197,7 +197,7 @@ def test_M4_nothing_crosses_between_the_overlays(warm, taps, sent_on, other):
     with guest(lab, "subnode1", bridges[sent_on]) as vm:
         tap = vm.packet_socket("eth0")
         source = json.loads(vm.run(["ip", "-j", "link", "show", "eth0"]).stdout)[0]["address"]
-        elsewhere = lab.topology.nodes["subnode2"].macs[other]
+        elsewhere = next(node.macs[other] for node in lab.topology.nodes.values() if other in node.macs)
         for destination in ("ff:ff:ff:ff:ff:ff", elsewhere):
             tap.send(bytes(Ether(src=source, dst=destination, type=0x88B5) / Raw(tag + bytes(40))))
         numbers = lab.topology.networks[sent_on].tunnel_ids()

@@ -74,8 +74,10 @@ constexpr double kSecondsFor10000 = 20.0;
 TEST_CASE("the examples load, and every derived value is what it was") {
     // The expected values were computed by another program from the rules in docs/topology.md. A change here renames
     // devices and namespaces on the nodes of everybody who upgrades.
-    for (const std::string name : {"devstack-dvr-vxlan", "devstack-legacy-vxlan", "devstack-dvr-gre",
-                                   "devstack-dvr-geneve", "devstack-star-vxlan", "neutron-vlan", "neutron-flat"}) {
+    for (const std::string name :
+         {"devstack-dvr-vxlan", "devstack-legacy-vxlan", "devstack-dvr-gre", "devstack-dvr-geneve",
+          "devstack-dvr-east-west", "devstack-nova-multi-host", "devstack-nova-single-host", "devstack-star-vxlan",
+          "neutron-vlan", "neutron-flat"}) {
         const LoadResult result = load_topology(fmt::format("{}/examples/{}.yaml", FIPLANE_SOURCE_DIR, name));
         INFO(format_mistakes(result.mistakes, name));
         REQUIRE(result.topology);

@@ -113,10 +113,16 @@ TEST_CASE("ports that are not plainly forwarding stop journeys through them") {
     check_in("isolated", [](Snapshot& s) { root_link(s, kTapQr).bridge_port->isolated = true; }, "isolated");
     check_in("target down", [](Snapshot& s) { root_link(s, kTapA).admin_up = false; }, "tapaaaaaaaa-aa is down");
     check_out("no carrier", [](Snapshot& s) { root_link(s, kTapA).running = false; }, "port tapaaaaaaaa-aa stays slow");
-    check_out("VLAN device", [](Snapshot& s) { root_link(s, kTapA).kind = "vlan"; }, "port tapaaaaaaaa-aa stays slow");
+}
+
+TEST_CASE("a VLAN device is a port like any other: it takes tags off and puts them on") {
     Snapshot tagged = dvr_snapshot();
     root_link(tagged, kTapA).kind = "vlan";
-    CHECK(has_note(compile(tagged, scope()), "stays slow: tapaaaaaaaa-aa is a VLAN device"));
+    root_link(tagged, kTapA).is_tap = false;
+    const Compiled compiled = compile(tagged, scope());
+    CHECK(compiled.tables.sources.at(source_row_key(kTapA)).role == FL_ROLE_PORT);
+    const fl_out& out = compiled.tables.fip_in.at(fip_row_key(kBrEx, "172.24.5.11")).next.out;
+    CHECK(hex(out) == hex(out_port(kTapA, 1450, 0)));
 }
 
 TEST_CASE("what would be jumped over must have nothing to say") {
