@@ -131,6 +131,10 @@ std::string_view word_of(Shape shape) {
     return shape == Shape::kStar ? "star" : "mesh";
 }
 
+std::string_view word_of(VifType type) {
+    return type == VifType::kMacvtap ? "macvtap" : "bridge";
+}
+
 std::string_view word_of(RouterType type) {
     return type == RouterType::kNovaNetwork ? "nova-network" : "neutron";
 }

@@ -28,6 +28,10 @@ enum class NetworkType { kVxlan, kGre, kGeneve, kVlan, kFlat };
 /// How the nodes of a network are joined. In a star all tunnels end at the hub, which forwards from one to another.
 enum class Shape { kMesh, kStar };
 
+/// How a node's VMs are attached, in Neutron's words (binding:vif_type). With macvtap each VM's device is a macvtap of
+/// a VLAN device or of a physical network's device itself: there are no bridges, so nothing but VMs can be there.
+enum class VifType { kBridge, kMacvtap };
+
 /// A machine of the cloud. Its underlay address is its VTEP.
 struct Node {
     std::string name;
@@ -42,6 +46,7 @@ struct Node {
     std::vector<BridgeAddress> bridge_addresses;
     /// Devices that lead to physical networks, by the physical network's name. One may be the underlay device.
     std::map<std::string, std::string> physical_networks;
+    VifType vif_type = VifType::kBridge;
 };
 
 struct Subnet {
@@ -81,8 +86,8 @@ struct Network {
     std::uint32_t mtu = 0;
     std::vector<std::size_t> subnets;
     std::string physical_network;  ///< provider networks only
-    /// Provider networks only, by node, for those that have the physical network: the bridge's port that leads there, a
-    /// VLAN device ("eth1.101") or the node's device itself.
+    /// Provider networks only, by node, for those that have the physical network: what leads there, a VLAN device
+    /// ("eth1.101") or the node's device itself. It is the bridge's port, or what the VMs' macvtaps are on.
     std::map<std::size_t, std::string> provider_devices;
 
     [[nodiscard]] bool is_provider() const { return fiplane::is_provider(type); }
@@ -113,7 +118,7 @@ struct Port {
     Ipv4 fixed_ip;
     Mac mac;
     /// The device on the node: "tap…" for VMs (made by the hypervisor), qr-/qg-/fg- + 11 characters of the id
-    /// for the rest.
+    /// for the rest. "": a VM's macvtap has whatever name the hypervisor gives it.
     std::string device;
 };
 
@@ -182,6 +187,8 @@ struct Topology {
 /// For messages: "VXLAN", "GRE", "Geneve".
 [[nodiscard]] std::string_view title_of(NetworkType type);
 [[nodiscard]] std::string_view word_of(Shape shape);
+/// "bridge", "macvtap".
+[[nodiscard]] std::string_view word_of(VifType type);
 /// "neutron", "nova-network".
 [[nodiscard]] std::string_view word_of(RouterType type);
 

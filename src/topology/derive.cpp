@@ -14,6 +14,17 @@ constexpr std::size_t kDeviceNameLength = 14;
 // neutron-lib, plugins/utils.py, get_interface_name().
 constexpr std::size_t kKeptOfLongName = 4;
 constexpr std::size_t kHashedBytes = 3;
+// neutron, plugins/ml2/drivers/macvtap/macvtap_common.py: leaves room for the dot and any VLAN id.
+constexpr std::size_t kMaxMacvtapParent = 10;
+
+/// "enp197e4a1" of enp129s0f0np0.
+std::string hashed_name(std::string_view device) {
+    const auto hash = sha1(device);
+    std::string out(device.substr(0, kKeptOfLongName));
+    for (std::size_t i = 0; i < kHashedBytes; ++i)
+        out += fmt::format("{:02x}", hash[i]);
+    return out;
+}
 
 }  // namespace
 
@@ -41,11 +52,12 @@ std::string device_name(std::string_view prefix, std::string_view id) {
 std::string vlan_device_name(std::string_view device, std::uint32_t vlan) {
     std::string whole = fmt::format("{}.{}", device, vlan);
     if (whole.size() <= kMaxDeviceName) return whole;
-    const auto hash = sha1(device);
-    std::string short_name(device.substr(0, kKeptOfLongName));
-    for (std::size_t i = 0; i < kHashedBytes; ++i)
-        short_name += fmt::format("{:02x}", hash[i]);
-    return fmt::format("{}.{}", short_name, vlan);
+    return fmt::format("{}.{}", hashed_name(device), vlan);
+}
+
+std::string macvtap_vlan_device_name(std::string_view device, std::uint32_t vlan) {
+    if (device.size() <= kMaxMacvtapParent) return fmt::format("{}.{}", device, vlan);
+    return fmt::format("{}.{}", hashed_name(device), vlan);
 }
 
 }  // namespace fiplane::topology

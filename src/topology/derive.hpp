@@ -26,4 +26,7 @@ namespace fiplane::topology {
 /// SHA-1 follow, as Neutron's linuxbridge agent does: "enp197e4a1.101" of enp129s0f0np0.
 [[nodiscard]] std::string vlan_device_name(std::string_view device, std::uint32_t vlan);
 
+/// The same as Neutron's macvtap agent has it: what counts is whether the device alone is longer than 10 characters.
+[[nodiscard]] std::string macvtap_vlan_device_name(std::string_view device, std::uint32_t vlan);
+
 }  // namespace fiplane::topology

@@ -37,6 +37,7 @@ json describe_node(const Topology& topology, const Node& node) {
         physical.push_back({{"name", name}, {"device", device}});
     return {{"name", node.name},
             {"underlay", {{"device", node.underlay_device}, {"address", node.underlay_address.str()}}},
+            {"vif_type", word_of(node.vif_type)},
             {"physical_networks", std::move(physical)},
             {"addresses", std::move(addresses)}};
 }
@@ -134,7 +135,7 @@ json describe_port(const Topology& topology, const Port& port) {
             {"fixed_ip", port.fixed_ip.str()},
             {"prefix_length", topology.subnets[port.subnet].cidr.length},
             {"mac", port.mac.str()},
-            {"device", port.device}};
+            {"device", port.device.empty() ? json(nullptr) : json(port.device)}};
 }
 
 json describe_floating_ip(const Topology& topology, const FloatingIp& fip) {

@@ -31,6 +31,7 @@ struct NodeEntry {
     Field<Ipv4> underlay_address;
     std::vector<Address> addresses;
     std::vector<PhysicalNetwork> physical_networks;
+    Field<VifType> vif_type;
 };
 
 struct SubnetEntry {

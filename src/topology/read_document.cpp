@@ -92,6 +92,13 @@ class DocumentReader {
         return std::unexpected(Complaint{"is not a shape", "mesh or star"});
     }
 
+    static Parsed<VifType> parse_vif_type(std::string_view text) {
+        for (const VifType type : {VifType::kBridge, VifType::kMacvtap}) {
+            if (text == word_of(type)) return type;
+        }
+        return std::unexpected(Complaint{"is not a way to attach VMs that this version builds", "bridge or macvtap"});
+    }
+
     static Parsed<RouterType> parse_router_type(std::string_view text) {
         for (const RouterType type : {RouterType::kNeutron, RouterType::kNovaNetwork}) {
             if (text == word_of(type)) return type;
@@ -127,6 +134,7 @@ class DocumentReader {
             to.device = Fields::read_scalar<std::string>(
                 value, fields.object(), "device of physical network " + key.text, parse_device, mistakes_);
         });
+        out.vif_type = fields.read<VifType>("vif_type", Need::kOptional, parse_vif_type);
         return out;
     }
 

@@ -83,6 +83,18 @@ std::optional<std::size_t> find_subnet(Resolution& work, std::size_t network, co
     return std::nullopt;
 }
 
+bool is_macvtap(const Resolution& work, std::size_t node) {
+    return work.topology.nodes[node].vif_type == VifType::kMacvtap;
+}
+
+bool refuse_on_macvtap(Resolution& work, std::size_t node, Place place, const std::string& what, std::string hint) {
+    if (!is_macvtap(work, node)) return false;
+    work.mistakes.add(place,
+                      fmt::format("{} on node {}, whose vif_type is macvtap", what, work.topology.nodes[node].name),
+                      std::move(hint));
+    return true;
+}
+
 void claim_address(Resolution& work, std::size_t network, Ipv4 address, const Holder& holder) {
     if (const Holder* const other = work.addresses.claim({network, address}, holder)) {
         report_clash(work.mistakes, "address " + address.str(), *other, holder,

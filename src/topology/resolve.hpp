@@ -92,6 +92,12 @@ struct Resolution {
 /// is that something.
 void check_reaches(Resolution& work, std::size_t network, std::size_t node, Place place, const std::string& subject);
 
+[[nodiscard]] bool is_macvtap(const Resolution& work, std::size_t node);
+
+/// Reports that `what` ("port vm1: a VM on network blue") would be on a node that attaches VMs by macvtap, where it
+/// cannot be. Returns whether it is.
+bool refuse_on_macvtap(Resolution& work, std::size_t node, Place place, const std::string& what, std::string hint);
+
 /// Takes the address for `holder`, or reports who has it.
 void claim_address(Resolution& work, std::size_t network, Ipv4 address, const Holder& holder);
 

@@ -77,7 +77,11 @@ class DeviceResolver {
         for (std::size_t i = 0; i < work_.topology.ports.size(); ++i) {
             Port& port = work_.topology.ports[i];
             const PortOrigin& origin = work_.port_origins[i];
-            port.device = origin.device.value.value_or(device_name(device_prefix(port.owner), port.id));
+            const bool hypervisor_names =
+                port.owner == PortOwner::kCompute && port.node && is_macvtap(work_, *port.node);
+            if (!hypervisor_names) {
+                port.device = origin.device.value.value_or(device_name(device_prefix(port.owner), port.id));
+            }
             if (port.owner == PortOwner::kRouterInterface && !port.node) claim_everywhere(i);
         }
         for (std::size_t i = 0; i < work_.topology.nodes.size(); ++i) {
@@ -87,7 +91,7 @@ class DeviceResolver {
         for (std::size_t i = 0; i < work_.topology.networks.size(); ++i)
             claim_vlans(i);
         for (std::size_t i = 0; i < work_.topology.ports.size(); ++i) {
-            if (work_.topology.ports[i].node) claim_on_node(i);
+            if (work_.topology.ports[i].node && !work_.topology.ports[i].device.empty()) claim_on_node(i);
         }
     }
 

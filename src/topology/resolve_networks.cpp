@@ -23,6 +23,7 @@ void resolve_node(Resolution& work, std::size_t index, Claims<Ipv4>& underlay) {
     const NodeEntry& entry = work.document.nodes[index];
     Node& node = work.topology.nodes[index];
     node.underlay_device = entry.underlay_device.value.value_or(std::string{});
+    node.vif_type = entry.vif_type.value.value_or(VifType::kBridge);
     if (!entry.underlay_address) return;
     node.underlay_address = *entry.underlay_address;
     const Holder holder{object_label("node", entry.name) + ": underlay", entry.underlay_address.place};
@@ -81,6 +82,14 @@ void resolve_shape(Resolution& work, const NetworkEntry& entry, Network& network
         return;
     }
     if (const auto hub = work.nodes.find(entry.hub, label + ": hub", work.mistakes)) network.hub = *hub;
+}
+
+/// A hub forwards from tunnel to tunnel by a bridge.
+void check_hub(Resolution& work, const NetworkEntry& entry, const Network& network) {
+    if (network.shape != Shape::kStar || work.topology.nodes.empty()) return;
+    refuse_on_macvtap(work, network.hub, entry.hub.written ? entry.hub.place : entry.shape.place,
+                      object_label("network", entry.name) + ": the hub of a star",
+                      "there are no bridges and no tunnels; write another node as hub");
 }
 
 /// A vxlan device to many peers would have to learn peers as well, and with them who may claim whose address.
@@ -173,7 +182,10 @@ void resolve_network(Resolution& work, std::size_t index, Segments& ids) {
     network.physical_network = network.is_provider() ? entry.physical_network.value.value_or(std::string{}) : "";
     check_type_keys(work, entry, network);
     resolve_mtu(work, entry, network);
-    if (!network.is_provider()) resolve_shape(work, entry, network);
+    if (!network.is_provider()) {
+        resolve_shape(work, entry, network);
+        check_hub(work, entry, network);
+    }
     resolve_learning(work, entry, network);
     if (entry.segmentation_id || flat) claim_ids(work, entry, network, ids);
 }
@@ -320,6 +332,11 @@ void resolve_node_address(Resolution& work, std::size_t index, const NodeEntry::
     if (!network || !entry.address) return;
     const Field<Ipv4> address{true, entry.address.place, entry.address->address};
     const std::string subject = fmt::format("{}: address on {}", label, *entry.network);
+    if (refuse_on_macvtap(work, index, entry.network.place,
+                          fmt::format("{}: the node's own address on {}", label, *entry.network),
+                          "there is no bridge that could have it; leave it out")) {
+        return;
+    }
     const auto subnet = find_subnet(work, *network, address, subject);
     if (!subnet) return;
     const Prefix& cidr = work.topology.subnets[*subnet].cidr;

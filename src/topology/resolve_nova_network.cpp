@@ -135,6 +135,12 @@ class NovaNetworkResolver {
             networks.insert(work_.topology.subnets[subnet].network);
         if (router_.external_network) networks.insert(*router_.external_network);
         for (const std::size_t node : nodes()) {
+            const Place place = entry_.node.written ? entry_.node.place : entry_.place;
+            if (refuse_on_macvtap(work_, node, place, label_ + ": routing",
+                                  "there are no bridges that the node could have addresses on; write a node whose "
+                                  "vif_type is bridge, and with multi_host no VMs of its subnets there")) {
+                continue;
+            }
             for (const std::size_t network : networks)
                 check_address(node, network);
         }

@@ -47,15 +47,29 @@ void collect_from_node(Resolution& work, std::size_t index) {
     }
 }
 
-/// A device in a bridge answers to no address of its own.
+/// A device in a bridge answers to no address of its own, and the filter below macvtaps lets nobody but VMs send.
 void check_flat_underlay(Resolution& work, const NetworkEntry& entry, const Network& network, const Node& node) {
     const std::string& device = node.physical_networks.at(network.physical_network);
     if (network.type != NetworkType::kFlat || device != node.underlay_device) return;
+    if (node.vif_type == VifType::kMacvtap) {
+        work.mistakes.add(entry.physical_network.place,
+                          fmt::format("{}: on node {} its VMs would be on the underlay device {} itself",
+                                      object_label("network", entry.name), node.name, device),
+                          "the filter that keeps VMs to their addresses would drop what the node itself sends; use "
+                          "another device there, or network_type: vlan");
+        return;
+    }
     work.mistakes.add(
         entry.physical_network.place,
         fmt::format("{}: on node {} it would take the underlay device {} into its bridge",
                     object_label("network", entry.name), node.name, device),
         "the node's underlay address would stop working; use another device there, or network_type: vlan");
+}
+
+std::string provider_device(const Network& network, const Node& node, const std::string& physical) {
+    if (network.type == NetworkType::kFlat) return physical;
+    return node.vif_type == VifType::kMacvtap ? macvtap_vlan_device_name(physical, network.segmentation_id)
+                                              : vlan_device_name(physical, network.segmentation_id);
 }
 
 void place_network(Resolution& work, std::size_t index) {
@@ -66,9 +80,7 @@ void place_network(Resolution& work, std::size_t index) {
         const Node& node = work.topology.nodes[i];
         const auto found = node.physical_networks.find(network.physical_network);
         if (found == node.physical_networks.end()) continue;
-        network.provider_devices[i] = network.type == NetworkType::kFlat
-                                          ? found->second
-                                          : vlan_device_name(found->second, network.segmentation_id);
+        network.provider_devices[i] = provider_device(network, node, found->second);
         check_flat_underlay(work, entry, network, node);
     }
     if (network.provider_devices.empty()) {

@@ -82,6 +82,26 @@ void check_port_router(Resolution& work, const PortEntry& entry, const std::stri
     }
 }
 
+/// Only VMs can be on such a node, and only where frames need no bridge.
+void check_macvtap_port(Resolution& work, const PortEntry& entry, const std::string& label, const Port& port) {
+    if (!port.node || !is_macvtap(work, *port.node)) return;
+    const Network& network = work.topology.networks[port.network];
+    const auto& written_type = work.document.networks[port.network].network_type;
+    const bool type_is_known = written_type || !written_type.written;
+    if (port.owner != PortOwner::kCompute) {
+        refuse_on_macvtap(work, *port.node, entry.node.place, label + ": a port of a router",
+                          "there are only VMs, and no router namespaces; write a node whose vif_type is bridge");
+    } else if (!network.is_provider() && type_is_known) {
+        refuse_on_macvtap(
+            work, *port.node, entry.node.place,
+            fmt::format("{}: a VM of the {} network {}", label, title_of(network.type), network.name),
+            "there are no tunnels: use a network of type vlan or flat, or a node whose vif_type is bridge");
+    } else if (entry.device.written) {
+        refuse_on_macvtap(work, *port.node, entry.device.place, label + ": device has no meaning",
+                          "the hypervisor names its macvtap devices itself; leave it out");
+    }
+}
+
 void resolve_port(Resolution& work, std::size_t index) {
     const PortEntry& entry = work.document.ports[index];
     Port& port = work.topology.ports[index];
@@ -110,6 +130,7 @@ void resolve_port(Resolution& work, std::size_t index) {
     }
     port.network = *network;
     if (port.node) check_reaches(work, *network, *port.node, entry.node.place, label);
+    check_macvtap_port(work, entry, label, port);
     if (port.owner == PortOwner::kFloatingIpAgentGateway) resolve_agent_gateway(work, entry, label, port);
     if (!entry.fixed_ip) return;
     port.fixed_ip = *entry.fixed_ip;

@@ -66,6 +66,9 @@ class RouterResolver {
         if (router_.distributed && !kind_is_unknown()) {
             complain(entry_.node.place, ": a distributed router has no node",
                      "it is on every node that needs it; leave node out, or write distributed: false");
+        } else if (router_.node) {
+            refuse_on_macvtap(work_, *router_.node, entry_.node.place, label_ + ": a router",
+                              "there are no bridges that it could be on; write a node whose vif_type is bridge");
         }
     }
 
