@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The derivation of a DesiredNode; private to desired.cpp (the node's own namespace) and desired_router.cpp.
+// The derivation of a DesiredNode; private to desired.cpp and desired_provider.cpp (the node's own namespace) and
+// desired_router.cpp.
 #pragma once
 
 #include <map>
@@ -35,6 +36,10 @@ class Desire {
 
     [[nodiscard]] Result<> network_on_node(std::size_t index);
     [[nodiscard]] Result<> uplink(std::size_t index);
+    [[nodiscard]] Result<> below_macvtaps(std::size_t index);
+    [[nodiscard]] Result<std::string> provider_device(std::size_t index) const;
+    DesiredDevice& physical_device(const Network& network);
+    [[nodiscard]] DesiredDevice vlan_device(const Network& network) const;
     void ports_beyond_uplink(std::size_t index, const std::string& device);
     /// A tunnel device of this node, and the nodes behind it: its peers, and in a star those that the hub relays to.
     struct Tunnel {
@@ -77,6 +82,7 @@ class Desire {
     Placement placement_;
     DesiredNode out_;
     std::vector<GuardedPort> guarded_;
+    std::vector<GuardedUplink> guarded_uplinks_;
     std::set<std::string> arp_ends_;  ///< tunnel devices that no ARP may leave by
 
     std::map<std::size_t, std::set<std::size_t>> peers_;  ///< other nodes that have a network

@@ -87,6 +87,7 @@ void Desire::silence_ipv6(const NetnsName& netns, const std::string& device) {
 }
 
 Result<> Desire::network_on_node(std::size_t index) {
+    if (node_.vif_type == VifType::kMacvtap) return below_macvtaps(index);
     const Network& network = topology_.networks[index];
     DesiredDevice bridge;
     bridge.kind = BridgeKind{.tenant = !network.external && !network.is_provider()};
@@ -114,53 +115,6 @@ Result<> Desire::network_on_node(std::size_t index) {
         if (auto done = tunnel_on_node(index, tunnel); !done) return done;
     }
     return {};
-}
-
-/// The bridge's port to the physical network. It learns and floods: hosts that the topology does not list may be there.
-Result<> Desire::uplink(std::size_t index) {
-    const Network& network = topology_.networks[index];
-    const auto port = network.provider_devices.find(node_index_);
-    if (port == network.provider_devices.end()) {
-        return fail(ExitCode::kBadTopology,
-                    fmt::format("node {} needs network {} and does not have its physical network {}", node_.name,
-                                network.name, network.physical_network),
-                    topology_.file, fmt::format("add physical_networks: {{{}: eth1}}", network.physical_network));
-    }
-    const auto& [node, device] = *port;
-    const std::string& parent = node_.physical_networks.at(network.physical_network);
-    // Networks of one physical network share its device.
-    DesiredDevice& physical = root().devices[parent];
-    physical.kind = PhysicalKind{network.physical_network};
-    if (network.type == NetworkType::kFlat) {
-        physical.master = network.bridge;
-        physical.port_flags = DesiredDevice::PortFlags{};
-        root().fdb.insert({device, out_.uplink_marks.at(network.bridge), std::nullopt});
-    } else {
-        DesiredDevice vlan;
-        vlan.kind = VlanKind{static_cast<std::uint16_t>(network.segmentation_id), parent};
-        vlan.mtu = network.mtu;
-        vlan.master = network.bridge;
-        vlan.port_flags = DesiredDevice::PortFlags{};
-        if (auto added = add_device("", device, std::move(vlan)); !added) return added;
-        silence_ipv6("", device);
-    }
-    ports_beyond_uplink(index, device);
-    return {};
-}
-
-/// What the topology lists need not be learned.
-void Desire::ports_beyond_uplink(std::size_t index, const std::string& device) {
-    const auto there = peers_.find(index);
-    if (there == peers_.end()) return;
-    for (const std::size_t node : there->second) {
-        for (const auto& own : topology_.nodes[node].bridge_addresses) {
-            if (own.network == index) root().fdb.insert({device, own.mac, std::nullopt});
-        }
-    }
-    for (const std::size_t port : ports_of_network_[index]) {
-        const auto node = node_of(topology_.ports[port]);
-        if (node && there->second.contains(*node)) root().fdb.insert({device, topology_.ports[port].mac, std::nullopt});
-    }
 }
 
 std::vector<Desire::Tunnel> Desire::tunnels_of(std::size_t network) const {
@@ -260,6 +214,7 @@ std::optional<std::size_t> Desire::node_of(const Port& port) const {
 }
 
 Result<> Desire::vm_ports() {
+    if (node_.vif_type == VifType::kMacvtap) return {};
     for (const Port& port : topology_.ports) {
         if (port.owner != PortOwner::kCompute || port.node != node_index_) continue;
         const Network& network = topology_.networks[port.network];
@@ -270,7 +225,7 @@ Result<> Desire::vm_ports() {
         if (auto added = add_device("", port.device, std::move(device)); !added) return added;
         silence_ipv6("", port.device);
         root().fdb.insert({port.device, port.mac, std::nullopt});
-        guarded_.push_back({port.device, port.mac, port.fixed_ip});
+        guarded_.push_back({port.device, {port.mac, port.fixed_ip}});
     }
     return {};
 }
@@ -294,7 +249,9 @@ void Desire::root_tables() {
         const auto types = std::views::values(admitted);
         root().tables.push_back(tunnel_table(node_.underlay_device, {types.begin(), types.end()}));
     }
-    if (!guarded_.empty() || !arp_ends_.empty()) root().tables.push_back(guard_table(guarded_, arp_ends_));
+    if (!guarded_.empty() || !guarded_uplinks_.empty() || !arp_ends_.empty()) {
+        root().tables.push_back(guard_table(guarded_, guarded_uplinks_, arp_ends_));
+    }
 }
 
 Result<DesiredNode> desire(const Topology& topology, std::size_t node, const Allocations& allocations) {

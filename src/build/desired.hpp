@@ -61,6 +61,7 @@ struct VlanKind {
 /// A physical network's device: not ours, but raised, and a flat network's is plugged into its bridge.
 struct PhysicalKind {
     std::string physical_network;
+    bool below_macvtaps = false;  ///< a flat network's VMs are on it by macvtap, and nobody else may send there
 };
 
 /// The end of a veth pair by which it is made.
@@ -87,6 +88,7 @@ struct DesiredDevice {
     std::uint32_t mtu = 1500;  ///< a physical network's device keeps its own
     std::optional<Mac> mac;    ///< unset: whatever it has
     std::string master;        ///< bridge; "": none
+    bool all_multicast = false;  ///< takes all multicast; unset: as it is
     /// As a port of a bridge; unset: not ours to decide.
     struct PortFlags {
         bool learning = true;
@@ -159,7 +161,8 @@ struct Placement {
 };
 
 /// A network is on a node that has one of its ports or a router with a leg in it, and on the hub of its star; external
-/// networks are on every node, or on every node that has their physical network.
+/// networks are on every node, or on every node that has their physical network. Where VMs are attached by macvtap,
+/// only networks of VMs are.
 /// A distributed router is on the nodes that have a VM in one of its subnets (Neutron: l3_dvrscheduler_db.py).
 [[nodiscard]] Placement place(const Topology& topology, std::size_t node);
 

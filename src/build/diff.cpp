@@ -81,11 +81,11 @@ Result<> NodeDiff::check_mark(const std::string& mark, const std::string& where)
 }
 
 /// A flat network takes its device into the bridge: not out of another, and not while it has addresses, to which it
-/// would no longer answer.
+/// would no longer answer. Below macvtaps it is in no bridge, and what it sends from its addresses would be dropped.
 Result<> NodeDiff::check_physical(const std::string& name, const DesiredDevice& device, const Link& link) const {
     const ActualNetns& root = now("");
-    if (device.master.empty()) return {};
-    const std::string& network = std::get<PhysicalKind>(device.kind).physical_network;
+    const auto& [network, below_macvtaps] = std::get<PhysicalKind>(device.kind);
+    if (device.master.empty() && !below_macvtaps) return {};
     if (link.master != 0) {
         const auto master = root.names.find(link.master);
         if (master != root.names.end() && is_marked(root.links.at(master->second).alias)) return {};
@@ -96,11 +96,15 @@ Result<> NodeDiff::check_physical(const std::string& name, const DesiredDevice& 
     }
     const auto address = std::ranges::find(root.addresses, link.ifindex, &Address::ifindex);
     if (address == root.addresses.end()) return {};
-    return fail(
-        ExitCode::kForeignObject,
-        fmt::format("device {} of physical network {} has the address {}, which would stop working in bridge {}", name,
-                    network, address->address.str(), device.master),
-        {}, "nothing was changed; remove it, and write it as the node's address on the network if it is needed");
+    const std::string has =
+        fmt::format("device {} of physical network {} has the address {}", name, network, address->address.str());
+    if (below_macvtaps) {
+        return fail(ExitCode::kForeignObject, has + ", and only VMs may send by it", {},
+                    "nothing was changed; remove it, or use another device or a VLAN");
+    }
+    return fail(ExitCode::kForeignObject, fmt::format("{}, which would stop working in bridge {}", has, device.master),
+                {},
+                "nothing was changed; remove it, and write it as the node's address on the network if it is needed");
 }
 
 /// The kernel has one device for a VLAN of a device, whatever its name is.

@@ -207,6 +207,7 @@ void NodeDiff::configure_new(const NetnsName& netns, const std::string& name, co
         .name = name, .mtu = {}, .mac = {}, .master = {}, .port_flags = device.port_flags, .up = true};
     if (std::holds_alternative<VethPeerKind>(device.kind)) change.mac = device.mac;
     if (!device.master.empty()) change.master = device.master;
+    change.all_multicast = device.all_multicast;
     draft_.operations.push_back({Stage::kConfigureLinks, netns, change, {}});
 }
 
@@ -237,6 +238,16 @@ void NodeDiff::configure_kept(const NetnsName& netns, const std::string& name, c
         const auto before = now(netns).names.find(link.master);
         change.master = device.master;
         say(fmt::format("master {} -> {}", before == now(netns).names.end() ? "none" : before->second, device.master));
+    }
+    // Nothing of ours below macvtaps is in a bridge; a kind that may be in one says in which.
+    if (device.master.empty() && link.master != 0 && std::holds_alternative<VlanKind>(device.kind)) {
+        const auto before = now(netns).names.find(link.master);
+        change.master = "";
+        say(fmt::format("master {} -> none", before == now(netns).names.end() ? "another device" : before->second));
+    }
+    if (device.all_multicast && !link.all_multicast) {
+        change.all_multicast = true;
+        say("allmulticast off -> on");
     }
     const auto flags = link.bridge_port ? flags_of(*link.bridge_port) : DesiredDevice::PortFlags{};
     if (device.port_flags && (moves || flags != *device.port_flags)) {

@@ -218,9 +218,11 @@ Result<> Executor::Impl::run(const NetnsName& netns, const RemoveDevice& change)
 Result<> Executor::Impl::run(const NetnsName& netns, const ConfigureDevice& change) {
     auto device = index(netns, change.name);
     if (!device) return pass_on(device);
-    LinkChange link{
-        .mtu = change.mtu, .mac = change.mac, .up = {}, .master = {}, .alias = {}, .disable_ipv6_autoconf = {}};
+    LinkChange link;
+    link.mtu = change.mtu;
+    link.mac = change.mac;
     if (change.up) link.up = true;
+    if (change.all_multicast) link.all_multicast = true;
     if (change.master && change.master->empty()) {
         link.master = 0;
     } else if (change.master) {
@@ -232,7 +234,7 @@ Result<> Executor::Impl::run(const NetnsName& netns, const ConfigureDevice& chan
     // The port's flags before the first frame: a tunnel's port must not learn for a moment either.
     const bool configure_port = change.port_flags.has_value();
     const auto up = configure_port ? std::exchange(link.up, std::nullopt) : std::nullopt;
-    if (link.mtu || link.mac || link.master || link.up) {
+    if (link.mtu || link.mac || link.master || link.up || link.all_multicast) {
         if (auto done = rtnl.change_link(*device, change.name, link); !done) return done;
     }
     if (!configure_port) return {};

@@ -137,23 +137,49 @@ std::string guard_chain(const std::string& device) {
     return name;
 }
 
-NftTable guard_table(const std::vector<GuardedPort>& ports, const std::set<std::string>& arp_ends) {
+namespace {
+
+/// Drops what has the VM's MAC and an address that is not the VM's; `match` comes first in each rule. 0.0.0.0 is how a
+/// VM asks for its address: ARP probes (RFC 5227) and DHCP (RFC 2131).
+void add_address_rules(NftChain& chain, const std::string& match, const VmAddresses& vm) {
+    const std::string address = vm.address.str();
+    chain.rules.push_back(fmt::format("{}arp saddr ether != {} counter drop", match, vm.mac.str()));
+    chain.rules.push_back(fmt::format("{0}arp saddr ip != 0.0.0.0 arp saddr ip != {1} counter drop", match, address));
+    chain.rules.push_back(fmt::format("{0}ip saddr != 0.0.0.0 ip saddr != {1} counter drop", match, address));
+}
+
+NftChain port_guard(const GuardedPort& port) {
+    NftChain chain{guard_chain(port.device), "filter", "ingress", kFilter, port.device, {}};
+    chain.rules.push_back(fmt::format("ether saddr != {} counter drop", port.vm.mac.str()));
+    add_address_rules(chain, "", port.vm);
+    return chain;
+}
+
+/// Several VMs send by the device: each MAC has its rules, and what has none is dropped. A macvtap's frame passes here
+/// as the VM made it (drivers/net/macvlan.c, macvlan_queue_xmit), with skb->protocol from its own header.
+NftChain uplink_guard(const GuardedUplink& uplink) {
+    NftChain chain{guard_chain(uplink.device), "filter", "egress", kFilter, uplink.device, {}};
+    // The tag of a VLAN device is beside the frame, so its protocol is the inner one; a VM's own tag is in the frame.
+    if (uplink.passes_tags) chain.rules.emplace_back("meta protocol != 8021q ether type 8021q accept");
+    for (const VmAddresses& vm : uplink.senders) {
+        const std::string match = fmt::format("ether saddr {} ", vm.mac.str());
+        add_address_rules(chain, match, vm);
+        chain.rules.push_back(match + "accept");
+    }
+    chain.rules.emplace_back("counter drop");
+    return chain;
+}
+
+}  // namespace
+
+NftTable guard_table(const std::vector<GuardedPort>& ports, const std::vector<GuardedUplink>& uplinks,
+                     const std::set<std::string>& arp_ends) {
     NftTable table;
     table.family = nf::Family::kNetdev;
-    for (const auto& port : ports) {
-        const std::string mac = port.mac.str();
-        const std::string address = port.address.str();
-        // 0.0.0.0 is how a VM asks for its address: ARP probes (RFC 5227) and DHCP (RFC 2131).
-        table.chains.push_back({guard_chain(port.device),
-                                "filter",
-                                "ingress",
-                                kFilter,
-                                port.device,
-                                {fmt::format("ether saddr != {} counter drop", mac),
-                                 fmt::format("arp saddr ether != {} counter drop", mac),
-                                 fmt::format("arp saddr ip != 0.0.0.0 arp saddr ip != {} counter drop", address),
-                                 fmt::format("ip saddr != 0.0.0.0 ip saddr != {} counter drop", address)}});
-    }
+    for (const auto& port : ports)
+        table.chains.push_back(port_guard(port));
+    for (const auto& uplink : uplinks)
+        table.chains.push_back(uplink_guard(uplink));
     for (const auto& device : arp_ends) {
         table.chains.push_back({guard_chain(device), "filter", "egress", kFilter, device, {"ether type arp drop"}});
     }

@@ -67,14 +67,26 @@ struct AdmittedTunnels {
 /// The node's own namespace: tunnel packets from known peers on the underlay device only.
 [[nodiscard]] NftTable tunnel_table(const std::string& underlay_device, const std::vector<AdmittedTunnels>& types);
 
-struct GuardedPort {
-    std::string device;
+/// What a VM may send with.
+struct VmAddresses {
     Mac mac;
     Ipv4 address;
 };
+/// A VM's device: frames come in by it.
+struct GuardedPort {
+    std::string device;
+    VmAddresses vm;
+};
+/// A device that VMs' macvtaps are on: their frames go out by it, except those from one to another.
+struct GuardedUplink {
+    std::string device;
+    bool passes_tags = false;  ///< VLAN devices, whose filters are their own, may be on it beside the macvtaps
+    std::vector<VmAddresses> senders;
+};
 /// Drops what a VM sends with addresses that are not its own, and ARP that would leave by one of `arp_ends`. A chain is
 /// bound to its device: it can be made once the device is there.
-[[nodiscard]] NftTable guard_table(const std::vector<GuardedPort>& ports, const std::set<std::string>& arp_ends);
+[[nodiscard]] NftTable guard_table(const std::vector<GuardedPort>& ports, const std::vector<GuardedUplink>& uplinks,
+                                   const std::set<std::string>& arp_ends);
 [[nodiscard]] std::string guard_chain(const std::string& device);
 
 /// "ip"

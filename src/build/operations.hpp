@@ -70,6 +70,7 @@ struct ConfigureDevice {
     std::optional<std::string> master;  ///< "" releases it
     std::optional<DesiredDevice::PortFlags> port_flags;
     bool up = false;
+    bool all_multicast = false;
 };
 struct SetSysctl {
     std::string key;

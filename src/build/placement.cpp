@@ -19,7 +19,9 @@ Placement place(const Topology& topology, std::size_t node) {
     for (std::size_t i = 0; i < topology.networks.size(); ++i) {
         const Network& network = topology.networks[i];
         const bool is_hub = network.shape == Shape::kStar && network.hub == node;
-        if ((network.external && network.reaches(node)) || is_hub) out.networks.insert(i);
+        // Where there are no bridges, only VMs can be on it.
+        const bool has_bridges = topology.nodes[node].vif_type == VifType::kBridge;
+        if ((network.external && has_bridges && network.reaches(node)) || is_hub) out.networks.insert(i);
     }
     for (const auto& bridge : topology.nodes[node].bridge_addresses)
         out.networks.insert(bridge.network);

@@ -116,6 +116,7 @@ struct Link {
     Mac mac;
     std::uint32_t mtu = 0;
     bool admin_up = false;
+    bool all_multicast = false;  ///< asked for (IFF_ALLMULTI), not only for a bridge's or a macvlan's sake
     bool running = false;  ///< operational state up or unknown, and lower up
     int master = 0;        ///< ifindex of the bridge that it is enslaved to
     bool is_tap = false;   ///< kind tun, type tap

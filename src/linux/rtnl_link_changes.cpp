@@ -41,6 +41,7 @@ std::string describe(const LinkChange& change) {
     if (change.mtu) add(fmt::format("MTU {}", *change.mtu));
     if (change.mac) add(fmt::format("MAC {}", change.mac->str()));
     if (change.up) add(*change.up ? "up" : "down");
+    if (change.all_multicast) add(*change.all_multicast ? "all multicast" : "not all multicast");
     if (change.master) add(*change.master == 0 ? "no master" : fmt::format("master with index {}", *change.master));
     if (change.alias) add(fmt::format("alias \"{}\"", *change.alias));
     if (change.disable_ipv6_autoconf) add("IPv6 address generation");
@@ -221,12 +222,16 @@ Result<> Rtnl::change_link(int ifindex, const std::string& name_for_errors, cons
         put_ipv6_generation(request, *change.disable_ipv6_autoconf);
         if (auto done = impl_->change(request, what); !done) return done;
     }
-    if (!change.mtu && !change.mac && !change.up && !change.master && !change.alias) return {};
+    const bool flags = change.up || change.all_multicast;
+    if (!change.mtu && !change.mac && !flags && !change.master && !change.alias) return {};
     ifinfomsg header = link_header(ifindex);
-    if (change.up) {
-        header.ifi_change = IFF_UP;
-        if (*change.up) header.ifi_flags = IFF_UP;
-    }
+    const auto put_flag = [&header](unsigned flag, std::optional<bool> on) {
+        if (!on) return;
+        header.ifi_change |= flag;
+        if (*on) header.ifi_flags |= flag;
+    };
+    put_flag(IFF_UP, change.up);
+    put_flag(IFF_ALLMULTI, change.all_multicast);
     Request request(RTM_SETLINK, 0);
     request.header(header);
     if (change.mtu) request.number(IFLA_MTU, *change.mtu);

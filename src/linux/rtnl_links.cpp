@@ -170,6 +170,7 @@ std::optional<Link> parse_link(const nlmsghdr& message, const std::map<int, Netn
     link.mac = attributes.mac(IFLA_ADDRESS).value_or(Mac{});
     link.mtu = attributes.number<std::uint32_t>(IFLA_MTU);
     link.admin_up = (header->ifi_flags & IFF_UP) != 0;
+    link.all_multicast = (header->ifi_flags & IFF_ALLMULTI) != 0;
     const auto operstate = attributes.number<std::uint8_t>(IFLA_OPERSTATE, IF_OPER_UNKNOWN);
     link.running = (header->ifi_flags & IFF_RUNNING) != 0 && (header->ifi_flags & IFF_LOWER_UP) != 0 &&
                    (operstate == IF_OPER_UP || operstate == IF_OPER_UNKNOWN);

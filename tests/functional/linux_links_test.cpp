@@ -373,6 +373,7 @@ TEST_CASE("links are changed in every respect and released again", "[linux][rtnl
                                 {.mtu = 1400,
                                  .mac = kPortMac,
                                  .up = true,
+                                 .all_multicast = true,
                                  .master = bridge,
                                  .alias = "fiplane:x",
                                  .disable_ipv6_autoconf = true}));
@@ -380,6 +381,7 @@ TEST_CASE("links are changed in every respect and released again", "[linux][rtnl
     CHECK(link.mtu == 1400);
     CHECK(link.mac == kPortMac);
     CHECK(link.admin_up);
+    CHECK(link.all_multicast);
     CHECK_FALSE(link.running);  // the other end is down
     CHECK(link.master == bridge);
     CHECK(link.alias == "fiplane:x");
@@ -387,15 +389,18 @@ TEST_CASE("links are changed in every respect and released again", "[linux][rtnl
     const auto seen = bench.ask({"ip", "-j", "-d", "link", "show", "a"})[0];
     CHECK(seen["master"] == "br-ex");
     CHECK(seen["inet6_addr_gen_mode"] == "none");
+    CHECK(std::ranges::count(seen["flags"], "ALLMULTI") == 1);
 
     must(bench.rtnl.change_link(bench.link("b").ifindex, "b", {.up = true}));
+    CHECK_FALSE(bench.link("b").all_multicast);
     CHECK(bench.link("a").running);
     CHECK(run_process_in(bench.netns(), {"ip", "-6", "-o", "addr", "show", "dev", "a"}).out.empty());
     // The control: without the change the other end made itself an address.
     CHECK_FALSE(run_process_in(bench.netns(), {"ip", "-6", "-o", "addr", "show", "dev", "b"}).out.empty());
 
-    must(bench.rtnl.change_link(a, "a", {.up = false, .master = 0, .alias = ""}));
+    must(bench.rtnl.change_link(a, "a", {.up = false, .all_multicast = false, .master = 0, .alias = ""}));
     link = bench.link("a");
+    CHECK_FALSE(link.all_multicast);
     CHECK_FALSE(link.admin_up);
     CHECK(link.master == 0);
     CHECK(link.alias.empty());

@@ -123,9 +123,9 @@ TEST_CASE("a chain on another hook is made anew, a stranger's table is not ours"
 }
 
 TEST_CASE("guard chains wait for their devices", "[build][nft]") {
-    const std::vector<NftTable> tables = {guard_table({{"tap1", *Mac::parse("fa:16:3e:00:00:01"), ip("10.0.0.1")},
-                                                       {"tap2", *Mac::parse("fa:16:3e:00:00:02"), ip("10.0.0.2")}},
-                                                      {"gre-1001-2", "gre-1001-3"})};
+    const std::vector<NftTable> tables = {guard_table({{"tap1", {*Mac::parse("fa:16:3e:00:00:01"), ip("10.0.0.1")}},
+                                                       {"tap2", {*Mac::parse("fa:16:3e:00:00:02"), ip("10.0.0.2")}}},
+                                                      {}, {"gre-1001-2", "gre-1001-3"})};
     const auto change = diff_tables(tables, {}, {"tap2", "gre-1001-3"});
     CHECK(change.commands.find("port_tap1") == std::string::npos);
     CHECK(change.commands.find("add chain netdev fiplane port_tap2 { type filter hook ingress device \"tap2\" "
@@ -139,7 +139,7 @@ TEST_CASE("guard chains wait for their devices", "[build][nft]") {
 }
 
 TEST_CASE("chains of devices that build removes go before them, and come back with them", "[build][nft]") {
-    const std::vector<NftTable> both = {guard_table({}, {"gnv-1001-2", "gnv-1001-3"})};
+    const std::vector<NftTable> both = {guard_table({}, {}, {"gnv-1001-2", "gnv-1001-3"})};
     const auto actual = as_ruleset(both);
     CHECK(delete_device_chains(actual, {"gnv-1001-2"}) ==
           "flush chain netdev fiplane port_gnv-1001-2\ndelete chain netdev fiplane port_gnv-1001-2\n");
@@ -151,7 +151,7 @@ TEST_CASE("chains of devices that build removes go before them, and come back wi
     REQUIRE(again.steps.size() == 1);
     CHECK(again.steps[0].object == "nft chain netdev fiplane port_gnv-1001-2");
     // For good: nothing is left to do, but for a table that is not wanted any more.
-    CHECK(diff_tables({guard_table({}, {"gnv-1001-3"})}, actual, {"gnv-1001-3"}, {"gnv-1001-2"}).commands.empty());
+    CHECK(diff_tables({guard_table({}, {}, {"gnv-1001-3"})}, actual, {"gnv-1001-3"}, {"gnv-1001-2"}).commands.empty());
     CHECK(diff_tables({}, actual, {}, {"gnv-1001-2", "gnv-1001-3"}).commands ==
           "add table netdev fiplane\ndelete table netdev fiplane\n");
 }
