@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VMs as network namespaces: a NIC (veth, or a tap behind tap_relay), an address, and a real OpenSSH server. And hosts on
-a physical network that are none of the cloud's."""
+"""VMs as network namespaces: a NIC (veth, or a tap or macvtap behind tap_relay), an address, and a real OpenSSH server. And
+hosts on a physical network that are none of the cloud's."""
 
 from __future__ import annotations
 
@@ -104,17 +104,26 @@ class Vm:
         """Makes the port's device on the node and eth0 here; then configures eth0."""
         device = self.port.device
         if self.tap:
-            command = [tap_relay, node.netns_path, device, self.namespace.netns_path, "eth0"]
-            log = open(self.namespace.state.path / f"relay-{self.name}.log", "w")
-            with log:
-                self._relay = node.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
-            assert self._relay.stdout is not None
-            if self._relay.stdout.readline().strip() != "ready":
-                raise LabError(f"tap_relay of {self.name} did not start: {Path(log.name).read_text().strip()}")
+            self._start_relay(node, tap_relay, device)
         else:
             node.run(["ip", "link", "add", device, "type", "veth", "peer", "name", "eth0", "netns", self.namespace.pid])
         node.run(f"echo 1 > /proc/sys/net/ipv6/conf/{device}/disable_ipv6; ip link set {device} up")
         self.configure()
+
+    def _start_relay(self, node: Namespace, tap_relay: Path, device: str) -> None:
+        command = [tap_relay, node.netns_path, device, self.namespace.netns_path, "eth0"]
+        log = open(self.namespace.state.path / f"relay-{self.name}.log", "w")
+        with log:
+            self._relay = node.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self._relay.stdout is not None
+        if self._relay.stdout.readline().strip() != "ready":
+            raise LabError(f"tap_relay of {self.name} did not start: {Path(log.name).read_text().strip()}")
+
+    def _end_relay(self) -> None:
+        if self._relay is not None:
+            end_processes([self._relay.pid])
+            self._relay.wait()
+            self._relay = None
 
     def configure(self) -> None:
         port = self.port
@@ -131,9 +140,7 @@ class Vm:
     def unplug(self, node: Namespace) -> None:
         """Takes the NIC away, as a hypervisor does when it stops the VM."""
         if self._relay is not None:
-            end_processes([self._relay.pid])
-            self._relay.wait()
-            self._relay = None
+            self._end_relay()
         else:
             node.run(["ip", "link", "del", self.port.device])
 
@@ -150,6 +157,35 @@ class Vm:
         config.write_text(SSHD_CONFIG.format(keys=keys.directory, vm=self.name))
         with open(self.namespace.state.path / f"sshd-{self.name}.log", "w") as log:
             self._sshd = self.start(["/usr/sbin/sshd", "-D", "-e", "-f", config], stdout=log, stderr=log)
+
+
+class MacvtapVm(Vm):
+    """A VM whose NIC is a macvtap in mode bridge on `source`, as libvirt makes it (<interface type="direct">)."""
+
+    def __init__(self, state: StateDirectory, port: Port, source: str):
+        super().__init__(state, port, tap=True)
+        self.source = source
+        self.device = f"macvtap{port.id[:7]}"
+
+    def plug(self, node: Namespace, tap_relay: Path) -> None:
+        """`source` must be there."""
+        # Character devices of macvtaps are numbered for the whole machine and named by the index in their namespace, so
+        # /dev may have another's. sysfs shows those of the namespace in which it was mounted.
+        file = f"/run/tap-{self.name}"  # on the node, which has a /run of its own
+        node.run(
+            f"ip link add link {self.source} name {self.device} address {self.port.mac} type macvtap mode bridge\n"
+            f"ip link set {self.device} allmulticast on up\n"
+            f"mkdir {file}.sys; mount -t sysfs none {file}.sys\n"
+            f"number=$(cat {file}.sys/class/net/{self.device}/tap*/dev); umount {file}.sys; rmdir {file}.sys\n"
+            f"rm -f {file}; mknod {file} c ${{number%:*}} ${{number#*:}}"
+        )
+        self._start_relay(node, tap_relay, file)
+        self.configure()
+
+    def unplug(self, node: Namespace) -> None:
+        self._end_relay()
+        # It went with its source if that was deleted.
+        node.run(["ip", "link", "del", self.device], check=False)
 
 
 class OutsideHost:

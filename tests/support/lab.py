@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Collection, Iterable, TypeVar
 
-from guests import Keys, OutsideHost, Vm
+from guests import Keys, MacvtapVm, OutsideHost, Vm
 from namespaces import LabError, Namespace, StateDirectory, end_processes, remove_lab, remove_leftovers
 from timing import scaled
 from topology import Node, Topology
@@ -169,6 +169,9 @@ class LabNode:
     def mac(self, device: str) -> str:
         return json.loads(self.run(["ip", "-j", "link", "show", device]).stdout)[0]["address"]
 
+    def has_device(self, name: str) -> bool:
+        return self.run(["ip", "link", "show", name], check=False).returncode == 0
+
     def local_fips(self) -> set[str]:
         """Floating IPs that live on this node."""
         topology = self.lab.topology
@@ -237,7 +240,8 @@ class Lab:
         self.close(failed=kind is not None)
 
     def open(self) -> None:
-        """Brings everything up, in this order: wire, nodes, VMs, agents; returns when the network carries traffic."""
+        """Brings everything up, in this order: wire, nodes, VMs, agents, VMs with a macvtap, which needs a device that the
+        agent makes; returns when the network carries traffic."""
         self._catch_sigterm()
         for leftover in remove_leftovers():
             self.progress(f"removed what a killed run left behind: {leftover}")
@@ -249,7 +253,8 @@ class Lab:
         self._make_namespaces()
         self._connect_nodes()
         for vm in self.vms.values():
-            vm.plug(self.site(vm.node).namespace, self.tools / "tap_relay")
+            if not isinstance(vm, MacvtapVm):
+                self.plug(vm)
         self.progress("one agent per node, one OpenSSH server per VM")
         for node in self.nodes.values():
             node.start_agent()
@@ -258,6 +263,9 @@ class Lab:
         self.progress("waiting for the agents")
         for node in self.nodes.values():
             wait_for(f"agent of {node.name} (log: {node.log})", node.agent_answers)
+        for vm in self.vms.values():
+            if isinstance(vm, MacvtapVm):
+                self.plug(vm)
         # Now that the agents have not refused it, the kernel has VLAN devices where hosts outside need one.
         self._add_gateways()
         self.wait_until_ready()
@@ -271,6 +279,10 @@ class Lab:
         # The last VM of each node gets the tap, so that a node with several has both kinds.
         for port in reversed(self.topology.vm_ports()):
             assert port.node is not None
+            source = self.topology.below_macvtap(port)
+            if source:
+                self.vms[port.name] = MacvtapVm(self.state, port, source)
+                continue
             self.vms[port.name] = Vm(self.state, port, tap=self.all_taps or port.node not in with_tap)
             with_tap.add(port.node)
         self.vms = dict(reversed(self.vms.items()))
@@ -317,6 +329,13 @@ class Lab:
             return node
         position = list(self.topology.nodes).index(node)
         return f"{self.physical_wire(physical_network)}-{position}"
+
+    def plug(self, vm: Vm) -> None:
+        """As the hypervisor of its node does."""
+        node = self.site(vm.node)
+        if isinstance(vm, MacvtapVm):
+            wait_for(f"{vm.source} of {vm.node}", lambda: node.has_device(vm.source))
+        vm.plug(node.namespace, self.tools / "tap_relay")
 
     def add_outside_host(self, name: str, network: str, address: str) -> OutsideHost:
         """Somebody on a provider network whom the topology does not list. `address`: with prefix length."""
@@ -387,7 +406,8 @@ class Lab:
         new.write_text(change(self.topology_file.read_text()))
         self.topology = Topology.load(self.fiplane, new)
         new.rename(self.topology_file)
-        self.write_known_hosts()
+        if self.sshd:
+            self.write_known_hosts()
         for name in nodes or self.nodes:
             self.nodes[name].fiplane("reload")
 

@@ -26,6 +26,7 @@ class Node:
     addresses: dict[str, str]  # network name -> "172.24.4.1/23", the node's own on the network's bridge
     macs: dict[str, str]  # network name -> MAC of that bridge
     physical_networks: dict[str, str]  # name -> device
+    vif_type: str  # "bridge" or "macvtap": how VMs are attached
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Network:
     hub: str | None
     segmentation_id: int | None  # None: flat
     physical_network: str | None  # of vlan and flat
-    provider_devices: dict[str, str]  # of vlan and flat: node -> the bridge's port to the physical network
+    provider_devices: dict[str, str]  # of vlan and flat: node -> the bridge's port to the physical network, or the device
+    # that macvtaps are on
     port: int | None  # UDP, of its tunnels; none of the other types
     device: str | None  # the one that leads to all other nodes
     tunnels: dict[tuple[str, str], tuple[str, int]]  # else from node to node: device, and VNI or key
@@ -83,7 +85,7 @@ class Port:
     prefix_length: int
     gateway: str | None
     mac: str
-    device: str
+    device: str | None  # None: a macvtap, which the hypervisor names
     mtu: int
 
 
@@ -151,6 +153,13 @@ class Topology:
     def vm_ports(self) -> list[Port]:
         return [port for port in self.ports.values() if port.owner == VM_OWNER and port.node is not None]
 
+    def below_macvtap(self, port: Port) -> str | None:
+        """The device of a VM's node that its macvtap is on (libvirt's source dev); None where VMs are in bridges."""
+        assert port.node is not None
+        if self.nodes[port.node].vif_type != "macvtap":
+            return None
+        return self.networks[port.network].provider_devices[port.node]
+
     def fips_of(self, port: str) -> list[str]:
         return [fip.address for fip in self.floating_ips.values() if fip.port == port]
 
@@ -216,6 +225,7 @@ def _node(item: dict) -> Node:
         {entry["network"]: entry["address"] for entry in entries},
         {entry["network"]: entry["mac"] for entry in entries},
         {entry["name"]: entry["device"] for entry in item["physical_networks"]},
+        item["vif_type"],
     )
 
 

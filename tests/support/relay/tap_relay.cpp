@@ -5,6 +5,7 @@
 //
 //   tap_relay NODE_NETNS NODE_DEVICE VM_NETNS VM_DEVICE
 //
+// A NODE_DEVICE with a slash is the character device of a macvtap that is there already (/dev/tap5).
 // Network namespaces are paths (/proc/PID/ns/net). Prints "ready" when both devices exist; they vanish with the
 // process. Ends on SIGTERM and SIGINT.
 #include <fcntl.h>
@@ -56,14 +57,16 @@ Result<> set_offloads(int fd, const std::string& device) {
     return fail_errno(errno, "cannot set the offloads of tap", device);
 }
 
-/// Makes a tap in a network namespace. It lives as long as the descriptor.
+/// Makes a tap in a network namespace, which lives as long as the descriptor; or opens a macvtap.
 Result<UniqueFd> open_tap(const std::string& netns, const std::string& device) {
-    if (device.size() >= IFNAMSIZ) return fail(ExitCode::kUsage, "device name too long", device);
+    const bool macvtap = device.contains('/');
+    if (!macvtap && device.size() >= IFNAMSIZ) return fail(ExitCode::kUsage, "device name too long", device);
     if (auto entered = enter_netns(netns); !entered) return pass_on(entered);
-    UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
-    if (!fd) return fail_errno(errno, "cannot open /dev/net/tun");
+    const std::string path = macvtap ? device : "/dev/net/tun";
+    UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
+    if (!fd) return fail_errno(errno, "cannot open " + path);
     ifreq request{};
-    std::memcpy(&request.ifr_name, device.data(), device.size());
+    if (!macvtap) std::memcpy(&request.ifr_name, device.data(), device.size());
     request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
     if (::ioctl(fd.get(), TUNSETIFF, &request) != 0) return fail_errno(errno, "cannot create tap", device);
     int header_size = kVnetHeaderSize;

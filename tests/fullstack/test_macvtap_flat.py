@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes with macvtap and a flat network: VMs are on the nodes' NICs themselves, which are not fiplane's."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from lab import wait_for
+from spoofing import check_spoofing
+
+TOPOLOGY = Path(__file__).parent / "topologies" / "macvtap-flat.yaml"
+LAB = {"sshd": False}
+
+
+def links(node) -> dict[str, dict]:
+    return {row["ifname"]: row for row in json.loads(node.run(["ip", "-j", "-d", "link", "show"]).stdout)}
+
+
+def test_nothing_is_made(lab):
+    for name, node in lab.nodes.items():
+        macvtaps = {vm.device for vm in lab.vms.values() if vm.node == name}
+        seen = links(node)
+        assert seen.keys() == {"lo", "eth0", "eth1"} | macvtaps
+        assert "master" not in seen["eth1"] and not seen["eth1"].get("ifalias")
+        assert node.run(["nft", "list", "tables"]).stdout.splitlines() == ["table netdev fiplane"]
+        status = node.status()
+        assert status["problems"] == [] and status["waiting_for"] == [] and status["floating_ips"] == [], status
+
+
+@pytest.mark.parametrize("other", ["vm2", "vm3"])
+def test_ping(lab, other):
+    printed = lab.vms["vm1"].run(["ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", lab.vms[other].port.fixed_ip]).stdout
+    assert re.findall(r"ttl=(\d+)", printed) == ["64", "64"], printed
+
+
+def test_spoofed_frames_do_not_reach_the_wire(lab, taps):
+    check_spoofing(lab, taps, "office")
+
+
+def test_addresses_on_the_device_are_refused(lab):
+    """What the node itself sends by it would be dropped, so it is said before that happens."""
+    node = lab.nodes["right"]
+    assert node.stop_agent() == 0
+    node.run("ip address add 198.51.100.7/24 dev eth1")
+    refused = node.fiplane("plan", lab.topology_file, "--node", "right", "--state-dir", node.state_dir, check=False)
+    assert refused.returncode == 7 and "only VMs may send by it" in refused.stderr, refused.stderr
+    node.run("ip address del 198.51.100.7/24 dev eth1")
+    node.start_agent()
+    wait_for("the agent", node.agent_answers)
+
+
+def test_teardown_leaves_the_device_and_no_filter(lab):
+    node = lab.nodes["left"]
+    assert node.stop_agent() == 0
+    node.fiplane("teardown")
+    assert {"lo", "eth0", "eth1"} <= links(node).keys() and "UP" in links(node)["eth1"]["flags"]
+    assert node.run(["nft", "list", "tables"]).stdout == ""
