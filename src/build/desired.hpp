@@ -85,9 +85,9 @@ struct DesiredDevice {
     std::variant<BridgeKind, VxlanKind, GretapKind, GeneveKind, VlanKind, PhysicalKind, VethKind, VethPeerKind,
                  VmPortKind>
         kind;
-    std::uint32_t mtu = 1500;  ///< a physical network's device keeps its own
-    std::optional<Mac> mac;    ///< unset: whatever it has
-    std::string master;        ///< bridge; "": none
+    std::uint32_t mtu = 1500;    ///< a physical network's device keeps its own
+    std::optional<Mac> mac;      ///< unset: whatever it has
+    std::string master;          ///< bridge; "": none
     bool all_multicast = false;  ///< takes all multicast; unset: as it is
     /// As a port of a bridge; unset: not ours to decide.
     struct PortFlags {

@@ -159,8 +159,11 @@ NftChain port_guard(const GuardedPort& port) {
 /// as the VM made it (drivers/net/macvlan.c, macvlan_queue_xmit), with skb->protocol from its own header.
 NftChain uplink_guard(const GuardedUplink& uplink) {
     NftChain chain{guard_chain(uplink.device), "filter", "egress", kFilter, uplink.device, {}};
-    // The tag of a VLAN device is beside the frame, so its protocol is the inner one; a VM's own tag is in the frame.
-    if (uplink.passes_tags) chain.rules.emplace_back("meta protocol != 8021q ether type 8021q accept");
+    // A VM's own tag is in the frame and would hide what is behind it; the receiver ignores one with VLAN id 0. That of
+    // a VLAN device is beside the frame, whose protocol is then the inner one.
+    chain.rules.emplace_back("meta protocol 8021q counter drop");
+    chain.rules.emplace_back("meta protocol 8021ad counter drop");
+    if (uplink.passes_tags) chain.rules.emplace_back("ether type 8021q accept");
     for (const VmAddresses& vm : uplink.senders) {
         const std::string match = fmt::format("ether saddr {} ", vm.mac.str());
         add_address_rules(chain, match, vm);

@@ -117,10 +117,10 @@ struct Link {
     std::uint32_t mtu = 0;
     bool admin_up = false;
     bool all_multicast = false;  ///< asked for (IFF_ALLMULTI), not only for a bridge's or a macvlan's sake
-    bool running = false;  ///< operational state up or unknown, and lower up
-    int master = 0;        ///< ifindex of the bridge that it is enslaved to
-    bool is_tap = false;   ///< kind tun, type tap
-    std::string qdisc;     ///< root qdisc kind
+    bool running = false;        ///< operational state up or unknown, and lower up
+    int master = 0;              ///< ifindex of the bridge that it is enslaved to
+    bool is_tap = false;         ///< kind tun, type tap
+    std::string qdisc;           ///< root qdisc kind
     std::uint32_t gso_max_size = 0;
     std::optional<PeerInfo> peer;
     std::optional<VxlanInfo> vxlan;

@@ -86,7 +86,7 @@ struct LinkChange {
     std::optional<Mac> mac{};
     std::optional<bool> up{};
     std::optional<bool> all_multicast{};  ///< IFF_ALLMULTI
-    std::optional<int> master{};  ///< 0 releases it
+    std::optional<int> master{};          ///< 0 releases it
     std::optional<std::string> alias{};
     std::optional<bool> disable_ipv6_autoconf{};  ///< IFLA_INET6_ADDR_GEN_MODE none
 };

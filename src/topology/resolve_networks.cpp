@@ -71,25 +71,30 @@ void check_ports(Resolution& work) {
                       "networks of the other type have their standard port: 4789 of VXLAN, 6081 of Geneve");
 }
 
+/// It forwards from tunnel to tunnel by a bridge.
+void set_hub(Resolution& work, Network& network, std::size_t hub, Place place, const std::string& label) {
+    network.hub = hub;
+    refuse_on_macvtap(work, hub, place, label + ": the hub of a star",
+                      "there are no bridges and no tunnels; write another node as hub");
+}
+
 void resolve_shape(Resolution& work, const NetworkEntry& entry, Network& network) {
     const std::string label = object_label("network", entry.name);
     network.shape = entry.shape.value.value_or(Shape::kMesh);
-    if (!entry.hub.written) return;
+    if (!entry.hub.written) {
+        const bool star = network.shape == Shape::kStar && !work.topology.nodes.empty();
+        if (star) set_hub(work, network, 0, entry.shape.place, label);
+        return;
+    }
     if (network.shape != Shape::kStar) {
         // A shape that could not be read is reported; it may have been meant as a star.
         if (entry.shape.written && !entry.shape) return;
         work.mistakes.add(entry.hub.place, label + ": only a star has a hub", "write shape: star, or leave hub out");
         return;
     }
-    if (const auto hub = work.nodes.find(entry.hub, label + ": hub", work.mistakes)) network.hub = *hub;
-}
-
-/// A hub forwards from tunnel to tunnel by a bridge.
-void check_hub(Resolution& work, const NetworkEntry& entry, const Network& network) {
-    if (network.shape != Shape::kStar || work.topology.nodes.empty()) return;
-    refuse_on_macvtap(work, network.hub, entry.hub.written ? entry.hub.place : entry.shape.place,
-                      object_label("network", entry.name) + ": the hub of a star",
-                      "there are no bridges and no tunnels; write another node as hub");
+    if (const auto hub = work.nodes.find(entry.hub, label + ": hub", work.mistakes)) {
+        set_hub(work, network, *hub, entry.hub.place, label);
+    }
 }
 
 /// A vxlan device to many peers would have to learn peers as well, and with them who may claim whose address.
@@ -182,10 +187,7 @@ void resolve_network(Resolution& work, std::size_t index, Segments& ids) {
     network.physical_network = network.is_provider() ? entry.physical_network.value.value_or(std::string{}) : "";
     check_type_keys(work, entry, network);
     resolve_mtu(work, entry, network);
-    if (!network.is_provider()) {
-        resolve_shape(work, entry, network);
-        check_hub(work, entry, network);
-    }
+    if (!network.is_provider()) resolve_shape(work, entry, network);
     resolve_learning(work, entry, network);
     if (entry.segmentation_id || flat) claim_ids(work, entry, network, ids);
 }

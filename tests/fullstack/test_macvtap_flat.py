@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import random
 import re
 from pathlib import Path
 
 import pytest
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Raw
+
+from frames import assert_same
 from lab import wait_for
-from spoofing import check_spoofing
+from spoofing import BROADCAST, EXPERIMENTAL, STRANGER, check_spoofing
 
 TOPOLOGY = Path(__file__).parent / "topologies" / "macvtap-flat.yaml"
 LAB = {"sshd": False}
@@ -38,6 +44,28 @@ def test_ping(lab, other):
 
 def test_spoofed_frames_do_not_reach_the_wire(lab, taps):
     check_spoofing(lab, taps, "office")
+
+
+def test_vlan_devices_beside_the_macvtaps_are_let_through(lab, taps):
+    """The filter is for what VMs send untagged. What the node sends untagged itself is dropped."""
+    node = lab.nodes["left"]
+    made = node.run("ip link add eth1.9 link eth1 type vlan id 9", check=False)
+    if "Unknown device type" in made.stderr or "Operation not supported" in made.stderr:
+        pytest.skip("the kernel has no VLAN devices")
+    assert made.returncode == 0, made.stderr
+    node.run("ip link set eth1.9 up")
+    marks = [random.randbytes(16), random.randbytes(16)]
+    frames = [Ether(src=STRANGER, dst=BROADCAST, type=EXPERIMENTAL) / Raw(mark + bytes(40)) for mark in marks]
+    wire = taps.wire("left", "office")
+    # The kernel tells the sender: NF_DROP at egress is NET_XMIT_DROP.
+    with pytest.raises(OSError) as told:
+        taps.host("left", "eth1").send(frames[0])
+    assert told.value.errno == errno.ENOBUFS
+    taps.host("left", "eth1.9").send(frames[1])
+    tagged = Ether(src=STRANGER, dst=BROADCAST) / Dot1Q(vlan=9, type=EXPERIMENTAL) / Raw(marks[1] + bytes(40))
+    assert_same("on the wire", wire.one(lambda packet: marks[1] in bytes(packet), "tagged frame"), tagged)
+    wire.none(lambda packet: marks[0] in bytes(packet), "untagged frame of the node", 0.05)
+    node.run("ip link del eth1.9")
 
 
 def test_addresses_on_the_device_are_refused(lab):

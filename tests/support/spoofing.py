@@ -32,6 +32,10 @@ def forbidden(own: Port, other: Port, near: Port) -> dict[str, Packet]:
         "another VM's MAC": _ip(other.mac, own.fixed_ip),
         "nobody's MAC": Ether(src=STRANGER, dst=BROADCAST, type=EXPERIMENTAL),
         "nobody's MAC behind a tag": Ether(src=STRANGER, dst=BROADCAST) / Dot1Q(vlan=9, type=EXPERIMENTAL),
+        # Who receives a priority tag takes the frame as if it had none.
+        "ARP for the gateway behind a priority tag": Ether(src=own.mac, dst=BROADCAST) / Dot1Q(vlan=0)
+        / ARP(op=2, hwsrc=own.mac, psrc=gateway, hwdst=NOBODY, pdst=other.fixed_ip),
+        "a tag": Ether(src=own.mac, dst=BROADCAST) / Dot1Q(vlan=9, type=EXPERIMENTAL),
         "a neighbour's MAC with one's own IP": _ip(near.mac, own.fixed_ip),
         "another VM's IP": _ip(own.mac, other.fixed_ip),
         "the gateway's IP": _ip(own.mac, gateway),

@@ -112,6 +112,23 @@ TEST_CASE("macvtap: what cannot be on such a node") {
         kMacvtap);
 }
 
+TEST_CASE("macvtap: a star's hub is the first node, unless it is written") {
+    const std::string first = edited(
+        "nodes:\n", "nodes:\n  - {name: first, underlay: {device: eth0, address: 192.0.2.1}, vif_type: macvtap}\n",
+        kMacvtap);
+    const auto mistakes_with = [&](std::string_view shape) {
+        return parse_topology(edited("    segmentation_id: 2001", shape, first), "f").mistakes;
+    };
+    const auto by_default = mistakes_with("    segmentation_id: 2001\n    shape: star");
+    REQUIRE(by_default.size() == 1);
+    CHECK(by_default[0].what == "network overlay: the hub of a star on node first, whose vif_type is macvtap");
+    CHECK(mistakes_with("    segmentation_id: 2001\n    shape: star\n    hub: net").empty());
+    // One that is not known may have been meant to be any.
+    const auto unknown = mistakes_with("    segmentation_id: 2001\n    shape: star\n    hub: nobody");
+    REQUIRE(unknown.size() == 1);
+    CHECK(unknown[0].what.find("whose vif_type") == std::string::npos);
+}
+
 TEST_CASE("macvtap: a flat network's VMs are not on the underlay device") {
     const auto mistakes = parse_topology(edited("underlay: {device: eth0, address: 192.0.2.12}",
                                                 "underlay: {device: eth2, address: 192.0.2.12}", kMacvtap),
