@@ -160,15 +160,15 @@ json steps_json(const std::vector<WalkStep>& steps) {
 /// Why the node has no walk for a floating IP of the topology.
 std::string whereabouts(const AgentStatus& status, const FloatingIp& floating_ip) {
     const Topology& topology = *status.topology;
-    const Port& port = topology.ports[floating_ip.port];
-    const Router& router = topology.routers[floating_ip.router];
-    const auto node = router.distributed ? port.node : router.node;
-    if (!node) return fmt::format("its port {} is on no node", port.name);
+    const std::string& router = topology.routers[floating_ip.router].name;
+    const std::string target = floating_ip.port ? fmt::format("port {}", topology.ports[*floating_ip.port].name)
+                                                : fmt::format("fixed IP {}", floating_ip.fixed_ip.str());
+    const auto node = topology.node_of(floating_ip);
+    if (!node) return fmt::format("its {} is on no node", target);
     const std::string& name = topology.nodes[*node].name;
     if (name == status.node)
-        return fmt::format("it belongs here (port {}, router {}), but Linux does not translate it", port.name,
-                           router.name);
-    return fmt::format("it lives on node {} (port {}, router {})", name, port.name, router.name);
+        return fmt::format("it belongs here ({}, router {}), but Linux does not translate it", target, router);
+    return fmt::format("it lives on node {} ({}, router {})", name, target, router);
 }
 
 json walks_json(const AgentStatus& status, const FipReport& report) {
@@ -226,10 +226,10 @@ Result<json> explain_json(const AgentStatus& status, Ipv4 address) {
     }
     json elsewhere = json::array();
     for (const FloatingIp& floating_ip : status.topology->floating_ips) {
-        const Ipv4 fixed = status.topology->ports[floating_ip.port].fixed_ip;
-        if ((floating_ip.address != address && fixed != address) || shown.contains(floating_ip.address)) continue;
+        if (floating_ip.address != address && floating_ip.fixed_ip != address) continue;
+        if (shown.contains(floating_ip.address)) continue;
         elsewhere.push_back({{"floating_ip", floating_ip.address.str()},
-                             {"fixed_ip", fixed.str()},
+                             {"fixed_ip", floating_ip.fixed_ip.str()},
                              {"where", whereabouts(status, floating_ip)}});
     }
     if (here.empty() && elsewhere.empty()) {

@@ -132,7 +132,7 @@ Result<> Builder::Impl::reserve(Allocations& allocations, const ActualNode& actu
         if (!router.is_dvr()) continue;
         auto [known, fresh] = live.try_emplace(fip.router);
         if (fresh) known->second = live_priorities(actual, router);
-        const auto found = known->second.find(topology.ports[fip.port].fixed_ip);
+        const auto found = known->second.find(fip.fixed_ip);
         auto priority = allocations.reserve_priority(
             fip.address, found == known->second.end() ? std::nullopt : std::optional{found->second});
         if (!priority) return pass_on(priority);

@@ -228,7 +228,7 @@ std::map<Ipv4, Ipv4> Desire::fixed_by_fip(std::size_t router) const {
     if (found == fips_of_router_.end()) return out;
     for (const std::size_t index : found->second) {
         const FloatingIp& fip = topology_.floating_ips[index];
-        out.emplace(fip.address, topology_.ports[fip.port].fixed_ip);
+        out.emplace(fip.address, fip.fixed_ip);
     }
     return out;
 }
@@ -237,14 +237,13 @@ Result<> Desire::distributed_fips(const RouterSite& site, const Port& gateway, I
     const NetnsName fip_name = fip_netns(topology_.networks[gateway.network]);
     for (const std::size_t index : fips_of_router_[site.index]) {
         const FloatingIp& fip = topology_.floating_ips[index];
-        const Ipv4 fixed = topology_.ports[fip.port].fixed_ip;
         const auto priority = allocations_.priorities().find(fip.address);
         if (priority == allocations_.priorities().end()) {
             return fail(ExitCode::kFailed, fmt::format("floating IP {} has no rule priority", fip.address.str()));
         }
-        out_.netns[site.netns].rules.push_back(rule(priority->second, Prefix::host(fixed), "", kFipTable));
+        out_.netns[site.netns].rules.push_back(rule(priority->second, Prefix::host(fip.fixed_ip), "", kFipTable));
         out_.netns[fip_name].routes.insert({fpr_device(site.router), kMainTable, Prefix::host(fip.address), rfp_ip});
-        out_.fips[fip.address] = {fixed, fip_name, gateway.device, gateway.mac};
+        out_.fips[fip.address] = {fip.fixed_ip, fip_name, gateway.device, gateway.mac};
     }
     return {};
 }

@@ -39,10 +39,7 @@ Placement place(const Topology& topology, std::size_t node) {
             out.networks.insert(topology.subnets[subnet].network);
     }
     for (std::size_t i = 0; i < topology.floating_ips.size(); ++i) {
-        const FloatingIp& fip = topology.floating_ips[i];
-        const Router& router = topology.routers[fip.router];
-        const bool here = router.distributed ? topology.ports[fip.port].node == node : router.node == node;
-        if (here) out.floating_ips.push_back(i);
+        if (topology.node_of(topology.floating_ips[i]) == node) out.floating_ips.push_back(i);
     }
     return out;
 }

@@ -41,6 +41,12 @@ fl_tunnel_type tunnel_type(NetworkType type) {
 
 }  // namespace
 
+std::optional<std::size_t> Topology::node_of(const FloatingIp& fip) const {
+    const Router& router = routers[fip.router];
+    if (!router.distributed) return router.node;
+    return fip.port ? ports[*fip.port].node : std::nullopt;
+}
+
 std::optional<std::uint16_t> Topology::udp_port(NetworkType type) const {
     switch (type) {
         case NetworkType::kVxlan:

@@ -147,9 +147,10 @@ struct Router {
 
 struct FloatingIp {
     Ipv4 address;
-    std::size_t network;  ///< external network
-    std::size_t port;     ///< the VM's port
-    std::size_t router;   ///< through which it is reached
+    std::size_t network;              ///< external network
+    std::optional<std::size_t> port;  ///< the VM's port; none: it is no port of this topology, but behind a route
+    std::size_t router;               ///< through which it is reached
+    Ipv4 fixed_ip;                    ///< the VM's address
 };
 
 struct Topology {
@@ -168,6 +169,9 @@ struct Topology {
     std::vector<FloatingIp> floating_ips;
 
     [[nodiscard]] const Node* find_node(std::string_view name) const;
+
+    /// Where a floating IP is translated: on the VM's node if the router is distributed, else where the router is.
+    [[nodiscard]] std::optional<std::size_t> node_of(const FloatingIp& fip) const;
 
     /// UDP destination port of a type's tunnels; none of GRE.
     [[nodiscard]] std::optional<std::uint16_t> udp_port(NetworkType type) const;

@@ -139,14 +139,12 @@ json describe_port(const Topology& topology, const Port& port) {
 }
 
 json describe_floating_ip(const Topology& topology, const FloatingIp& fip) {
-    const Port& port = topology.ports[fip.port];
-    const Router& router = topology.routers[fip.router];
     return {{"floating_ip_address", fip.address.str()},
             {"network", topology.networks[fip.network].name},
-            {"port", port.name},
-            {"fixed_ip", port.fixed_ip.str()},
-            {"router", router.name},
-            {"node", name_or_null(topology.nodes, router.distributed ? port.node : router.node)}};
+            {"port", name_or_null(topology.ports, fip.port)},
+            {"fixed_ip", fip.fixed_ip.str()},
+            {"router", topology.routers[fip.router].name},
+            {"node", name_or_null(topology.nodes, topology.node_of(fip))}};
 }
 
 template <typename T, typename Describe>

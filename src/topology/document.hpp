@@ -110,6 +110,7 @@ struct FloatingIpEntry {
     Place place;
     Field<Ipv4> address;
     Field<std::string> port;
+    Field<Ipv4> fixed_ip;  ///< in place of `port`
     Field<std::string> router;
 };
 

@@ -287,7 +287,9 @@ class DocumentReader {
     static FloatingIpEntry read_floating_ip(Fields& fields) {
         FloatingIpEntry out;
         out.address = fields.read<Ipv4>("floating_ip_address", Need::kRequired, parse_address);
-        out.port = fields.read<std::string>("port", Need::kRequired, parse_text);
+        out.fixed_ip = fields.read<Ipv4>("fixed_ip_address", Need::kOptional, parse_address);
+        out.port =
+            fields.read<std::string>("port", out.fixed_ip.written ? Need::kOptional : Need::kRequired, parse_text);
         out.router = fields.read<std::string>("router", Need::kOptional, parse_text);
         return out;
     }

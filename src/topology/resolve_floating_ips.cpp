@@ -36,6 +36,27 @@ bool network_has_in_pool(const Resolution& work, std::size_t network, Ipv4 addre
     return subnet && in_pools(work.topology.subnets[*subnet], address);
 }
 
+/// Whether the router sends packets for `address` inside: to one of its subnets, or to the next hop of a route there.
+bool leads_inside(const Topology& topology, const Router& router, Ipv4 address) {
+    const auto is_on_leg = [&](Ipv4 host) {
+        return std::ranges::any_of(router.interfaces, [&](std::size_t port) {
+            return topology.subnets[topology.ports[port].subnet].cidr.contains(host);
+        });
+    };
+    if (is_on_leg(address)) return true;
+    const Router::Route* best = nullptr;
+    for (const Router::Route& route : router.routes) {
+        if (!route.destination.contains(address)) continue;
+        if (best == nullptr || best->destination.length < route.destination.length) best = &route;
+    }
+    return best != nullptr && is_on_leg(best->nexthop);
+}
+
+/// A legacy router is where its floating IPs are, whatever node the VM is on; only its routes say how to get there.
+bool translates_behind_routes(const Router& router) {
+    return router.type == RouterType::kNeutron && !router.distributed && router.external_network;
+}
+
 class FloatingIpResolver {
   public:
     explicit FloatingIpResolver(Resolution& work) : work_(work) {}
@@ -59,27 +80,81 @@ class FloatingIpResolver {
 
     void resolve(const FloatingIpEntry& entry) {
         FloatingIp& fip = work_.topology.floating_ips.emplace_back();
-        fip = {entry.address.value.value_or(Ipv4{}), kUnresolved, kUnresolved, kUnresolved};
+        fip = {entry.address.value.value_or(Ipv4{}), kUnresolved, std::nullopt, kUnresolved, Ipv4{}};
         const std::string label = label_of(entry);
         const bool fresh = entry.address && claim_floating_ip(entry, label);
         const auto port = work_.ports.find(entry.port, label, work_.mistakes);
         const auto written_router = work_.routers.find(entry.router, label, work_.mistakes);
-        if (!port || (entry.router.written && !written_router)) return;
-        fip.port = *port;
-        const Port& to = work_.topology.ports[*port];
-        if (to.owner != PortOwner::kCompute) {
-            work_.mistakes.add(entry.port.place, fmt::format("{}: port {} is not a VM's", label, to.name),
-                               "a floating IP belongs to a port of device_owner compute:nova");
-            return;
+        if (entry.router.written && !written_router) return;
+        std::optional<std::size_t> router;
+        if (entry.fixed_ip.written) {
+            fip.fixed_ip = entry.fixed_ip.value.value_or(Ipv4{});
+            router = router_of_unlisted(entry, label, written_router);
+        } else if (port) {
+            fip.port = port;
+            fip.fixed_ip = work_.topology.ports[*port].fixed_ip;
+            router = router_of_port(entry, label, *port, written_router);
         }
-        if (to.subnet == kUnresolved) return;
-        const auto router = choose_router(entry, label, to.subnet, written_router);
         if (!router) return;
         fip.router = *router;
         fip.network = external_network_of(*router);
-        claim_port(entry, label, fip);
+        claim_fixed_ip(entry, label, fip);
         if (fresh) check_address(entry, label, fip.network);
         note_host(entry, fip);
+    }
+
+    std::optional<std::size_t> router_of_port(const FloatingIpEntry& entry, const std::string& label, std::size_t port,
+                                              std::optional<std::size_t> written) {
+        const Port& to = work_.topology.ports[port];
+        if (to.owner != PortOwner::kCompute) {
+            work_.mistakes.add(entry.port.place, fmt::format("{}: port {} is not a VM's", label, to.name),
+                               "a floating IP belongs to a port of device_owner compute:nova");
+            return std::nullopt;
+        }
+        if (to.subnet == kUnresolved) return std::nullopt;
+        return choose_router(entry, label, to, written);
+    }
+
+    /// Of a VM that is no port of the file.
+    std::optional<std::size_t> router_of_unlisted(const FloatingIpEntry& entry, const std::string& label,
+                                                  std::optional<std::size_t> written) {
+        const auto refuse = [&](Place place, std::string what, std::string hint) {
+            work_.mistakes.add(place, fmt::format("{}: {}", label, what), std::move(hint));
+            return std::nullopt;
+        };
+        if (entry.port.written) {
+            return refuse(entry.fixed_ip.place, "both port and fixed_ip_address",
+                          "port names a VM of this file; fixed_ip_address is of one that is elsewhere");
+        }
+        if (!entry.router.written) {
+            return refuse(entry.fixed_ip.place, "fixed_ip_address needs a router",
+                          "the one that leads there, like router: router1");
+        }
+        if (!written || !entry.fixed_ip) return std::nullopt;
+        const Router& router = work_.topology.routers[*written];
+        const std::string address = entry.fixed_ip->str();
+        if (!work_.routers_are_whole) return std::nullopt;
+        if (!translates_behind_routes(router)) {
+            return refuse(entry.router.place, fmt::format("router {} cannot have a fixed_ip_address", router.name),
+                          "a legacy router with an external_gateway can; any other translates for ports of the file");
+        }
+        if (const Holder* const listed = holder_of(router, *entry.fixed_ip)) {
+            return refuse(entry.fixed_ip.place, fmt::format("{} is the address of {}", address, listed->who),
+                          fmt::format("line {} has it; of a VM of this file write its port", listed->place.line));
+        }
+        if (leads_inside(work_.topology, router, *entry.fixed_ip)) return written;
+        return refuse(
+            entry.fixed_ip.place, fmt::format("router {} does not lead to {}", router.name, address),
+            fmt::format("add to its routes: {{destination: {}/32, nexthop: <a host of an inner subnet>}}", address));
+    }
+
+    /// Who has the address on a subnet of the router.
+    [[nodiscard]] const Holder* holder_of(const Router& router, Ipv4 address) const {
+        for (const std::size_t subnet : router.subnets) {
+            if (const auto* holder = work_.addresses.find({work_.topology.subnets[subnet].network, address}))
+                return holder;
+        }
+        return nullptr;
     }
 
     bool claim_floating_ip(const FloatingIpEntry& entry, const std::string& label) {
@@ -90,14 +165,15 @@ class FloatingIpResolver {
         return false;
     }
 
-    std::optional<std::size_t> choose_router(const FloatingIpEntry& entry, const std::string& label, std::size_t subnet,
+    std::optional<std::size_t> choose_router(const FloatingIpEntry& entry, const std::string& label, const Port& to,
                                              std::optional<std::size_t> written) {
-        const auto& candidates = work_.routers_of_subnet[subnet];
-        const std::string& subnet_name = work_.topology.subnets[subnet].name;
+        const auto& candidates = work_.routers_of_subnet[to.subnet];
+        const std::string& subnet_name = work_.topology.subnets[to.subnet].name;
         if (written) {
             if (std::ranges::find(candidates, *written) != candidates.end()) return written;
             if (!work_.routers_are_whole) return std::nullopt;
             const Router& router = work_.topology.routers[*written];
+            if (translates_behind_routes(router) && leads_inside(work_.topology, router, to.fixed_ip)) return written;
             work_.mistakes.add(
                 entry.router.place,
                 fmt::format("{}: router {} does not join {} to an external network", label, router.name, subnet_name),
@@ -135,14 +211,25 @@ class FloatingIpResolver {
                                   : fmt::format("add {} to the interfaces of router {}", subnet, able->name));
     }
 
-    void claim_port(const FloatingIpEntry& entry, const std::string& label, const FloatingIp& fip) {
-        const Holder* const other = ports_.claim({fip.port, fip.router}, {label, entry.port.place});
+    /// Two ports have its address, which has been reported.
+    [[nodiscard]] bool address_is_anothers(std::size_t port) const {
+        const Port& own = work_.topology.ports[port];
+        const Holder* const holder = work_.addresses.find({own.network, own.fixed_ip});
+        return holder != nullptr && holder->place != work_.port_origins[port].holder.place;
+    }
+
+    /// A router translates by address alone.
+    void claim_fixed_ip(const FloatingIpEntry& entry, const std::string& label, const FloatingIp& fip) {
+        const Place place = fip.port ? entry.port.place : entry.fixed_ip.place;
+        if (fip.port && address_is_anothers(*fip.port)) return;
+        const Holder* const other = fixed_ips_.claim({fip.router, fip.fixed_ip}, {label, place});
         if (other == nullptr) return;
-        work_.mistakes.add(
-            entry.port.place,
-            fmt::format("{}: port {} has {} already on router {}", label, work_.topology.ports[fip.port].name,
-                        other->who, work_.topology.routers[fip.router].name),
-            fmt::format("see line {}; a fixed IP has one floating IP on a router", other->place.line));
+        const std::string target =
+            fip.port ? fmt::format("port {}", work_.topology.ports[*fip.port].name) : fip.fixed_ip.str();
+        work_.mistakes.add(place,
+                           fmt::format("{}: {} has {} already on router {}", label, target, other->who,
+                                       work_.topology.routers[fip.router].name),
+                           fmt::format("see line {}; a fixed IP has one floating IP on a router", other->place.line));
     }
 
     void check_address(const FloatingIpEntry& entry, const std::string& label, std::size_t network) {
@@ -159,13 +246,13 @@ class FloatingIpResolver {
 
     /// Remembers that the floating IP makes its node need an agent gateway and a rule priority.
     void note_host(const FloatingIpEntry& entry, const FloatingIp& fip) {
-        const Port& port = work_.topology.ports[fip.port];
-        if (!work_.topology.routers[fip.router].is_dvr() || !port.node) return;
-        hosted_.try_emplace({*port.node, fip.network}, &entry);
-        if (++on_node_[*port.node] != kMaxRulePriorities + 1) return;
+        const auto node = work_.topology.node_of(fip);
+        if (!work_.topology.routers[fip.router].is_dvr() || !node) return;
+        hosted_.try_emplace({*node, fip.network}, &entry);
+        if (++on_node_[*node] != kMaxRulePriorities + 1) return;
         work_.mistakes.add(entry.place,
                            fmt::format("node {} has more than {} floating IPs of distributed routers",
-                                       work_.topology.nodes[*port.node].name, kMaxRulePriorities),
+                                       work_.topology.nodes[*node].name, kMaxRulePriorities),
                            "there are no more rule priorities (32768-72767); move VMs to another node");
     }
 
@@ -203,8 +290,8 @@ class FloatingIpResolver {
     }
 
     Resolution& work_;
-    Claims<Ipv4> addresses_;  ///< external networks do not overlap
-    Claims<std::pair<std::size_t, std::size_t>> ports_;
+    Claims<Ipv4> addresses_;                                ///< external networks do not overlap
+    Claims<std::pair<std::size_t, Ipv4>> fixed_ips_;        ///< by router
     std::map<NodeNetwork, const FloatingIpEntry*> hosted_;  ///< first floating IP there
     std::map<std::size_t, std::size_t> on_node_;
     std::set<std::pair<std::size_t, Ipv4>> proposed_;

@@ -295,6 +295,22 @@ bool settle_own_network(Resolution& work, std::size_t index) {
     return true;
 }
 
+/// An external network of a physical network from which the file takes no address but routers': hosts of two such are
+/// told apart by the wire. Their subnets may overlap, as bridge networks of two projects do.
+bool is_only_between_routers(const Resolution& work, const Subnet& subnet) {
+    const Network& network = work.topology.networks[subnet.network];
+    if (!network.external || !network.is_provider()) return false;
+    const auto takes_address = [&](const NodeEntry& node) {
+        return std::ranges::any_of(node.addresses,
+                                   [&](const NodeEntry::Address& own) { return own.network.value == network.name; });
+    };
+    const auto is_inside = [&](const FloatingIpEntry& entry) {
+        return entry.address && subnet.cidr.contains(*entry.address);
+    };
+    return std::ranges::none_of(work.document.nodes, takes_address) &&
+           std::ranges::none_of(work.document.floating_ips, is_inside);
+}
+
 /// Short prefixes first: then each has to look only for one that contains it.
 void index_subnets(Resolution& work) {
     const auto& subnets = work.topology.subnets;
@@ -306,7 +322,7 @@ void index_subnets(Resolution& work) {
         const Subnet& subnet = subnets[i];
         const bool external = work.topology.networks[subnet.network].external;
         const auto other = work.prefixes.containing(external ? kAllSubnets : kExternalSubnets, subnet.cidr);
-        if (other) {
+        if (other && !(is_only_between_routers(work, subnet) && is_only_between_routers(work, subnets[*other]))) {
             report_overlap(work, *other, i, "an external network overlaps no other, or its hosts cannot be told apart");
         }
         for (const std::size_t group : index_groups(work, subnet))

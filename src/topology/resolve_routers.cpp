@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "topology/derive.hpp"
@@ -134,12 +135,13 @@ class RouterResolver {
             complain(entry.place, fmt::format(": two interfaces on subnet {}", in.name), "one is enough");
             return;
         }
-        if (work_.topology.networks[in.network].external) {
+        const Network& network = work_.topology.networks[in.network];
+        if (network.external && !may_be_inside(entry, in.network)) {
+            work_.routers_are_whole = false;
             complain(entry.subnet.place, fmt::format(": interface on {}, a subnet of an external network", in.name),
-                     fmt::format("write external_gateway: {}", work_.topology.networks[in.network].name));
+                     fmt::format("write external_gateway: {}", network.name));
             return;
         }
-        const Network& network = work_.topology.networks[in.network];
         if (router_.distributed && network.learning && !network.is_provider()) {
             complain(entry.subnet.place,
                      fmt::format(": interface of a distributed router on {}, whose network learns", in.name),
@@ -149,6 +151,12 @@ class RouterResolver {
         if (router_.external_network) work_.routers_of_subnet[*subnet].push_back(index_);
         if (!check_provider_interface(entry, in)) return;
         if (const auto fixed_ip = interface_address(entry, *subnet)) add_interface_port(entry, *subnet, *fixed_ip);
+    }
+
+    /// One router's way out may be inside for the next: the network between them. It has to be meant, so the address is
+    /// written.
+    [[nodiscard]] bool may_be_inside(const RouterEntry::Interface& entry, std::size_t network) const {
+        return !router_.distributed && entry.fixed_ip.written && router_.external_network != network;
     }
 
     /// A bridge cannot do what Neutron's Open vSwitch agent does with a distributed router's MAC, which is the same on
@@ -199,9 +207,14 @@ class RouterResolver {
         router_.interfaces.push_back(add_derived_port(work_, std::move(port), {holder, entry.mac, {}, entry.place}));
     }
 
-    /// Subnets of one network are compared elsewhere, and so are external ones.
-    void check_interface_overlaps(const std::set<std::size_t>& joined) {
+    /// Subnets of one network are compared elsewhere, and so are an external one and a tenant's.
+    void check_interface_overlaps(std::set<std::size_t> joined) {
         const auto& subnets = work_.topology.subnets;
+        const auto is_external = [&](std::size_t i) { return work_.topology.networks[subnets[i].network].external; };
+        if (router_.external_network) {
+            const auto& outside = work_.topology.networks[*router_.external_network].subnets;
+            joined.insert(outside.begin(), outside.end());
+        }
         std::vector<std::size_t> order(joined.begin(), joined.end());
         std::erase_if(order, [&](std::size_t i) { return !work_.subnet_entries[i]->cidr; });
         std::ranges::stable_sort(order, {}, [&](std::size_t i) { return subnets[i].cidr.length; });
@@ -210,6 +223,7 @@ class RouterResolver {
             const auto other = seen.containing(0, subnets[i].cidr);
             seen.add(0, subnets[i].cidr, i);
             if (!other || subnets[*other].network == subnets[i].network) continue;
+            if (is_external(*other) != is_external(i)) continue;
             const auto at = std::ranges::find_if(entry_.interfaces, [&](const RouterEntry::Interface& interface) {
                 return interface.subnet && *interface.subnet == subnets[i].name;
             });
@@ -222,6 +236,7 @@ class RouterResolver {
 
     void resolve_routes() {
         std::set<std::pair<Prefix, Ipv4>> seen;
+        std::map<Prefix, Ipv4> nexthops;
         for (const RouterEntry::Route& entry : entry_.routes) {
             if (!entry.destination || !entry.nexthop) continue;
             if (!seen.insert({*entry.destination, *entry.nexthop}).second) {
@@ -232,6 +247,7 @@ class RouterResolver {
                 continue;
             }
             check_nexthop(entry);
+            check_only_route(entry, nexthops);
             router_.routes.push_back({*entry.destination, *entry.nexthop});
         }
     }
@@ -257,6 +273,24 @@ class RouterResolver {
         }
         complain(entry.nexthop.place,
                  fmt::format(": nexthop {} is not on a subnet of the router", entry.nexthop->str()), hint);
+    }
+
+    /// A legacy router has one table, in which a destination has one next hop.
+    void check_only_route(const RouterEntry::Route& entry, std::map<Prefix, Ipv4>& nexthops) {
+        if (router_.distributed) return;
+        const auto [other, fresh] = nexthops.try_emplace(*entry.destination, *entry.nexthop);
+        if (!fresh) {
+            complain(entry.destination.place, fmt::format(": a second route to {}", entry.destination->str()),
+                     fmt::format("it goes via {} already", other->second.str()));
+            return;
+        }
+        if (entry.destination->length != 0 || !router_.gateway_port) return;
+        const Subnet& outside = work_.topology.subnets[work_.topology.ports[*router_.gateway_port].subnet];
+        if (!outside.gateway_ip) return;
+        complain(entry.destination.place,
+                 fmt::format(": the default route goes via {}, the gateway_ip of {}", outside.gateway_ip->str(),
+                             outside.name),
+                 "leave the route out, or give the subnet gateway_ip: null");
     }
 
     Resolution& work_;

@@ -154,7 +154,7 @@ TEST_CASE("M10: networks, nodes and routers that leave the topology leave the no
 
     Topology smaller = topology;
     const auto gone = [](const Port& port) { return port.node == 2U; };
-    std::erase_if(smaller.floating_ips, [&](const FloatingIp& fip) { return gone(topology.ports[fip.port]); });
+    std::erase_if(smaller.floating_ips, [&](const FloatingIp& fip) { return gone(topology.ports[*fip.port]); });
     for (auto& port : smaller.ports) {
         if (port.node == 2U) port.node = 1U;
     }
@@ -234,8 +234,8 @@ TEST_CASE("ten thousand floating IPs are planned and applied in bounded time", "
         port.mac = {{0xfa, 0x16, 0x3e, static_cast<std::uint8_t>(i >> 16), static_cast<std::uint8_t>(i >> 8),
                      static_cast<std::uint8_t>(i)}};
         topology.ports.push_back(port);
-        topology.floating_ips.push_back(
-            {Ipv4{ip("172.25.0.0").value + static_cast<std::uint32_t>(i)}, 0, topology.ports.size() - 1, 0});
+        topology.floating_ips.push_back({Ipv4{ip("172.25.0.0").value + static_cast<std::uint32_t>(i)}, 0,
+                                         topology.ports.size() - 1, 0, port.fixed_ip});
     }
     Lab lab(topology);
     // Processor time of this process, kernel included: the machine may be busy with other things.

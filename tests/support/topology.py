@@ -120,7 +120,8 @@ class Router:
 class FloatingIp:
     address: str
     network: str
-    port: str
+    port: str | None  # None: a VM that the topology does not list
+    fixed_ip: str
     router: str
     node: str | None  # where it lives: the VM's node, or the legacy router's
 
@@ -181,6 +182,13 @@ class Topology:
             if port.owner == "floatingip_agent_gateway" and port.node == node and port.network == network:
                 return port
         raise KeyError(f"no agent gateway port on {node} for {network}")
+
+    def router_gateway(self, router: str) -> Port:
+        """The gateway of a legacy router (qg-)."""
+        for port in self.ports.values():
+            if port.owner == "router_gateway" and port.router == router:
+                return port
+        raise KeyError(f"router {router} has no gateway port")
 
     def router_port(self, router: str, network: str) -> Port:
         """The interface of a router in a tenant network (qr-)."""
@@ -287,4 +295,5 @@ def _router(item: dict) -> Router:
 
 
 def _floating_ip(item: dict) -> FloatingIp:
-    return FloatingIp(item["floating_ip_address"], item["network"], item["port"], item["router"], item["node"])
+    return FloatingIp(item["floating_ip_address"], item["network"], item["port"], item["fixed_ip"], item["router"],
+                      item["node"])  # fmt: skip

@@ -92,7 +92,7 @@ def _own_source(difference: Difference, site: Site) -> bool:
 def _source_is_translated_too(difference: Difference, site: Site) -> bool:
     """Linux takes a packet from outside with the source of a VM for one of that VM's, on its way to a neighbour's
     floating IP. It differs in its source, in the checksums over that, and in the TTL of the longer way at most."""
-    fixed = {ip_bytes(fip): ip_bytes(site.topology.ports[row.port].fixed_ip)
+    fixed = {ip_bytes(fip): ip_bytes(row.fixed_ip)
              for fip, row in site.topology.floating_ips.items()}  # fmt: skip
 
     def may_become(output: Output, ours: bytes) -> set[int] | None:
