@@ -59,13 +59,14 @@ def pytest_runtest_protocol(item):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Keeps logs and what the kernel held at the first failure of a test with a lab."""
+    """Keeps logs and what the kernel held at the first failure of a test with labs, whose nodes and VMs differ in name."""
     outcome = yield
     report = outcome.get_result()
-    lab = item.funcargs.get("lab") if hasattr(item, "funcargs") else None
-    if report.when == "call" and report.failed and lab is not None:
+    labs = {id(value): value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Lab)}
+    if report.when == "call" and report.failed and labs:
         directory = BUILD / "fullstack-artefacts" / f"{Path(str(item.path)).stem}-{item.name}".replace("/", "_")
-        lab.collect(directory)
+        for lab in labs.values():
+            lab.collect(directory)
         report.sections.append(("artefacts", str(directory)))
 
 

@@ -185,7 +185,8 @@ class Lab:
     """`xdp`: auto, native, generic or off. `wire`: "bridge" puts all nodes on one L2, "routed" puts a router between
     them. `bridge_netfilter`: bridged IPv4 passes netfilter (br_netfilter loaded), as on nodes of linuxbridge clouds.
     `foreign`: nodes of the topology that somebody else runs; they have an underlay and VM devices, and no agent.
-    `all_taps`: every VM hangs on a tap, not one for each node. `sshd`: one in each VM."""
+    `all_taps`: every VM hangs on a tap, not one for each node. `sshd`: one in each VM. `joins`: a running lab with which
+    this one shares the physical networks that both have, and nothing else. It has to outlive this one."""
 
     def __init__(
         self,
@@ -199,6 +200,7 @@ class Lab:
         foreign: Collection[str] = (),
         all_taps: bool = False,
         sshd: bool = True,
+        joins: Lab | None = None,
         name: str | None = None,
         artefacts: Path | None = None,
         progress: Progress = lambda what: None,
@@ -224,6 +226,7 @@ class Lab:
         self.vms: dict[str, Vm] = {}
         self.outside: dict[str, OutsideHost] = {}
         self._foreign_names = foreign
+        self._joins = joins
         self._source_file = Path(topology_file)
         self._old_handler = None
         self._closed = False
@@ -252,6 +255,8 @@ class Lab:
         self.progress(f"namespaces for {len(self.topology.nodes)} nodes and {len(self.topology.vm_ports())} VMs")
         self._make_namespaces()
         self._connect_nodes()
+        if self._joins is not None:
+            self._join_physical_networks(self._joins)
         for vm in self.vms.values():
             if not isinstance(vm, MacvtapVm):
                 self.plug(vm)
@@ -314,6 +319,18 @@ class Lab:
             for node in self.nodes.values():
                 if name in node.node.physical_networks:
                     node.connect_physical(self.wire, name)
+
+    def _join_physical_networks(self, other: Lab) -> None:
+        """A cable for each physical network that both have, from bridge to bridge."""
+        shared = self.topology.physical_networks.keys() & other.topology.physical_networks.keys()
+        for number, name in enumerate(sorted(shared)):
+            near, far = f"join{number}", f"{self.name[-8:]}-{number}"
+            mtu = f"mtu {self.topology.physical_networks[name]}"
+            self.wire.run(
+                f"ip link add {near} {mtu} type veth peer name {far} {mtu} netns {other.wire.pid}\n"
+                f"ip link set {near} master {self.physical_wire(name)} up"
+            )
+            other.wire.run(f"ip link set {far} master {other.physical_wire(name)} up")
 
     def physical_wire(self, physical_network: str) -> str:
         """The bridge in the wire's namespace that is this physical network. It passes VLAN tags as they are."""
