@@ -55,6 +55,12 @@ int order_of(const std::string& plan, const std::string& first, const std::strin
     return a < b ? -1 : 1;
 }
 
+void move_to(Topology& topology, const char* address, const std::string& vm) {
+    FloatingIp& fip = fip_of(topology, address);
+    fip.port = port_index(topology, vm);
+    fip.fixed_ip = topology.ports[*fip.port].fixed_ip;
+}
+
 }  // namespace
 
 TEST_CASE("D6 D8: a floating IP moves to another VM of the node", "[build][fip]") {
@@ -74,7 +80,7 @@ TEST_CASE("D6 D8: a floating IP moves to another VM of the node", "[build][fip]"
     REQUIRE(ping_ttl(lab.node(1).netns(), ip("172.24.5.11")) == 62);
     REQUIRE(conntrack(lab.node(0), router).find("172.24.5.11") != std::string::npos);
 
-    fip_of(topology, "172.24.5.11").port = port_index(topology, "vm2");
+    move_to(topology, "172.24.5.11", "vm2");
     const std::string plan = lab.node(0).plan_text(topology);
     // No longer routed, then translated elsewhere, then old flows end, then the new VM's way out opens.
     CHECK(order_of(plan, "- [" + router + "] rule 32768 from 10.1.0.11/32", "~ [" + router + "] nft element") < 0);
@@ -100,7 +106,7 @@ TEST_CASE("D5 D8: a floating IP goes to another node, and its old node gives up 
         lab.boot(topology, vm);
     lab.apply_all(topology);
     std::erase_if(topology.floating_ips, [](const FloatingIp& fip) { return fip.address == ip("172.24.5.21"); });
-    fip_of(topology, "172.24.5.11").port = port_index(topology, "vm3");
+    move_to(topology, "172.24.5.11", "vm3");
     const std::string router = build::router_netns(topology.routers[0]);
     REQUIRE(ping_ttl(lab.node(2).netns(), ip("172.24.5.11")) == 62);
     REQUIRE(ping_ttl(lab.node(2).netns(), ip("172.24.5.12")) == 62);

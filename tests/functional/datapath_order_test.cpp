@@ -238,6 +238,7 @@ TEST_CASE("no write of sync leaves a row that refers to what is not there", "[da
 TEST_CASE("the watch itself sees a gap", "[datapath][order]") {
     WatchingStore store;
     fl_vm value{};
+    value.fip[0] = 172;
     value.domain = 3;
     REQUIRE(store.put(fl_vm_key{.port = 1, .fixed = {10, 0, 0, 1}, .router_mac = {}, .pad = {}}, value));
     CHECK(store.first_gap == "floating IP without statistics after a write");
