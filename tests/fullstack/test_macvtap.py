@@ -31,10 +31,6 @@ COMPUTE = {"compute1": "eth1", "compute2": "enp129s0f0np0"}
 BELOW = {"compute1": {"eth1.101": BLUE, "eth1.102": GREEN}, "compute2": {"enp197e4a1.101": BLUE, "enp197e4a1.102": GREEN}}
 
 
-def links(node) -> dict[str, dict]:
-    return {row["ifname"]: row for row in json.loads(node.run(["ip", "-j", "-d", "link", "show"]).stdout)}
-
-
 def ping_ttl(run, address: str) -> int:
     """TTL of the answers; two must come."""
     printed = run(["ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", address]).stdout
@@ -67,7 +63,7 @@ def mac_of_outside(lab) -> str:
 def test_V6_devices(lab):
     """Compute nodes: a marked VLAN device for each network, up, ALLMULTI, in no bridge; below each VM's macvtap."""
     for name, physical in COMPUTE.items():
-        node, seen = lab.nodes[name], links(lab.nodes[name])
+        node, seen = lab.nodes[name], lab.nodes[name].links()
         vms = [vm for vm in lab.vms.values() if vm.node == name]
         assert seen.keys() == {"lo", "eth0", physical} | BELOW[name].keys() | {vm.device for vm in vms}
         assert "master" not in seen[physical]
@@ -88,7 +84,7 @@ def test_V6_devices(lab):
         status = node.status()
         assert status["problems"] == [] and status["waiting_for"] == [] and status["floating_ips"] == [], status
     # The network node has bridges as ever, and knows the VMs behind them.
-    node, seen = lab.nodes["network"], links(lab.nodes["network"])
+    node, seen = lab.nodes["network"], lab.nodes["network"].links()
     for network, device in (("blue", "eth1.101"), ("green", "eth1.102"), ("public", "eth2.3001")):
         assert seen[device]["master"] == lab.topology.networks[network].bridge
         fdb = json.loads(node.run(["bridge", "-j", "fdb", "show", "brport", device]).stdout)
@@ -191,7 +187,7 @@ def test_spoofed_frames_do_not_reach_the_wire(lab, taps):
 def test_hand_changes_are_mended(lab, taps, damage):
     """A deleted VLAN device comes back with its filter. The macvtaps that went with it are the hypervisor's."""
     node, vm = lab.nodes["compute1"], lab.vms["vm1"]
-    before = links(node)["eth1.101"]["ifindex"]
+    before = node.links()["eth1.101"]["ifindex"]
     node.agent.send_signal(signal.SIGSTOP)
     try:
         node.run(damage)
@@ -199,12 +195,12 @@ def test_hand_changes_are_mended(lab, taps, damage):
         node.agent.send_signal(signal.SIGCONT)
 
     def right() -> bool:
-        row = links(node).get("eth1.101", {"flags": []})
+        row = node.links().get("eth1.101", {"flags": []})
         chains = node.run(["nft", "list", "table", "netdev", "fiplane"], check=False).stdout
         return {"UP", "ALLMULTI"} <= set(row["flags"]) and 'device "eth1.101"' in chains
 
     wait_for(f"eth1.101 after: {damage}", right)
-    assert (links(node)["eth1.101"]["ifindex"] != before) == ("del" in damage)
+    assert (node.links()["eth1.101"]["ifindex"] != before) == ("del" in damage)
     for name in ("vm1", "vm3") if "del" in damage else ():
         lab.vms[name].unplug(node.namespace)
         lab.plug(lab.vms[name])
@@ -255,5 +251,5 @@ def test_V6_a_network_that_leaves_and_teardown(lab):
     assert "port_enp197e4a1.101" in chains and "port_enp197e4a1.102" not in chains
     assert node.stop_agent() == 0
     node.fiplane("teardown")
-    assert links(node).keys() == {"lo", "eth0", "enp129s0f0np0"}
+    assert node.links().keys() == {"lo", "eth0", "enp129s0f0np0"}
     assert node.run(["nft", "list", "tables"]).stdout == ""

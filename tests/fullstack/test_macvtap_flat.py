@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import random
 import re
 from pathlib import Path
@@ -21,14 +20,10 @@ TOPOLOGY = Path(__file__).parent / "topologies" / "macvtap-flat.yaml"
 LAB = {"sshd": False}
 
 
-def links(node) -> dict[str, dict]:
-    return {row["ifname"]: row for row in json.loads(node.run(["ip", "-j", "-d", "link", "show"]).stdout)}
-
-
 def test_nothing_is_made(lab):
     for name, node in lab.nodes.items():
         macvtaps = {vm.device for vm in lab.vms.values() if vm.node == name}
-        seen = links(node)
+        seen = node.links()
         assert seen.keys() == {"lo", "eth0", "eth1"} | macvtaps
         assert "master" not in seen["eth1"] and not seen["eth1"].get("ifalias")
         assert node.run(["nft", "list", "tables"]).stdout.splitlines() == ["table netdev fiplane"]
@@ -84,5 +79,5 @@ def test_teardown_leaves_the_device_and_no_filter(lab):
     node = lab.nodes["left"]
     assert node.stop_agent() == 0
     node.fiplane("teardown")
-    assert {"lo", "eth0", "eth1"} <= links(node).keys() and "UP" in links(node)["eth1"]["flags"]
+    assert {"lo", "eth0", "eth1"} <= node.links().keys() and "UP" in node.links()["eth1"]["flags"]
     assert node.run(["nft", "list", "tables"]).stdout == ""

@@ -169,6 +169,11 @@ class LabNode:
     def mac(self, device: str) -> str:
         return json.loads(self.run(["ip", "-j", "link", "show", device]).stdout)[0]["address"]
 
+    def links(self) -> dict[str, dict]:
+        """By name; without those that the kernel puts into every namespace once a tunnel module is loaded."""
+        rows = json.loads(self.run(["ip", "-j", "-d", "link", "show"]).stdout)
+        return {row["ifname"]: row for row in rows if row["ifname"] not in FALLBACK_DEVICES}
+
     def has_device(self, name: str) -> bool:
         return self.run(["ip", "link", "show", name], check=False).returncode == 0
 
@@ -178,6 +183,7 @@ class LabNode:
         return {fip for fip in topology.floating_ips if topology.node_of_fip(fip) == self.name}
 
 
+FALLBACK_DEVICES = {"tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "sit0", "ip6tnl0", "ip6gre0", "ip6_vti0"}
 ROUTED_GATEWAY = "169.254.1.1"
 
 
