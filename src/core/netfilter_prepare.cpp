@@ -170,8 +170,7 @@ void Evaluator::Prepared::add_pairs(const Rule& rule, const AddressSource& sourc
         return;
     }
     if (!source.address) return;
-    std::set<Ipv4>& before = origins[*source.address];
-    const std::size_t known = before.size();
+    std::set<Ipv4> before;
     for (const Statement& statement : rule.statements) {
         const auto* match = std::get_if<Match>(&statement);
         if (match == nullptr || match->field != key || match->negate) continue;
@@ -185,7 +184,8 @@ void Evaluator::Prepared::add_pairs(const Rule& rule, const AddressSource& sourc
             before.insert(prefix->address);
         }
     }
-    if (before.size() == known) before.insert(Ipv4{});
+    if (before.empty()) before.insert(Ipv4{});
+    origins[*source.address].merge(before);
 }
 
 void Evaluator::Prepared::add_unknown(const Rule& rule, const Unknown& unknown) {

@@ -309,6 +309,22 @@ TEST_CASE("pairs of addresses are read off maps and literal rules, but not where
     CHECK(evaluator.dnats() == std::map<Ipv4, Ipv4>{{ip("9.9.9.9"), ip("10.0.0.9")}});
 }
 
+TEST_CASE("rules that repeat a literal pair leave it known which address was translated") {
+    NetnsView view;
+    const nf::Rule dnat = rule("", {destination_is("9.9.9.9/32"), nf::Dnat{to_address("10.0.0.9")}});
+    add_chain(view, Family::kIp, "nat", "PREROUTING", Hook::kPrerouting, ChainType::kNat, -100).rules = {dnat};
+    add_chain(view, Family::kIp, "nat", "OUTPUT", Hook::kOutput, ChainType::kNat, -100).rules = {dnat};
+    add_chain(view, Family::kIp, "nat", "POSTROUTING", Hook::kPostrouting, ChainType::kNat, 100).rules = {
+        rule("", {source_is("10.0.0.9/32"), nf::Snat{to_address("9.9.9.9"), false}})};
+    const nf::Evaluator twice(view.netfilter);
+    CHECK(twice.answers_follow_rules(ip("10.0.0.9")));
+    CHECK_FALSE(twice.only_conntrack_routes_to(ip("9.9.9.9")));
+
+    // A rule that tells no single address beside them still unsettles it.
+    view.netfilter.chains.front().rules.push_back(rule("", {nf::Dnat{to_address("10.0.0.9")}}));
+    CHECK_FALSE(nf::Evaluator(view.netfilter).answers_follow_rules(ip("10.0.0.9")));
+}
+
 TEST_CASE("ingress chains see ARP and IPv4 apart") {
     NetnsView view;
     nf::Chain& chain = add_chain(view, Family::kNetdev, "t", "in", Hook::kIngress);
