@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <concepts>
+#include <initializer_list>
 #include <set>
 
 #include "topology/document.hpp"
@@ -18,6 +19,41 @@ constexpr std::uint32_t kMaxUdpPort = 65535;
 
 auto number(std::uint32_t low, std::uint32_t high) {
     return [low, high](std::string_view text) { return parse_number(text, low, high); };
+}
+
+/// The one of `allowed` that `text` names, as word_of() writes it.
+template <typename Word>
+Parsed<Word> parse_word(std::string_view text, std::initializer_list<Word> allowed, const char* what,
+                        const char* hint) {
+    for (const Word word : allowed) {
+        if (text == word_of(word)) return word;
+    }
+    return std::unexpected(Complaint{what, hint});
+}
+
+Parsed<NetworkType> parse_transport(std::string_view text) {
+    return parse_word(text, {NetworkType::kVxlan, NetworkType::kGre, NetworkType::kGeneve},
+                      "is not a transport that this version builds", "vxlan, gre or geneve");
+}
+
+Parsed<NetworkType> parse_network_type(std::string_view text) {
+    return parse_word(
+        text, {NetworkType::kVxlan, NetworkType::kGre, NetworkType::kGeneve, NetworkType::kVlan, NetworkType::kFlat},
+        "is not a type that this version builds", "vxlan, gre, geneve, vlan or flat");
+}
+
+Parsed<Shape> parse_shape(std::string_view text) {
+    return parse_word(text, {Shape::kMesh, Shape::kStar}, "is not a shape", "mesh or star");
+}
+
+Parsed<VifType> parse_vif_type(std::string_view text) {
+    return parse_word(text, {VifType::kBridge, VifType::kMacvtap},
+                      "is not a way to attach VMs that this version builds", "bridge or macvtap");
+}
+
+Parsed<RouterType> parse_router_type(std::string_view text) {
+    return parse_word(text, {RouterType::kNeutron, RouterType::kNovaNetwork}, "is not a type of router",
+                      "neutron or nova-network");
 }
 
 /// Reads each item of a list with `read_item(Fields&) -> Entry`.
@@ -70,42 +106,6 @@ class DocumentReader {
     }
 
   private:
-    static Parsed<NetworkType> parse_transport(std::string_view text) {
-        for (const NetworkType type : {NetworkType::kVxlan, NetworkType::kGre, NetworkType::kGeneve}) {
-            if (text == word_of(type)) return type;
-        }
-        return std::unexpected(Complaint{"is not a transport that this version builds", "vxlan, gre or geneve"});
-    }
-
-    static Parsed<NetworkType> parse_network_type(std::string_view text) {
-        for (const NetworkType type :
-             {NetworkType::kVxlan, NetworkType::kGre, NetworkType::kGeneve, NetworkType::kVlan, NetworkType::kFlat}) {
-            if (text == word_of(type)) return type;
-        }
-        return std::unexpected(Complaint{"is not a type that this version builds", "vxlan, gre, geneve, vlan or flat"});
-    }
-
-    static Parsed<Shape> parse_shape(std::string_view text) {
-        for (const Shape shape : {Shape::kMesh, Shape::kStar}) {
-            if (text == word_of(shape)) return shape;
-        }
-        return std::unexpected(Complaint{"is not a shape", "mesh or star"});
-    }
-
-    static Parsed<VifType> parse_vif_type(std::string_view text) {
-        for (const VifType type : {VifType::kBridge, VifType::kMacvtap}) {
-            if (text == word_of(type)) return type;
-        }
-        return std::unexpected(Complaint{"is not a way to attach VMs that this version builds", "bridge or macvtap"});
-    }
-
-    static Parsed<RouterType> parse_router_type(std::string_view text) {
-        for (const RouterType type : {RouterType::kNeutron, RouterType::kNovaNetwork}) {
-            if (text == word_of(type)) return type;
-        }
-        return std::unexpected(Complaint{"is not a type of router", "neutron or nova-network"});
-    }
-
     void read_transport(const YamlNode& node, Document& out) {
         Fields fields(node, "transport", mistakes_);
         out.transport_type = fields.read<NetworkType>("type", Need::kOptional, parse_transport);
