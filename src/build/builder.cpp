@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -225,14 +226,17 @@ Result<> check_kernel(const Topology& topology, std::size_t node) {
 /// its source.
 Result<> check_sources(const Topology& topology, std::size_t node) {
     const Node& here = topology.nodes[node];
+    const auto networks = place(topology, node).networks;
+    const auto is_geneve = [&](std::size_t index) { return topology.networks[index].type == NetworkType::kGeneve; };
+    if (std::ranges::none_of(networks, is_geneve)) return {};
     auto own = Netns::current();
     if (!own) return pass_on(own);
     auto rtnl = Rtnl::open(*own);
     if (!rtnl) return pass_on(rtnl);
     std::set<Ipv4> asked;
-    for (const std::size_t index : place(topology, node).networks) {
+    for (const std::size_t index : networks) {
         const Network& network = topology.networks[index];
-        if (network.type != NetworkType::kGeneve) continue;
+        if (!is_geneve(index)) continue;
         for (const TunnelEnd& end : topology.tunnel_ends(network, node)) {
             const Ipv4 peer = topology.nodes[end.peers.front()].underlay_address;
             if (!asked.insert(peer).second) continue;
