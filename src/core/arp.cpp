@@ -76,8 +76,7 @@ bool has_arp_filter(const NetnsIndex& netns) {
 /// A bridge with ports that suppress ARP answers for its neighbours behind those ports (br_do_proxy_suppress_arp).
 bool answers_for(const Segment& segment, const Neighbour& neighbour) {
     const MacTarget* target = segment.find(neighbour.mac);
-    return target != nullptr && target->port != nullptr && target->port->link->bridge_port &&
-           target->port->link->bridge_port->neigh_suppress;
+    return target != nullptr && target->port->link->bridge_port && target->port->link->bridge_port->neigh_suppress;
 }
 
 /// Others on this node that answer on the segment too: the host, vxlan devices with `proxy` (arp_reduce), the bridge.

@@ -62,8 +62,7 @@ void keep_learned(World& world, const MacTarget& target, const Mac& mac, const f
     const BridgePort& port = *target.port;
     const int ifindex = port.link->ifindex;
     if (target.ages && port.learns()) {
-        constexpr std::uint32_t kCentiseconds = 100;
-        const std::uint32_t ageing = port.segment->bridge->bridge->ageing_time / kCentiseconds;
+        const std::uint32_t ageing = port.segment->bridge->bridge->ageing_seconds();
         world.out.learned.push_back({ifindex, std::nullopt, mac, ageing, row});
     }
     if (target.learned_peer && port.link->vxlan->ageing != 0) {
@@ -169,13 +168,6 @@ fl_fip_key fip_key(const Segment& segment, Ipv4 address) {
     key.segment = segment.id();
     copy_bytes(key.fip, address);
     return key;
-}
-
-void copy_bytes(std::uint8_t* to, Ipv4 address) {
-    std::ranges::copy(address.bytes(), to);
-}
-void copy_bytes(std::uint8_t* to, const Mac& mac) {
-    std::ranges::copy(mac.bytes, to);
 }
 
 void compile_l2(World& world) {

@@ -15,9 +15,8 @@ constexpr std::uint16_t kNudPermanent = 0x80;
 constexpr std::uint8_t kNtfExtLearned = 0x10;
 constexpr std::uint8_t kForwarding = 3;    // BR_STATE_FORWARDING
 constexpr std::uint32_t kMulticast = 0xe;  // 224/4
-/// The agent looks once a second at what is used: what a bridge forgets sooner than this is left to it. Centiseconds.
-constexpr std::uint32_t kMinAgeing = 300;
-constexpr std::uint32_t kCentiseconds = 100;
+/// The agent looks once a second at what is used: what a bridge forgets sooner than this is left to it. Seconds.
+constexpr std::uint32_t kMinAgeing = 3;
 /// Of one port. A guest may invent addresses, and must not take the room of others' rows.
 constexpr std::size_t kMaxLearned = FL_MAX_FDB / 8;
 
@@ -63,6 +62,7 @@ MacTarget left_to_bridge(const BridgePort& port, const char* why) {
 MacTarget host_target(const Segment& segment) {
     MacTarget target;
     target.kind = MacTarget::Kind::kHost;
+    target.port = &segment.host;
     target.out.kind = FL_OUT_HOST;
     target.out.ifindex = target.out.port = segment.id();
     target.out.mtu = segment.bridge->mtu;
@@ -246,7 +246,7 @@ void L2::read_bridge_tables() {
         note_floods(segment);
         if (!segment.forgetful) continue;
         notes_.push_back(fmt::format("{}: learned addresses are left to the bridge, which forgets them within {} s",
-                                     segment.bridge->name, kMinAgeing / kCentiseconds));
+                                     segment.bridge->name, kMinAgeing));
     }
 }
 
@@ -293,7 +293,7 @@ void L2::add_entry(Segment& segment, const FdbEntry& entry) {
     const bool ages = is_learned(entry);
     // What a leg's own address is, leg_macs says; others behind it get no rows, as frames for them are routed anyway.
     if (ages && port->second.kind == BridgePort::Kind::kLeg) return;
-    if (ages && segment.bridge->bridge && segment.bridge->bridge->ageing_time < kMinAgeing) {
+    if (ages && segment.bridge->bridge && segment.bridge->bridge->ageing_seconds() < kMinAgeing) {
         segment.forgetful = true;
         segment.macs[entry.mac] = left_to_bridge(port->second, "is on a bridge that forgets too fast");
         return;

@@ -53,7 +53,7 @@ struct MacTarget {
         kNone,  ///< a port, but the entry is left to the bridge
     };
     Kind kind = Kind::kNone;
-    const BridgePort* port = nullptr;    ///< null for the host
+    const BridgePort* port = nullptr;    ///< never null; kHost: the segment's `host`
     fl_out out{};                        ///< kPort, kHost and kTunnel, if `reason` is empty
     std::string reason;                  ///< why the fast path does not send there
     bool ages = false;                   ///< not a static entry: the bridge forgets it

@@ -86,6 +86,9 @@ struct BridgeInfo {
     bool stp = false;
     std::uint32_t ageing_time = 0;  ///< of learned entries, centiseconds; 0: nothing is learned
     bool multicast_snooping = false;
+
+    static constexpr std::uint32_t kCentiseconds = 100;
+    [[nodiscard]] std::uint32_t ageing_seconds() const { return ageing_time / kCentiseconds; }
     bool operator==(const BridgeInfo&) const = default;
 };
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 
@@ -85,6 +86,13 @@ std::optional<Mac> Mac::parse(std::string_view text) {
         if (status != std::errc{} || next != at + 2) return std::nullopt;
     }
     return mac;
+}
+
+void copy_bytes(std::uint8_t* to, Ipv4 address) {
+    std::ranges::copy(address.bytes(), to);
+}
+void copy_bytes(std::uint8_t* to, const Mac& mac) {
+    std::ranges::copy(mac.bytes, to);
 }
 
 }  // namespace fiplane

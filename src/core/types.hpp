@@ -60,4 +60,8 @@ struct Mac {
     static std::optional<Mac> parse(std::string_view text);
 };
 
+/// Writes an address in wire order to `to`, which has room for its 4 or 6 bytes: a field of a map's row.
+void copy_bytes(std::uint8_t* to, Ipv4 address);
+void copy_bytes(std::uint8_t* to, const Mac& mac);
+
 }  // namespace fiplane

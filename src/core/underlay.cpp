@@ -12,13 +12,6 @@ namespace {
 
 constexpr std::uint16_t kNudFixed = 0xc0;  // PERMANENT or NOARP
 
-void copy_mac(std::uint8_t* to, const Mac& mac) {
-    std::ranges::copy(mac.bytes, to);
-}
-void copy_ip(std::uint8_t* to, Ipv4 address) {
-    std::ranges::copy(address.bytes(), to);
-}
-
 /// Root's OUTPUT and POSTROUTING and the device's egress chain, which an encapsulated packet of the kernel's would
 /// pass.
 std::string output_refusal(const NetnsIndex& root, const Link& device, const Tunnel& tunnel, Ipv4 peer) {
@@ -107,10 +100,10 @@ UnderlayPath L2::find_path(const BridgePort& port, Ipv4 peer) const {
     path.out.mtu = std::min(port.link->mtu, underlay_mtu - overhead);
     path.out.tunnel = tunnel.type;
     path.out.tunnel_id = tunnel.id;
-    copy_ip(path.out.remote, peer);
-    copy_ip(path.out.local, tunnel.local);
-    copy_mac(path.out.outer_dmac, neighbour->mac);
-    copy_mac(path.out.outer_smac, device->mac);
+    copy_bytes(path.out.remote, peer);
+    copy_bytes(path.out.local, tunnel.local);
+    copy_bytes(path.out.outer_dmac, neighbour->mac);
+    copy_bytes(path.out.outer_smac, device->mac);
     return path;
 }
 

@@ -303,8 +303,7 @@ bool Walker::Traversal::enter_segment(const BridgePort& port) {
         return stop(fmt::format("{} is not in the table of {}", neighbour->mac.str(), segment.bridge->name));
     }
     if (!target->reason.empty()) return stop(target->reason);
-    const BridgePort* to = target->kind == MacTarget::Kind::kHost ? &segment.host : target->port;
-    if (to == &port) return stop(neighbour->mac.str() + " is on the port that it came from");
+    if (target->port == &port) return stop(neighbour->mac.str() + " is on the port that it came from");
     journey.next.mtu = std::min(journey.next.mtu, port.link->mtu);
     if (target->kind == MacTarget::Kind::kRouter) {
         if (!target->port->refusal.empty()) return stop(target->port->refusal);
@@ -314,11 +313,11 @@ bool Walker::Traversal::enter_segment(const BridgePort& port) {
         // A leg shares no MAC with its port, and another leg's frame is not for it.
         return state.iif->mac == neighbour->mac || stop(neighbour->mac.str() + " is not the MAC of " + state.iif->name);
     }
-    std::ranges::copy(neighbour->mac.bytes, journey.next.dmac);
-    std::ranges::copy(oif->mac.bytes, journey.next.smac);
+    copy_bytes(journey.next.dmac, neighbour->mac);
+    copy_bytes(journey.next.smac, oif->mac);
     journey.next.out = target->out;
     journey.next.mtu = std::min(journey.next.mtu, target->out.mtu);
-    journey.port = target->port == nullptr ? segment.bridge->name : target->port->link->name;
+    journey.port = target->port->link->name;
     journey.fast = true;
     finished = true;
     if (with_steps) journey.steps.push_back({{}, fmt::format("{}: out of {}", segment.bridge->name, journey.port)});
@@ -332,9 +331,7 @@ Journey Walker::walk(const BridgePort& leg, const Source& source, const Prefix& 
         return journey;
     }
     const MacTarget* own = leg.segment->find(leg.leg->mac);
-    const bool is_own =
-        own != nullptr && (own->port == &leg || (own->kind == MacTarget::Kind::kHost && &leg == &leg.segment->host));
-    if (!is_own) {
+    if (own == nullptr || own->port != &leg) {
         journey.reason = fmt::format("{}: the table of {} sends {} elsewhere", leg.leg->name, leg.segment->bridge->name,
                                      leg.leg->mac.str());
         return journey;
@@ -347,7 +344,7 @@ Journey Walker::walk(const BridgePort& leg, const Source& source, const Prefix& 
                    .destination_translated = false,
                    .routers = 0},
                   with_steps);
-    if (journey.dnat) std::ranges::copy(journey.dnat->bytes(), journey.next.dnat);
+    if (journey.dnat) copy_bytes(journey.next.dnat, *journey.dnat);
     return journey;
 }
 

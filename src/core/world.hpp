@@ -45,8 +45,6 @@ struct World {
 
 [[nodiscard]] fl_arp_key arp_key(const Segment& segment, Ipv4 address);
 [[nodiscard]] fl_fip_key fip_key(const Segment& segment, Ipv4 address);
-void copy_bytes(std::uint8_t* to, Ipv4 address);
-void copy_bytes(std::uint8_t* to, const Mac& mac);
 
 /// fl_fdb, fl_tunnels, fl_config and the devices that want programs.
 void compile_l2(World& world);
