@@ -70,8 +70,8 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } fl_fip_in SEC(".maps");
 
-/* Port, fixed IP and router -> the VM, its floating IP and router domain. Read by all but tc_host. Absent: looked up by its
- * MAC. */
+/* Port, fixed IP and router -> the VM, its floating IP and router domain. Read by all but tc_host.
+ * Absent: looked up by its MAC. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, FL_MAX_VMS);
@@ -81,8 +81,8 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } fl_vms SEC(".maps");
 
-/* Router domain and destination -> the journey there. Read by tc_port, which also writes .last_use.
- * Absent: fl_routes is asked. */
+/* Router domain and destination -> the journey there. Read by all but tc_host, which also
+ * write .last_use. Absent: fl_routes is asked. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, FL_MAX_DESTS);
@@ -92,8 +92,8 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } fl_dests SEC(".maps");
 
-/* Router domain and prefix -> the journey to its next hop. Read by tc_port, which also writes .last_use.
- * Absent: Linux routes. The kernel offers tries without preallocation only. */
+/* Router domain and prefix -> the journey to its next hop. Read by all but tc_host, which also
+ * write .last_use. Absent: Linux routes. The kernel offers tries without preallocation only. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, FL_MAX_ROUTES);

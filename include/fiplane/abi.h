@@ -90,7 +90,7 @@ enum fl_class {
 	X(LEARN, SLOW, "source MAC is new on this port: the bridge learns it") \
 	X(UNKNOWN_MAC, SLOW, "destination MAC is not in fl_fdb") \
 	X(SAME_PORT, SLOW, "would leave by the port that it came from, or both ports are isolated") \
-	X(TO_ROUTER, SLOW, "addressed to a router, neither to nor from a floating IP that is in the tables") \
+	X(TO_ROUTER, SLOW, "addressed to a router: destination not in fl_fip_in, sender not in fl_vms") \
 	X(NO_DEST, SLOW, "no proven next hop for this destination in fl_dests or fl_routes") \
 	X(NOT_IPV4, SLOW, "routed packet that is not IPv4") \
 	X(IP_OPTIONS, SLOW, "IPv4 options") \
