@@ -5,8 +5,7 @@
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 
-#include "build/desired.hpp"
-#include "topology/load.hpp"
+#include "build_support.hpp"
 
 namespace fiplane::build {
 namespace {
@@ -52,10 +51,7 @@ floating_ips:
 )";
 
 Topology cloud() {
-    auto loaded = parse_topology(kCloud, "cloud.yaml");
-    INFO(format_mistakes(loaded.mistakes, "cloud.yaml"));
-    REQUIRE(loaded.topology);
-    return *loaded.topology;
+    return load_cloud(kCloud);
 }
 
 Ipv4 ip(const char* text) {
@@ -67,10 +63,7 @@ Allocations allocations() {
 }
 
 DesiredNode node(const Topology& topology, std::size_t index) {
-    auto desired = desire(topology, index, allocations());
-    INFO((desired ? "" : desired.error().message()));
-    REQUIRE(desired);
-    return std::move(*desired);
+    return desired_node(topology, index, allocations());
 }
 
 const char* const kRouter = "qrouter-7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01";

@@ -4,8 +4,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <ranges>
 
-#include "build/diff.hpp"
-#include "topology/load.hpp"
+#include "build_support.hpp"
 
 namespace fiplane::build {
 namespace {
@@ -38,34 +37,17 @@ floating_ips:
 )";
 
 Topology cloud() {
-    auto loaded = parse_topology(kCloud, "cloud.yaml");
-    INFO(format_mistakes(loaded.mistakes, "cloud.yaml"));
-    REQUIRE(loaded.topology);
-    return *loaded.topology;
+    return load_cloud(kCloud);
 }
 
 DesiredNetns root_of(std::size_t node) {
-    auto desired = desire(cloud(), node, {});
-    INFO((desired ? "" : desired.error().message()));
-    REQUIRE(desired);
-    return desired->netns.at("");
+    return desired_node(cloud(), node).netns.at("");
 }
 
 /// The node with its devices as they are before anything was built, and the VLAN device as build makes it.
 ActualNode with_vlan() {
-    ActualNode out;
+    ActualNode out = node_with({"lo", "eth0", "eth1", "eth2", "eth1.2001"});
     ActualNetns& root = out.netns[""];
-    root.ours = true;
-    int index = 0;
-    for (const char* name : {"lo", "eth0", "eth1", "eth2", "eth1.2001"}) {
-        Link link;
-        link.ifindex = ++index;
-        link.name = name;
-        link.mtu = 1500;
-        link.admin_up = true;
-        root.names[index] = name;
-        root.links[name] = link;
-    }
     Link& vlan = root.links.at("eth1.2001");
     vlan.kind = "vlan";
     vlan.alias = "fiplane:cloud";

@@ -6,9 +6,8 @@
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 
-#include "build/desired.hpp"
 #include "build/nft_tables.hpp"
-#include "topology/load.hpp"
+#include "build_support.hpp"
 
 namespace fiplane::build {
 namespace {
@@ -20,9 +19,7 @@ class Pod {
         INFO(format_mistakes(loaded.mistakes, "tricircle-pod2.yaml"));
         REQUIRE(loaded.topology);
         topology = std::move(*loaded.topology);
-        auto made = desire(topology, 0, Allocations{});
-        REQUIRE(made);
-        node = std::move(*made);
+        node = desired_node(topology, 0);
     }
 
     const DesiredNetns& namespace_of(const char* name) const {

@@ -6,8 +6,7 @@
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 
-#include "build/diff.hpp"
-#include "topology/load.hpp"
+#include "build_support.hpp"
 
 namespace fiplane::build {
 namespace {
@@ -38,17 +37,11 @@ floating_ips:
 )";
 
 Topology cloud() {
-    auto loaded = parse_topology(kCloud, "cloud.yaml");
-    INFO(format_mistakes(loaded.mistakes, "cloud.yaml"));
-    REQUIRE(loaded.topology);
-    return *loaded.topology;
+    return load_cloud(kCloud);
 }
 
 DesiredNode node(std::size_t index) {
-    auto desired = desire(cloud(), index, {});
-    INFO((desired ? "" : desired.error().message()));
-    REQUIRE(desired);
-    return std::move(*desired);
+    return desired_node(cloud(), index);
 }
 
 Mac mac(const char* text) {
@@ -57,20 +50,7 @@ Mac mac(const char* text) {
 
 /// A node as it is before anything was built.
 ActualNode bare() {
-    ActualNode out;
-    ActualNetns& root = out.netns[""];
-    root.ours = true;
-    int index = 0;
-    for (const char* name : {"lo", "eth0", "eth1", "eth2"}) {
-        Link link;
-        link.ifindex = ++index;
-        link.name = name;
-        link.mtu = 1500;
-        link.admin_up = true;
-        root.names[index] = name;
-        root.links[name] = link;
-    }
-    return out;
+    return node_with({"lo", "eth0", "eth1", "eth2"});
 }
 
 Link& add_link(ActualNode& actual, const std::string& name, const std::string& kind, const std::string& alias) {
