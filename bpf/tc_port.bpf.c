@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* tc ingress of a VM port: what the VM sends. */
 #define FL_CTX_SKB
-#define FL_ROUTES_VMS
+#define FL_ROUTES_SENDERS
 #include "lib/ctx.h"
 #include "lib/finish.h"
 #include "lib/overlay.h"

@@ -5,7 +5,7 @@
  * tc_tunnel.
  */
 #define FL_CTX_SKB
-#define FL_ROUTES_VMS
+#define FL_ROUTES_SENDERS
 #include "lib/ctx.h"
 #include "lib/finish.h"
 #include "lib/handover.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* XDP on the underlay device: what never needs an skb. All that it leaves is judged and counted by tc_underlay. */
 #define FL_CTX_XDP
-#define FL_ROUTES_VMS
+#define FL_ROUTES_SENDERS
 #include "lib/ctx.h"
 #include "lib/finish.h"
 #include "lib/overlay.h"

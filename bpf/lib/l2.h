@@ -35,15 +35,21 @@ fl_inline __u8 fl_inner_tos(const struct fl_ctx *ctx, const struct fl_frame *fra
 	return inner->eth.proto == bpf_htons(ETH_P_IPV6) ? ip[0] << 4 | ip[1] >> 4 : 0;
 }
 
-fl_inline struct fl_verdict fl_l2_stage(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_inner *inner)
+fl_inline const struct fl_fdb *fl_find_fdb(const struct fl_frame *frame, const struct fl_inner *inner)
 {
 	struct fl_fdb_key key = {.segment = frame->segment};
-	struct fl_verdict verdict;
-	const struct fl_fdb *row;
-	const struct fl_out *out;
 
 	*(struct fl_mac *)key.mac = inner->eth.dmac;
-	row = bpf_map_lookup_elem(&fl_fdb, &key);
+	return bpf_map_lookup_elem(&fl_fdb, &key);
+}
+
+/* @row: what fl_find_fdb() gives. */
+fl_inline struct fl_verdict fl_l2_stage(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_inner *inner,
+					const struct fl_fdb *row)
+{
+	struct fl_verdict verdict;
+	const struct fl_out *out;
+
 	if (!row || row->out.kind == FL_OUT_NONE)
 		return fl_to_linux(FL_REASON_UNKNOWN_MAC);
 	out = &row->out;

@@ -81,6 +81,17 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } fl_vms SEC(".maps");
 
+/* Segment, router and source -> the router domain of senders that are not in fl_vms. Read by all but tc_host.
+ * Absent: Linux routes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, FL_MAX_SENDERS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct fl_sender_key);
+	__type(value, struct fl_sender);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} fl_senders SEC(".maps");
+
 /* Router domain and destination -> the journey there. Read by all but tc_host, which also
  * write .last_use. Absent: fl_routes is asked. */
 struct {

@@ -18,22 +18,26 @@ fl_inline struct fl_verdict fl_ipv4_stages(struct fl_ctx *ctx, const struct fl_f
 					   const struct fl_source *port)
 {
 	struct fl_verdict verdict = fl_parse_ip(ctx, frame, inner);
+	struct fl_next *next;
+	struct fl_way way;
 
 	if (fl_is_decided(verdict))
 		return verdict;
 	if (port && port->flags & FL_SRC_CHECK && inner->ip.saddr != fl_ip(port->ip))
 		return fl_to_linux(FL_REASON_NOT_OWN_ADDRESS);
-#ifdef FL_ROUTES_VMS
-	if (frame->hook == FL_HOOK_TC_PORT || frame->flags & FL_SRC_ROUTED) {
-		verdict = fl_from_vm_stage(ctx, frame, inner);
+	way = fl_find_way(frame, inner);
+	if (fl_is_routed(&way)) {
+		verdict = fl_check_ip(frame, inner);
 		if (fl_is_decided(verdict))
 			return verdict;
+		next = fl_next_of(&way, inner->ip.daddr);
+		if (!next)
+			return fl_to_linux(FL_REASON_NO_DEST);
+		if (!(next->flags & FL_NEXT_LOCAL))
+			return fl_route(ctx, frame, inner, next, way.source);
+		way.fdb = fl_find_fdb(frame, inner);
 	}
-#endif
-	verdict = fl_fip_in_stage(ctx, frame, inner);
-	if (fl_is_decided(verdict))
-		return verdict;
-	return fl_l2_stage(ctx, frame, inner);
+	return fl_l2_stage(ctx, frame, inner, way.fdb);
 }
 
 fl_inline struct fl_verdict fl_overlay(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_source *port)
@@ -63,7 +67,7 @@ fl_inline struct fl_verdict fl_overlay(struct fl_ctx *ctx, const struct fl_frame
 	/* After adjust_room skb->protocol would still say IPv4, which bpf_redirect_peer's receiver believes. */
 	if (fl_is_underlay(frame))
 		return fl_to_linux(FL_REASON_TO_TUNNEL_DEV);
-	return fl_l2_stage(ctx, frame, &inner);
+	return fl_l2_stage(ctx, frame, &inner, fl_find_fdb(frame, &inner));
 }
 
 /* A plain frame of the device that the program is on. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Packets to and from floating IPs, and what a VM sends to its router otherwise.
+ * Packets to and from floating IPs, and what VMs and other routers send to a router otherwise.
  *
  *  in       a packet for a floating IP, addressed to the router port that owns it (fg- or qg-): the destination
  *           becomes the fixed IP.
@@ -9,12 +9,14 @@
  *           without a floating IP gets no further than those: what would have to be translated is Linux's.
  *  hairpin  out, and the destination is a floating IP of this node: both. The receiver must see the sender's floating
  *           IP, or its answer would go to the fixed IP, directly and untranslated.
+ *  transit  a packet of somebody behind another router, addressed to this one: nothing becomes something else.
  */
 #ifndef FL_ROUTE_H
 #define FL_ROUTE_H
 
 #include "lib/base.h"
 #include "lib/ctx.h"
+#include "lib/l2.h"
 #include "lib/maps.h"
 #include "lib/nat.h"
 #include "lib/output.h"
@@ -83,24 +85,44 @@ fl_inline struct fl_verdict fl_route(struct fl_ctx *ctx, const struct fl_frame *
 	return verdict;
 }
 
-/* A frame on an external segment. FL_CONTINUE if it is not addressed to a floating IP's router port. */
-fl_inline struct fl_verdict fl_fip_in_stage(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner)
+/* A packet for a floating IP, addressed to the router port that has it. */
+fl_inline struct fl_fip_in *fl_find_fip_in(const struct fl_frame *frame, const struct fl_inner *inner)
 {
 	struct fl_fip_key key = {.segment = frame->segment};
-	struct fl_verdict verdict;
 	struct fl_fip_in *row;
 
 	fl_set_ip(key.fip, inner->ip.daddr);
 	row = bpf_map_lookup_elem(&fl_fip_in, &key);
-	if (!row || !fl_same_mac(&inner->eth.dmac, fl_mac(row->router_mac)))
-		return fl_go_on();
-	verdict = fl_check_ip(frame, inner);
-	if (fl_is_decided(verdict))
-		return verdict;
-	return fl_route(ctx, frame, inner, &row->next, 0);
+	return row && fl_same_mac(&inner->eth.dmac, fl_mac(row->router_mac)) ? row : NULL;
 }
 
-#ifdef FL_ROUTES_VMS
+#ifdef FL_ROUTES_SENDERS
+
+/* A packet of a VM, addressed to a router that takes it. */
+fl_inline const struct fl_vm *fl_find_vm(const struct fl_frame *frame, const struct fl_inner *inner)
+{
+	struct fl_vm_key key = {.port = frame->port};
+	const struct fl_vm *vm;
+
+	if (frame->hook != FL_HOOK_TC_PORT && !(frame->flags & FL_SRC_ROUTED))
+		return NULL;
+	fl_set_ip(key.fixed, inner->ip.saddr);
+	*(struct fl_mac *)key.router_mac = inner->eth.dmac;
+	vm = bpf_map_lookup_elem(&fl_vms, &key);
+	return vm && fl_same_mac(&inner->eth.smac, fl_mac(vm->mac)) ? vm : NULL;
+}
+
+/* The router domain of a sender that is none of the VMs; 0 if Linux has to look at it. */
+fl_inline __u32 fl_sender_domain(const struct fl_frame *frame, const struct fl_inner *inner)
+{
+	struct fl_sender_key key = {.prefixlen = FL_SENDER_KEY_BITS + 32, .segment = frame->segment};
+	const struct fl_sender *sender;
+
+	*(struct fl_mac *)key.router_mac = inner->eth.dmac;
+	fl_set_ip(key.ip, inner->ip.saddr);
+	sender = bpf_map_lookup_elem(&fl_senders, &key);
+	return sender ? sender->domain : 0;
+}
 
 /* A prefix may be as wide as 0.0.0.0/0, so it does not prove that the address is one that is routed at all. */
 fl_inline struct fl_next *fl_find_next(__u32 domain, __be32 daddr)
@@ -117,29 +139,53 @@ fl_inline struct fl_next *fl_find_next(__u32 domain, __be32 daddr)
 	return bpf_map_lookup_elem(&fl_routes, &prefix);
 }
 
-/* A frame from a VM. FL_CONTINUE if it is not addressed to a router that takes the VM's packets. */
-fl_inline struct fl_verdict fl_from_vm_stage(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner)
-{
-	struct fl_vm_key key = {.port = frame->port};
-	const struct fl_vm *vm;
-	struct fl_verdict verdict;
-	struct fl_next *next;
+#endif
 
-	fl_set_ip(key.fixed, inner->ip.saddr);
-	*(struct fl_mac *)key.router_mac = inner->eth.dmac;
-	vm = bpf_map_lookup_elem(&fl_vms, &key);
-	if (!vm || !fl_same_mac(&inner->eth.smac, fl_mac(vm->mac)))
-		return fl_go_on();
-	verdict = fl_check_ip(frame, inner);
-	if (fl_is_decided(verdict))
-		return verdict;
-	next = fl_find_next(vm->domain, inner->ip.daddr);
-	if (!next)
-		return fl_to_linux(FL_REASON_NO_DEST);
-	if (next->flags & FL_NEXT_LOCAL)
-		return fl_go_on();
-	return fl_route(ctx, frame, inner, next, fl_ip(vm->fip));
+/* What says where a packet goes: a router's row or domain, or else its destination's MAC. */
+struct fl_way {
+	struct fl_fip_in *fip_in;
+	__u32 domain; /* of fl_dests and fl_routes; 0: none */
+	__be32 source; /* what the source becomes where the journey translates it: itself, of who has no floating IP */
+	const struct fl_fdb *fdb; /* NULL if the MAC is not known, or was not asked for */
+};
+
+fl_inline struct fl_way fl_find_way(const struct fl_frame *frame, const struct fl_inner *inner)
+{
+	struct fl_way way = {.source = inner->ip.saddr};
+#ifdef FL_ROUTES_SENDERS
+	const struct fl_vm *vm = fl_find_vm(frame, inner);
+
+	if (vm) {
+		way.domain = vm->domain;
+		way.source = fl_ip(vm->fip);
+		return way;
+	}
+#endif
+	way.fip_in = fl_find_fip_in(frame, inner);
+	if (way.fip_in)
+		return way;
+	way.fdb = fl_find_fdb(frame, inner);
+#ifdef FL_ROUTES_SENDERS
+	if (way.fdb && way.fdb->out.kind == FL_OUT_ROUTER)
+		way.domain = fl_sender_domain(frame, inner);
+#endif
+	return way;
 }
 
+fl_inline bool fl_is_routed(const struct fl_way *way)
+{
+	return way->fip_in || way->domain;
+}
+
+fl_inline struct fl_next *fl_next_of(const struct fl_way *way, __be32 daddr)
+{
+	if (way->fip_in)
+		return &way->fip_in->next;
+#ifdef FL_ROUTES_SENDERS
+	return fl_find_next(way->domain, daddr);
+#else
+	return NULL;
 #endif
+}
+
 #endif

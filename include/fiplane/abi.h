@@ -25,10 +25,11 @@
 #endif
 
 /* Raised with every change of a key or value layout: an agent that finds another number rebuilds the maps. */
-#define FL_ABI_LAYOUT 4
+#define FL_ABI_LAYOUT 5
 
 #define FL_MAX_FLOATING_IPS 131072
 #define FL_MAX_VMS 262144
+#define FL_MAX_SENDERS 65536
 #define FL_MAX_DESTS 262144
 #define FL_MAX_FDB 131072
 #define FL_MAX_PORTS 16384
@@ -90,7 +91,8 @@ enum fl_class {
 	X(LEARN, SLOW, "source MAC is new on this port: the bridge learns it") \
 	X(UNKNOWN_MAC, SLOW, "destination MAC is not in fl_fdb") \
 	X(SAME_PORT, SLOW, "would leave by the port that it came from, or both ports are isolated") \
-	X(TO_ROUTER, SLOW, "addressed to a router: destination not in fl_fip_in, sender not in fl_vms") \
+	X(TO_ROUTER, SLOW, \
+	  "addressed to a router: destination not in fl_fip_in, sender neither in fl_vms nor in fl_senders") \
 	X(NO_DEST, SLOW, "no proven next hop for this destination in fl_dests or fl_routes") \
 	X(NOT_IPV4, SLOW, "routed packet that is not IPv4") \
 	X(IP_OPTIONS, SLOW, "IPv4 options") \
@@ -293,6 +295,24 @@ struct fl_vm {
 	__u32 domain; /* which rows of fl_dests and fl_routes apply */
 };
 
+/*
+ * fl_senders (LPM trie): who else sends to a router of this node: hosts behind another router, from which nothing is
+ * translated. Asked after fl_vms, for frames to a MAC that fl_fdb calls a router's.
+ */
+#define FL_SENDER_KEY_BITS 96 /* in front of .ip */
+
+struct fl_sender_key {
+	__u32 prefixlen; /* FL_SENDER_KEY_BITS plus the prefix's own length */
+	__u32 segment;
+	__u8 router_mac[6]; /* that the frame is addressed to */
+	__u8 pad[2];
+	__u8 ip[4]; /* source */
+};
+
+struct fl_sender {
+	__u32 domain; /* which rows of fl_dests and fl_routes apply; 0: left to Linux */
+};
+
 /* fl_dests: where a router domain's packets for one address go. Value: struct fl_next. */
 struct fl_dest_key {
 	__u32 domain;
@@ -351,6 +371,8 @@ FL_STATIC_ASSERT(sizeof(struct fl_fip_key) == 8, "fl_fip_key");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_in) == 88, "fl_fip_in");
 FL_STATIC_ASSERT(sizeof(struct fl_vm_key) == 16, "fl_vm_key");
 FL_STATIC_ASSERT(sizeof(struct fl_vm) == 16, "fl_vm");
+FL_STATIC_ASSERT(sizeof(struct fl_sender_key) == 20, "fl_sender_key");
+FL_STATIC_ASSERT(sizeof(struct fl_sender) == 4, "fl_sender");
 FL_STATIC_ASSERT(sizeof(struct fl_dest_key) == 8, "fl_dest_key");
 FL_STATIC_ASSERT(sizeof(struct fl_route_key) == 12, "fl_route_key");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_stat_key) == 4, "fl_fip_stat_key");

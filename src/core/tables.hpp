@@ -62,6 +62,7 @@ struct Tables {
     Table<fl_arp_key, fl_arp> arp;
     Table<fl_fip_key, fl_fip_in> fip_in;
     Table<fl_vm_key, fl_vm> vms;
+    Table<fl_sender_key, fl_sender> senders;
     Table<fl_dest_key, fl_next> dests;
     Table<fl_route_key, fl_next> routes;
 };

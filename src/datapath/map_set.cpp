@@ -52,6 +52,11 @@ std::string describe(const fl_fip_key& key) {
 std::string describe(const fl_vm_key& key) {
     return fmt::format("{} on port {} to router {}", ip(key.fixed), key.port, mac(key.router_mac));
 }
+std::string describe(const fl_sender_key& key) {
+    const auto length = key.prefixlen > FL_SENDER_KEY_BITS ? key.prefixlen - FL_SENDER_KEY_BITS : 0;
+    return fmt::format("senders {}/{} to router {} in segment {}", ip(key.ip), length, mac(key.router_mac),
+                       key.segment);
+}
 std::string describe(const fl_dest_key& key) {
     return fmt::format("{} in domain {:#x}", ip(key.ip), key.domain);
 }
@@ -92,6 +97,7 @@ Result<MapSet> MapSet::open(const std::function<Result<UniqueFd>(std::string_vie
     std::optional<Map<fl_arp_key, fl_arp>> arp;
     std::optional<Map<fl_fip_key, fl_fip_in>> fip_in;
     std::optional<Map<fl_vm_key, fl_vm>> vms;
+    std::optional<Map<fl_sender_key, fl_sender>> senders;
     std::optional<Map<fl_dest_key, fl_next>> dests;
     std::optional<Map<fl_route_key, fl_next>> routes;
     need(kMapName<fl_source_key>, sources);
@@ -100,12 +106,14 @@ Result<MapSet> MapSet::open(const std::function<Result<UniqueFd>(std::string_vie
     need(kMapName<fl_arp_key>, arp);
     need(kMapName<fl_fip_key>, fip_in);
     need(kMapName<fl_vm_key>, vms);
+    need(kMapName<fl_sender_key>, senders);
     need(kMapName<fl_dest_key>, dests);
     need(kMapName<fl_route_key>, routes);
     if (!failed) return pass_on(failed);
-    return MapSet(std::move(*config), std::move(*counters), std::move(*stats), std::move(*devices),
-                  TableMaps(std::move(*sources), std::move(*tunnels), std::move(*fdb), std::move(*arp),
-                            std::move(*fip_in), std::move(*vms), std::move(*dests), std::move(*routes)));
+    return MapSet(
+        std::move(*config), std::move(*counters), std::move(*stats), std::move(*devices),
+        TableMaps(std::move(*sources), std::move(*tunnels), std::move(*fdb), std::move(*arp), std::move(*fip_in),
+                  std::move(*vms), std::move(*senders), std::move(*dests), std::move(*routes)));
 }
 
 Result<MapContents> MapSet::read() const {
@@ -133,6 +141,7 @@ Result<Tables> MapSet::read_tables() const {
     if (done) done = read_table(out.arp);
     if (done) done = read_table(out.fip_in);
     if (done) done = read_table(out.vms);
+    if (done) done = read_table(out.senders);
     if (done) done = read_table(out.dests);
     if (done) done = read_table(out.routes);
     if (!done) return pass_on(done);

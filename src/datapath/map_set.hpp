@@ -45,6 +45,8 @@ inline constexpr std::string_view kMapName<fl_fip_key> = "fl_fip_in";
 template <>
 inline constexpr std::string_view kMapName<fl_vm_key> = "fl_vms";
 template <>
+inline constexpr std::string_view kMapName<fl_sender_key> = "fl_senders";
+template <>
 inline constexpr std::string_view kMapName<fl_dest_key> = "fl_dests";
 template <>
 inline constexpr std::string_view kMapName<fl_route_key> = "fl_routes";
@@ -64,6 +66,7 @@ inline constexpr std::array kSharedMaps = {
     kMapName<fl_arp_key>,
     kMapName<fl_fip_key>,
     kMapName<fl_vm_key>,
+    kMapName<fl_sender_key>,
     kMapName<fl_dest_key>,
     kMapName<fl_route_key>,
     kMapName<fl_fip_stat_key>,
@@ -78,6 +81,7 @@ inline constexpr std::array kSharedMaps = {
 [[nodiscard]] std::string describe(const fl_arp_key& key);
 [[nodiscard]] std::string describe(const fl_fip_key& key);
 [[nodiscard]] std::string describe(const fl_vm_key& key);
+[[nodiscard]] std::string describe(const fl_sender_key& key);
 [[nodiscard]] std::string describe(const fl_dest_key& key);
 [[nodiscard]] std::string describe(const fl_route_key& key);
 [[nodiscard]] std::string describe(const fl_fip_stat_key& key);
@@ -141,7 +145,7 @@ class MapSet {
   private:
     using TableMaps = std::tuple<Map<fl_source_key, fl_source>, Map<fl_tunnel_key, fl_tunnel>, Map<fl_fdb_key, fl_fdb>,
                                  Map<fl_arp_key, fl_arp>, Map<fl_fip_key, fl_fip_in>, Map<fl_vm_key, fl_vm>,
-                                 Map<fl_dest_key, fl_next>, Map<fl_route_key, fl_next>>;
+                                 Map<fl_sender_key, fl_sender>, Map<fl_dest_key, fl_next>, Map<fl_route_key, fl_next>>;
     using Config = Map<__u32, fl_config>;
     using Counters = PerCpuMap<__u32, fl_counter>;
     using Stats = PerCpuMap<fl_fip_stat_key, fl_fip_stat>;

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <ranges>
 #include <set>
 #include <string>
 #include <tuple>
@@ -31,8 +32,9 @@
 namespace fiplane {
 
 /// The order of additions; removals go from its end to its beginning.
-inline constexpr std::tuple kAdditionOrder{&Tables::tunnels, &Tables::arp, &Tables::fdb,    &Tables::dests,
-                                           &Tables::routes,  &Tables::vms, &Tables::fip_in, &Tables::sources};
+inline constexpr std::tuple kAdditionOrder{&Tables::tunnels, &Tables::arp,    &Tables::fdb,
+                                           &Tables::dests,   &Tables::routes, &Tables::vms,
+                                           &Tables::senders, &Tables::fip_in, &Tables::sources};
 
 /// The stamp that a program writes into a row, or null for rows without one.
 template <typename V>
@@ -253,10 +255,12 @@ class TableSync {
         return out;
     }
 
+    /// From the end, since prefixes are ordered by their length: what takes a part out of a wider one comes before it.
+    /// Removals go the other way.
     template <typename K, typename V>
     [[nodiscard]] Result<> write_rows(Table<K, V> Tables::* member, const Table<K, V>& rows) {
         auto& known = actual_.tables.*member;
-        for (const auto& [key, wanted] : rows) {
+        for (const auto& [key, wanted] : std::views::reverse(rows)) {
             V value = wanted;
             const bool replaces = known.contains(key);
             if (replaces) {

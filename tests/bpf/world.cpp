@@ -180,6 +180,15 @@ void World::set_vm(std::uint32_t port, Ipv4 from, const Mac& from_mac, Ipv4 beco
     programs.put("fl_vms", vm_key(port, from), row);
 }
 
+void World::set_senders(std::uint32_t segment, const Mac& router, const Prefix& sources, std::uint32_t domain) {
+    fl_sender_key key{};
+    key.prefixlen = FL_SENDER_KEY_BITS + sources.length;
+    key.segment = segment;
+    copy(router, key.router_mac);
+    copy(sources.address, key.ip);
+    programs.put("fl_senders", key, fl_sender{.domain = domain});
+}
+
 void World::set_dest(Ipv4 address, const fl_next& next) {
     fl_dest_key key{.domain = kDomain, .ip = {}};
     copy(address, key.ip);

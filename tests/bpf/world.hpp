@@ -83,6 +83,8 @@ struct World {
     /// A VM sends to its router by this port of the tenant segment. `becomes`: its floating IP; unset: it has none.
     void set_vm(std::uint32_t port, Ipv4 from, const Mac& from_mac, Ipv4 becomes);
     void remove_vm(std::uint32_t port, Ipv4 from);
+    /// Others that send to a router of a segment; domain 0: they are left to Linux.
+    void set_senders(std::uint32_t segment, const Mac& router, const Prefix& sources, std::uint32_t domain = kDomain);
     void set_fdb(std::uint32_t segment, const Mac& address, const fl_out& out);
     /// The stamp of a MAC's row; none if there is no row.
     [[nodiscard]] std::optional<std::uint32_t> last_use_of(std::uint32_t segment, const Mac& address) const;

@@ -237,6 +237,9 @@ inline Tables some_tables(std::uint8_t fips = 3) {
         .segment = 7, .ifindex = 8, .mac = {}, .outer_len = 50, .pad = 0, .flags = 0};
     tables.fdb[{.segment = 7, .mac = {0xfa, 1}, .pad = {}}].out = next_to(1).out;
     tables.arp[{.segment = 7, .ip = {172, 24, 5, 1}}] = {.mac = {0xfa, 2}, .flags = 0, .pad = 0};
+    tables.senders[{
+        .prefixlen = FL_SENDER_KEY_BITS + 16, .segment = 7, .router_mac = {0xfa}, .pad = {}, .ip = {10, 9}}] = {
+        .domain = 0xd0};
     tables.routes[{.prefixlen = 32 + 24, .domain = 0xd0, .ip = {10, 0, 0, 0}}] = next_to(200);
     for (std::uint8_t i = 1; i <= fips; ++i) {
         tables.dests[dest_key(i)] = next_to(i);
@@ -254,7 +257,8 @@ bool same_table(const Table<K, V>& a, const Table<K, V>& b) {
 inline bool same_tables(const Tables& a, const Tables& b) {
     return same_bytes(a.config, b.config) && same_table(a.sources, b.sources) && same_table(a.tunnels, b.tunnels) &&
            same_table(a.fdb, b.fdb) && same_table(a.arp, b.arp) && same_table(a.fip_in, b.fip_in) &&
-           same_table(a.vms, b.vms) && same_table(a.dests, b.dests) && same_table(a.routes, b.routes);
+           same_table(a.vms, b.vms) && same_table(a.senders, b.senders) && same_table(a.dests, b.dests) &&
+           same_table(a.routes, b.routes);
 }
 
 }  // namespace fiplane::test

@@ -86,6 +86,7 @@ class WatchingStore {
         if constexpr (std::is_same_v<K, fl_arp_key>) return held.tables.arp;
         if constexpr (std::is_same_v<K, fl_fip_key>) return held.tables.fip_in;
         if constexpr (std::is_same_v<K, fl_vm_key>) return held.tables.vms;
+        if constexpr (std::is_same_v<K, fl_sender_key>) return held.tables.senders;
         if constexpr (std::is_same_v<K, fl_dest_key>) return held.tables.dests;
         if constexpr (std::is_same_v<K, fl_route_key>) return held.tables.routes;
     }
@@ -104,7 +105,7 @@ class WatchingStore {
         const auto complete = [this](auto member) { return diff(goal->*member, held.tables.*member).upserts.empty(); };
         if (!complete(&Tables::tunnels) || !complete(&Tables::arp) || !complete(&Tables::fdb) ||
             !complete(&Tables::dests) || !complete(&Tables::routes) || !complete(&Tables::vms) ||
-            !complete(&Tables::fip_in)) {
+            !complete(&Tables::senders) || !complete(&Tables::fip_in)) {
             first_gap = "source opened before the rest was there";
         }
     }
@@ -123,12 +124,16 @@ class WatchingStore {
         for (const auto& key : devices_of(held.tables)) {
             if (!held.devices.contains(key)) return "XDP output without its device";
         }
+        const auto has_next_hop = [this](__u32 domain) {
+            const auto same_domain = [domain](const auto& row) { return row.first.domain == domain; };
+            return std::ranges::any_of(held.tables.dests, same_domain) ||
+                   std::ranges::any_of(held.tables.routes, same_domain);
+        };
         for (const auto& [key, value] : held.tables.vms) {
-            const auto same_domain = [&domain = value.domain](const auto& row) { return row.first.domain == domain; };
-            if (std::ranges::none_of(held.tables.dests, same_domain) &&
-                std::ranges::none_of(held.tables.routes, same_domain)) {
-                return "a VM without any next hop";
-            }
+            if (!has_next_hop(value.domain)) return "a VM without any next hop";
+        }
+        for (const auto& [key, value] : held.tables.senders) {
+            if (!has_next_hop(value.domain)) return "senders without any next hop";
         }
         for (const auto& [key, value] : held.tables.sources) {
             const auto same_segment = [&segment = value.segment](const auto& row) {
@@ -166,6 +171,9 @@ class Generator {
             value.fip[3] = byte(5);
             value.domain = domain;
             out.vms[{.port = 1 + pick(3), .fixed = {10, 0, 0, byte(3)}, .router_mac = {}, .pad = {}}] = value;
+            out.senders[{
+                .prefixlen = FL_SENDER_KEY_BITS + 8, .segment = 1 + pick(3), .router_mac = {}, .pad = {}, .ip = {10}}] =
+                {.domain = domain};
         }
         for (std::uint32_t i = pick(5); i > 0; --i) {
             fl_fip_in value{};

@@ -58,6 +58,7 @@ std::string describe_difference(const Tables& wanted, const Tables& found) {
     add("fl_arp", diff(wanted.arp, found.arp));
     add("fl_fip_in", diff(wanted.fip_in, found.fip_in));
     add("fl_vms", diff(wanted.vms, found.vms));
+    add("fl_senders", diff(wanted.senders, found.senders));
     add("fl_dests", diff(wanted.dests, found.dests));
     add("fl_routes", diff(wanted.routes, found.routes));
     if (!same_bytes(wanted.config, found.config)) text += " fl_config;";
@@ -66,7 +67,8 @@ std::string describe_difference(const Tables& wanted, const Tables& found) {
 
 std::size_t rows(const Tables& tables) {
     return tables.sources.size() + tables.tunnels.size() + tables.fdb.size() + tables.arp.size() +
-           tables.fip_in.size() + tables.vms.size() + tables.dests.size() + tables.routes.size();
+           tables.fip_in.size() + tables.vms.size() + tables.senders.size() + tables.dests.size() +
+           tables.routes.size();
 }
 
 /// A node as fiplane builds it, with two VMs, observed and compiled in this process.

@@ -18,7 +18,8 @@ constexpr std::uint32_t kB = 30;
 constexpr std::uint32_t kA2 = 40;
 constexpr std::uint32_t kDomainA = 7;
 constexpr std::uint32_t kDomainB = 8;
-constexpr std::uint32_t kDomainFixed = 9;  // of VMs without a floating IP, and of a router that has none
+constexpr std::uint32_t kDomainTransit = 11;  // of who comes to B's router from outside, for fixed addresses
+constexpr std::uint32_t kDomainFixed = 9;     // of VMs without a floating IP, and of a router that has none
 constexpr std::uint32_t kMtu = 1450;
 constexpr std::uint32_t kNarrowMtu = 600;
 
@@ -113,6 +114,10 @@ void Cloud::add_journeys() {
     const auto leave = [](const Mac& to, const Mac& router, std::uint32_t hops, const Exit& exit) {
         return Journey{.dmac = to, .smac = router, .hops = hops, .mtu = kMtu, .snat = true, .exit = exit};
     };
+    const auto untranslated = [](Journey journey) {
+        journey.dnat = {};
+        return journey;
+    };
     const Journey to_a1 = deliver("a1", kQrA, 2);
     const Journey to_a2 = deliver("a2", kQrA, 2);
     const Journey to_b1 = deliver("b1", kQrB, 1);
@@ -131,6 +136,11 @@ void Cloud::add_journeys() {
            {80, ip("10.1.0.8"), kVm8, kQrB, ip("172.24.5.29"), kDomainB},
            {104, ip("10.2.0.9"), kVm2009, kQrA2, {}, kDomainFixed},
            {101, ip("10.1.0.5"), kVm5, kQrA3, {}, kDomainFixed}};
+
+    senders = {{kA, kQrA3, prefix("10.9.0.0/16"), kDomainFixed},
+               {kA, kQrA3, prefix("10.9.3.0/24"), 0},
+               {kEx, kQg, prefix("10.8.0.0/16"), kDomainTransit},
+               {kEx, kQg, prefix("10.8.0.9/32"), 0}};
 
     const Journey host = leave(kBrEx, kFg, 2, {.kind = FL_OUT_HOST, .ifindex = kEx, .mtu = kMtu});
     const Journey stay_in_a{.dmac = kVm2009, .smac = kQrA2, .hops = 1, .mtu = kMtu, .exit = to_port("a4")};
@@ -158,7 +168,9 @@ void Cloud::add_journeys() {
              {kDomainFixed, prefix("10.1.0.6/32"), plain(kVm6, to_port("a2"))},
              {kDomainFixed, prefix("10.2.0.9/32"), stay_in_a},
              {kDomainFixed, prefix("10.3.0.0/16"), plain(kVm8, to_tunnel(kA, kPeer2))},
-             {kDomainFixed, prefix("10.3.7.0/24"), {}}};
+             {kDomainFixed, prefix("10.3.7.0/24"), {}},
+             {kDomainTransit, prefix("10.1.0.5/32"), untranslated(to_b1)},
+             {kDomainTransit, prefix("10.1.0.8/32"), untranslated(to_b8)}};
 }
 
 const CloudSegment* Cloud::segment(std::uint32_t bridge) const {

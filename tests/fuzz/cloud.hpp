@@ -110,6 +110,14 @@ struct VmRow {
     std::uint32_t domain;
 };
 
+/// Everybody of a prefix, behind another router of the segment. Domain 0: left to Linux.
+struct SenderRow {
+    std::uint32_t segment;
+    Mac router_mac;
+    Prefix sources;
+    std::uint32_t domain;
+};
+
 /// Length 32 is a row of fl_dests, a shorter prefix one of fl_routes.
 struct DestRow {
     std::uint32_t domain;
@@ -135,6 +143,7 @@ class Cloud {
     std::vector<ArpRow> arp;
     std::vector<FipInRow> fip_in;
     std::vector<VmRow> vms;
+    std::vector<SenderRow> senders;
     std::vector<DestRow> dests;
 
     [[nodiscard]] const CloudSegment* segment(std::uint32_t bridge) const;

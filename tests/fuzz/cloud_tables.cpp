@@ -135,6 +135,14 @@ class Writer {
             value.domain = row.domain;
             put("fl_vms", key, value);
         }
+        for (const SenderRow& row : cloud_.senders) {
+            fl_sender_key key{};
+            key.prefixlen = FL_SENDER_KEY_BITS + row.sources.length;
+            key.segment = row.segment;
+            copy(row.router_mac, key.router_mac);
+            copy(row.sources.address, key.ip);
+            put("fl_senders", key, fl_sender{.domain = row.domain});
+        }
         for (const DestRow& row : cloud_.dests)
             destination(row);
     }

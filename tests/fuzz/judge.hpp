@@ -69,6 +69,8 @@ class Judge {
     [[nodiscard]] Complaint check_l2(const Input& input, fl_reason reason) const;
     [[nodiscard]] Complaint check_routed(const Input& input, fl_reason reason);
     [[nodiscard]] Complaint check_routable(const Input& input) const;
+    [[nodiscard]] const Journey* find_destination(std::uint32_t domain, Ipv4 dst) const;
+    [[nodiscard]] const Journey* find_transit(const Input& input, Ipv4 src, Ipv4 dst) const;
     [[nodiscard]] const Journey* find_journey(const Input& input, Ipv4& fip) const;
     [[nodiscard]] Complaint check_exit(const Exit& expected) const;
     /// Rewrites what may change in `expected_` and says which checksums of the output are wrong.

@@ -115,6 +115,29 @@ Judge::Complaint Judge::check_arp_reply(const Input& input, const Outcome& outco
     return std::ranges::equal(expected_, outcome.frame) ? Complaint{} : "ARP reply in its tunnel";
 }
 
+/// What a router domain says of a destination: the longest prefix.
+const Journey* Judge::find_destination(std::uint32_t domain, Ipv4 dst) const {
+    const DestRow* best = nullptr;
+    for (const DestRow& row : cloud_.dests) {
+        if (row.domain != domain || !row.prefix.contains(dst)) continue;
+        if (row.prefix.length < 32 && is_martian(dst)) continue;
+        if (best == nullptr || row.prefix.length > best->prefix.length) best = &row;
+    }
+    return best == nullptr || best->journey.exit.kind == FL_OUT_NONE ? nullptr : &best->journey;
+}
+
+/// Of who is behind another router; tc_host knows VMs' routers only.
+const Journey* Judge::find_transit(const Input& input, Ipv4 src, Ipv4 dst) const {
+    const SenderRow* best = nullptr;
+    for (const SenderRow& row : cloud_.senders) {
+        if (row.segment != in_.segment->bridge || !has_mac(in_.frame, 0, row.router_mac)) continue;
+        if (!row.sources.contains(src)) continue;
+        if (best == nullptr || row.sources.length > best->sources.length) best = &row;
+    }
+    if (best == nullptr || input.hook == FL_HOOK_TC_HOST) return nullptr;
+    return find_destination(best->domain, dst);
+}
+
 /// The row that Linux's routers amount to. `fip`: what the source becomes.
 const Journey* Judge::find_journey(const Input& input, Ipv4& fip) const {
     const Ipv4 src = read_ip(in_.frame, 26);
@@ -127,18 +150,12 @@ const Journey* Judge::find_journey(const Input& input, Ipv4& fip) const {
     });
     if (out != cloud_.vms.end()) {
         fip = out->fip;
-        const DestRow* best = nullptr;
-        for (const DestRow& row : cloud_.dests) {
-            if (row.domain != out->domain || !row.prefix.contains(dst)) continue;
-            if (row.prefix.length < 32 && is_martian(dst)) continue;
-            if (best == nullptr || row.prefix.length > best->prefix.length) best = &row;
-        }
-        return best == nullptr || best->journey.exit.kind == FL_OUT_NONE ? nullptr : &best->journey;
+        return find_destination(out->domain, dst);
     }
     const auto in = std::ranges::find_if(cloud_.fip_in, [&](const FipInRow& each) {
         return each.segment == in_.segment->bridge && each.fip == dst && has_mac(in_.frame, 0, each.router_mac);
     });
-    return in == cloud_.fip_in.end() ? nullptr : &in->journey;
+    return in == cloud_.fip_in.end() ? find_transit(input, src, dst) : &in->journey;
 }
 
 Judge::Complaint Judge::check_routable(const Input& input) const {

@@ -83,6 +83,8 @@ class Maker {
         traffic_ = Traffic::kToRouter;
         for (const VmRow& row : cloud_.vms)
             to_router(row);
+        for (const SenderRow& row : cloud_.senders)
+            through_router(row);
         traffic_ = Traffic::kInSegment;
         for (const CloudPort& port : cloud_.ports)
             in_segment(port);
@@ -164,6 +166,19 @@ class Maker {
             if (dest.domain == row.domain) add_flow({segment, row.router_mac, row.vm_mac, row.fixed, to}, port);
         }
         add_flow({segment, row.router_mac, row.vm_mac, row.fixed, ip("192.0.2.77")}, port);
+    }
+
+    /// From behind another router of the segment, to all that the router knows.
+    void through_router(const SenderRow& row) {
+        const Ipv4 from{row.sources.address.value | (row.sources.length == 32 ? 0U : 7U)};
+        const FdbRow& neighbour = *std::ranges::find_if(cloud_.fdb, [&row](const FdbRow& each) {
+            return each.segment == row.segment && each.exit.kind == FL_OUT_TUNNEL;
+        });
+        for (const DestRow& dest : cloud_.dests) {
+            const Ipv4 to{dest.prefix.address.value | (dest.prefix.length == 32 ? 0U : 9U)};
+            if (row.domain == 0 || dest.domain == row.domain)
+                add_flow({row.segment, row.router_mac, neighbour.mac, from, to}, nullptr);
+        }
     }
 
     /// From a VM to every MAC of its segment, and from another VM to it.

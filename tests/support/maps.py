@@ -10,7 +10,7 @@ from lab import LabNode
 
 PINS = "/sys/fs/bpf/fiplane/maps"
 TABLES = (
-    "fl_config", "fl_sources", "fl_tunnels", "fl_fdb", "fl_arp", "fl_fip_in", "fl_vms", "fl_dests", "fl_routes",
+    "fl_config", "fl_sources", "fl_tunnels", "fl_fdb", "fl_arp", "fl_fip_in", "fl_vms", "fl_senders", "fl_dests", "fl_routes",
 )  # fmt: skip
 
 
