@@ -112,6 +112,7 @@ void mark_wire_to_wire(World& world) {
     const bool found =
         std::ranges::any_of(tables.fip_in, [](const auto& row) { return row.second.next.out.kind == FL_OUT_TUNNEL; }) ||
         std::ranges::any_of(tables.tunnels, [](const auto& row) { return (row.second.flags & FL_SRC_ROUTED) != 0; }) ||
+        !tables.senders.empty() ||
         std::ranges::any_of(world.l2.segments(), [](const auto& entry) { return relays(entry.second); });
     for (DeviceRole& device : world.out.devices) {
         device.wire_to_wire = found && device.kind == DeviceRole::Kind::kUnderlay;

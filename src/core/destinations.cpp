@@ -55,15 +55,31 @@ class Regions {
 /// is: only conntrack knows to translate the answer back. That is where a router translates whatever comes in, as a
 /// legacy one.
 bool answers_need_state(const Domain& domain, const Prefix& region, const Journey& journey) {
-    const Host& host = domain.hosts.front();
-    if (journey.snat || !host.fip) return false;
-    const nf::Evaluator& netfilter = host.leg->router->netfilter();
+    if (journey.snat || !domain.fip) return false;
+    const nf::Evaluator& netfilter = domain.leg->router->netfilter();
     if (region.length == 32 && netfilter.snats().contains(region.address)) return false;
     nf::Packet question;
     question.iifname = journey.via;
-    question.daddr = Prefix::host(*host.fip);
+    question.daddr = Prefix::host(*domain.fip);
     const nf::Outcome outcome = netfilter.evaluate(nf::Hook::kPrerouting, question);
     return outcome.dnat || outcome.stopped || outcome.by_source;
+}
+
+/// Would the journey's rows leave some of the domain's senders out? Martians aside, for whom there are none.
+bool leaves_senders_out(const Domain& domain, const Journey& journey) {
+    return std::ranges::any_of(domain.senders, [&](const Prefix& sources) {
+        return std::ranges::any_of(journey.claims, [&](const SourceClaim& claim) {
+            return claim.kind != SourceClaim::Kind::kNotOwn && !exceptions(claim, sources).empty();
+        });
+    });
+}
+
+/// A sender's packet that goes back where it came from. Where only a default route leads there, nobody has a reason to
+/// send one, and its row would take room; and it is never worth senders whose packets go on.
+bool is_turned_back_in_vain(const Domain& domain, const Journey& journey) {
+    if (domain.senders.empty() || journey.via != domain.leg->leg->name) return false;
+    const bool from_anywhere = domain.senders.size() == 1 && domain.senders.front().length == 0;
+    return from_anywhere || leaves_senders_out(domain, journey);
 }
 
 /// Takes a journey's result into the tree.
@@ -84,7 +100,7 @@ void add_destination(DestinationTree& tree, const Domain& domain, const Prefix& 
     if (!journey.snat) return;
     if (snat_by.empty()) snat_by = journey.snat_by;
     // fl_vm has one address for all destinations, and every host must get its own by the same map.
-    if (*journey.snat != domain.hosts.front().fip || journey.snat_by != snat_by) {
+    if (journey.snat != domain.fip || journey.snat_by != snat_by) {
         tree.refusal = "the source becomes another address for some destinations";
     }
 }
@@ -159,8 +175,6 @@ Rows make_rows(const Domain& domain, const DestinationTree& tree) {
 DestinationTree walk_destinations(World& world, const Domain& domain, std::vector<Ipv4> left_out) {
     DestinationTree tree;
     tree.left_out = std::move(left_out);
-    const Host& host = domain.hosts.front();
-    const Source source{Source::Kind::kKnown, host.address};
     std::string snat_by;
     Regions regions(tree.left_out);
     regions.add({{0}, 0});
@@ -171,7 +185,8 @@ DestinationTree walk_destinations(World& world, const Domain& domain, std::vecto
             tree.destinations[*region] = {};
             continue;
         }
-        Journey journey = world.walker.walk(*host.leg, source, *region, false);
+        Journey journey = world.walker.walk(*domain.leg, domain.source, *region, false);
+        if (is_turned_back_in_vain(domain, journey)) journey.fast = false;
         // A region stands for addresses that nobody on the way treats apart: those have regions of their own.
         if (region->length < 32) {
             for (const NetnsIndex* netns : journey.visited)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// fl_vms: hosts that send to a router of this node, grouped into router domains.
+// fl_vms and fl_senders: who sends to a router of this node, grouped into router domains.
 #include "core/domains.hpp"
 
 #include <fmt/format.h>
@@ -45,8 +45,13 @@ class Domains {
     };
     using HostKey = std::pair<NetnsName, Ipv4>;
 
+    void index_translators();
     void find_hosts(const BridgePort& leg);
-    [[nodiscard]] std::optional<Host> find_host(const BridgePort& leg, const Neighbour& neighbour);
+    void find_routed_hosts(const BridgePort& leg);
+    void find_senders(const BridgePort& leg);
+    [[nodiscard]] std::optional<Host> find_host(const BridgePort& leg, Ipv4 address, const Neighbour& next_hop);
+    void find_fip_elsewhere(Host& host);
+    void group(const Host& host);
     [[nodiscard]] bool serves_untranslated(const BridgePort& leg, bool remote) const;
     [[nodiscard]] bool find_fip(Host& host);
     void number();
@@ -57,29 +62,30 @@ class Domains {
     void add_host(const Domain& domain, const Host& host, const DestinationTree& tree);
     void mark_tunnels();
     void complete_reports();
-    void refuse(const Host& host, std::string reason) {
-        verdicts_[{host.leg->router->name(), host.address}].reason = std::move(reason);
-    }
+    [[nodiscard]] Verdict& verdict_of(const Host& host) { return verdicts_[{host.translator->name(), host.address}]; }
+    void refuse(const Host& host, std::string reason) { verdict_of(host).reason = std::move(reason); }
 
     World& world_;
     std::map<std::string, Domain> domains_;
-    std::size_t translated_ = 0;  ///< domains of hosts with a floating IP
+    std::map<Ipv4, std::vector<const NetnsIndex*>> translators_;  ///< of a fixed IP's source
+    std::size_t translated_ = 0;                                  ///< domains of hosts with a floating IP
     std::size_t work_ = 0;
     std::map<HostKey, Verdict> verdicts_;
 };
 
-/// The VM behind a neighbour entry, if it is on a port of this node or behind a tunnel from which frames may be taken.
-std::optional<Host> Domains::find_host(const BridgePort& leg, const Neighbour& neighbour) {
-    Verdict& verdict = verdicts_[{leg.router->name(), neighbour.address}];
-    if (!neighbour.usable()) {
+/// The VM with that address, whose frames come from the neighbour `next_hop`, if that is on a port of this node or
+/// behind a tunnel from which frames may be taken.
+std::optional<Host> Domains::find_host(const BridgePort& leg, Ipv4 address, const Neighbour& next_hop) {
+    Verdict& verdict = verdicts_[{leg.router->name(), address}];
+    if (!next_hop.usable()) {
         verdict.reason = fmt::format("{}: neighbour {} on {} is not resolved", leg.router->label(),
-                                     neighbour.address.str(), leg.leg->name);
+                                     next_hop.address.str(), leg.leg->name);
         return std::nullopt;
     }
-    const MacTarget* target = leg.segment->find(neighbour.mac);
+    const MacTarget* target = leg.segment->find(next_hop.mac);
     const bool remote = target != nullptr && target->kind == MacTarget::Kind::kTunnel;
     if (target == nullptr || (target->kind != MacTarget::Kind::kPort && !remote)) {
-        verdict.reason = fmt::format("{} is behind no port of {}", neighbour.address.str(), leg.segment->bridge->name);
+        verdict.reason = fmt::format("{} is behind no port of {}", next_hop.address.str(), leg.segment->bridge->name);
         return std::nullopt;
     }
     fl_source_key source{};
@@ -89,9 +95,10 @@ std::optional<Host> Domains::find_host(const BridgePort& leg, const Neighbour& n
         verdict.reason = (remote ? "tunnel " : "port ") + target->port->link->name + " stays slow";
         return std::nullopt;
     }
-    Host host{&leg, target->port, neighbour.address, neighbour.mac, std::nullopt};
+    Host host{&leg, target->port, address, next_hop.mac, std::nullopt, leg.router};
     if (!find_fip(host)) return std::nullopt;
     if (!host.fip && !serves_untranslated(leg, remote)) return std::nullopt;
+    if (!host.fip) find_fip_elsewhere(host);
     return host;
 }
 
@@ -130,23 +137,88 @@ bool Domains::find_fip(Host& host) {
     return true;
 }
 
+void Domains::index_translators() {
+    for (const auto& [name, netns] : world_.routers) {
+        for (const auto& [fixed, fip] : netns.netfilter().snats())
+            translators_[fixed].push_back(&netns);
+    }
+}
+
+/// A VM may have its floating IP on a router behind its own, which sends there what is for the world.
+void Domains::find_fip_elsewhere(Host& host) {
+    const auto known = translators_.find(host.address);
+    if (known == translators_.end()) return;
+    const Source source{Source::Kind::kKnown, host.address, true};
+    const Journey journey = world_.walker.walk(*host.leg, source, {{0}, 0}, false);
+    if (!journey.fast || !journey.snat) return;
+    for (const NetnsIndex* translator : known->second) {
+        const auto& dnats = translator->netfilter().dnats();
+        const auto back = dnats.find(*journey.snat);
+        if (translator->netfilter().snats().at(host.address) != *journey.snat) continue;
+        if (back == dnats.end() || back->second != host.address) continue;
+        host.fip = journey.snat;
+        host.translator = translator;
+    }
+}
+
+/// What a router's rules say of a source: two with the same text are treated alike there. The rules that select them
+/// are the same in order and effect, and so are the netfilter tests that know them. A map counts as one test: what it
+/// gives is their floating IP.
+std::string treatment(const NetnsIndex& router, Ipv4 source) {
+    std::string text = router.routing().signature(source);
+    for (const std::size_t hit : router.netfilter().source_hits(source))
+        text += fmt::format("/{}", hit);
+    return text;
+}
+
+/// Two hosts with one key take the same way.
+void Domains::group(const Host& host) {
+    const NetnsIndex& router = *host.leg->router;
+    std::string key = fmt::format("{}/{}/{}{}", router.name(), host.leg->leg->name, host.fip ? "" : "fixed/",
+                                  treatment(router, host.address));
+    const bool throughout = host.translator != &router;
+    for (const auto& [name, other] : world_.routers) {
+        if (throughout && &other != &router) key += fmt::format("/{}:{}", name, treatment(other, host.address));
+    }
+    Domain& domain = domains_[key];
+    domain.key = key;
+    domain.leg = host.leg;
+    domain.source.throughout = throughout;
+    domain.hosts.push_back(host);
+}
+
+/// VMs with a floating IP here that are behind another router.
+void Domains::find_routed_hosts(const BridgePort& leg) {
+    const NetnsIndex& router = *leg.router;
+    const bool has_gateway = std::ranges::any_of(router.view().routes, [&](const Route& route) {
+        return route.oif == leg.leg->ifindex && route.gateway.has_value();
+    });
+    if (!has_gateway) return;
+    for (const auto& [fixed, fip] : router.netfilter().snats()) {
+        const Lookup way = router.routing().lookup({Source::Kind::kGeneric}, Prefix::host(fixed), "lo");
+        if (way.route == nullptr || way.route->oif != leg.leg->ifindex || !way.route->gateway) continue;
+        const Neighbour* gateway = router.neighbour(leg.leg->ifindex, *way.route->gateway);
+        const auto host = gateway == nullptr ? std::nullopt : find_host(leg, fixed, *gateway);
+        if (host) group(*host);
+    }
+}
+
+void Domains::find_senders(const BridgePort& leg) {
+    std::vector<Prefix> prefixes = sender_prefixes(world_, leg);
+    if (prefixes.empty()) return;
+    const std::string key = fmt::format("{}/{}/senders", leg.router->name(), leg.leg->name);
+    domains_[key] = {.key = key, .leg = &leg, .source = {Source::Kind::kGeneric}, .senders = std::move(prefixes)};
+}
+
 void Domains::find_hosts(const BridgePort& leg) {
     std::size_t without = 0;
     for (const Neighbour* neighbour : leg.router->neighbours_on(leg.leg->ifindex)) {
-        const auto host = find_host(leg, *neighbour);
+        const auto host = find_host(leg, neighbour->address, *neighbour);
         if (!host) continue;
         if (!host->fip) ++without;
-        // Two hosts with one key take the same way: the rules that select their source are the same in order and
-        // effect, and so are the netfilter tests that know it. A map counts as one test: what it gives is their fip.
-        std::string key = fmt::format("{}/{}/{}{}", leg.router->name(), leg.leg->name, host->fip ? "" : "fixed/",
-                                      leg.router->routing().signature(host->address));
-        for (const std::size_t hit : leg.router->netfilter().source_hits(host->address))
-            key += fmt::format("/{}", hit);
-        Domain& domain = domains_[key];
-        domain.key = key;
-        domain.hosts.push_back(*host);
+        group(*host);
     }
-    if (without == 0) return;
+    if (without == 0 || !leg.router->netfilter().translates()) return;
     world_.note(
         fmt::format("{}: what {} hosts without a floating IP send to {} is left to Linux where it is translated",
                     leg.router->label(), without, leg.leg->name));
@@ -159,7 +231,11 @@ void Domains::number() {
         domain.id = hash_of(key);
         while (!used.insert(domain.id).second)
             ++domain.id;
+        if (domain.hosts.empty()) continue;
         std::ranges::sort(domain.hosts, {}, &Host::address);
+        domain.source.kind = Source::Kind::kKnown;
+        domain.source.address = domain.hosts.front().address;
+        domain.fip = domain.hosts.front().fip;
         if (domain.is_translated()) ++translated_;
     }
 }
@@ -176,9 +252,9 @@ void Domains::add_host(const Domain& domain, const Host& host, const Destination
     const std::string violated = refusal(host, tree);
     if (!violated.empty()) return refuse(host, violated);
     // The host's own walk: for explain, and because its address after translation is not the representative's.
-    const Source source{Source::Kind::kKnown, host.address};
+    const Source source{Source::Kind::kKnown, host.address, domain.source.throughout};
     const Journey journey = world_.walker.walk(*host.leg, source, *tree.sample, true);
-    Verdict& verdict = verdicts_[{host.leg->router->name(), host.address}];
+    Verdict& verdict = verdict_of(host);
     verdict.steps = journey.steps;
     if (!journey.fast || journey.snat != host.fip) return refuse(host, journey.reason);
     fl_vm row{};
@@ -193,10 +269,7 @@ void Domains::add_host(const Domain& domain, const Host& host, const Destination
 void Domains::add(const Domain& domain, const DestinationTree& tree) {
     std::string reason = tree.refusal;
     if (reason.empty() && !tree.sample) {
-        reason =
-            world_.walker
-                .walk(*domain.hosts.front().leg, {Source::Kind::kKnown, domain.hosts.front().address}, {{0}, 0}, false)
-                .reason;
+        reason = world_.walker.walk(*domain.leg, domain.source, {{0}, 0}, false).reason;
     }
     if (reason.empty() && !write_rows(world_, domain, tree)) {
         reason = "fl_dests or fl_routes has no room for its destinations";
@@ -208,6 +281,7 @@ void Domains::add(const Domain& domain, const DestinationTree& tree) {
     }
     for (const Host& host : domain.hosts)
         add_host(domain, host, tree);
+    write_senders(world_, domain, tree);
 }
 
 /// Floating IPs of other routers, where there are so many that journeys between all of them would fill the tables:
@@ -215,7 +289,7 @@ void Domains::add(const Domain& domain, const DestinationTree& tree) {
 std::vector<Ipv4> Domains::left_out(const Domain& domain) const {
     std::vector<Ipv4> addresses;
     if (translated_ * world_.out.fips.size() <= kMaxHairpins) return addresses;
-    const auto& own = domain.hosts.front().leg->router->netfilter().dnats();
+    const auto& own = domain.leg->router->netfilter().dnats();
     for (const FipReport& report : world_.out.fips) {
         if (!own.contains(report.fip)) addresses.push_back(report.fip);
     }
@@ -224,8 +298,12 @@ std::vector<Ipv4> Domains::left_out(const Domain& domain) const {
 }
 
 void Domains::run() {
+    index_translators();
     for (const BridgePort* leg : world_.legs) {
-        if (leg->segment->refusal.empty()) find_hosts(*leg);
+        if (!leg->segment->refusal.empty()) continue;
+        find_hosts(*leg);
+        find_routed_hosts(*leg);
+        find_senders(*leg);
     }
     number();
     if (translated_ * world_.out.fips.size() > kMaxHairpins) {
@@ -245,7 +323,7 @@ void Domains::walk_all(bool translated) {
             continue;
         }
         const DestinationTree tree = walk_destinations(world_, domain, left_out(domain));
-        const std::size_t rules = domain.hosts.front().leg->router->view().netfilter.rule_count();
+        const std::size_t rules = domain.leg->router->view().netfilter.rule_count();
         work_ += tree.destinations.size() * (1 + rules / 64);
         add(domain, tree);
     }

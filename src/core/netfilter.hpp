@@ -198,9 +198,13 @@ class Evaluator {
     /// Conntrack translates answers back, which no rule shows. Of packets from `source` that is what the rules say as
     /// well: no destination translation leads to it but from the one address that the rules translate it to.
     [[nodiscard]] bool answers_follow_rules(Ipv4 source) const;
+    /// The sources of which that is not so, ascending.
+    [[nodiscard]] std::vector<Ipv4> only_conntrack_answers() const;
     /// A source translation gives this address, and no destination translation leads back from it to the same one
     /// alone: only conntrack knows where answers to it go.
     [[nodiscard]] bool only_conntrack_routes_to(Ipv4 destination) const;
+    /// Is there any rule that may translate an address?
+    [[nodiscard]] bool translates() const;
     /// A rule that may translate to or from addresses that are not known; empty if there is none.
     [[nodiscard]] const std::string& hidden_translation() const;
 

@@ -276,9 +276,22 @@ bool Evaluator::answers_follow_rules(Ipv4 source) const {
     return translated != prepared_->snats.end() && origins->second == std::set{translated->second};
 }
 
+std::vector<Ipv4> Evaluator::only_conntrack_answers() const {
+    std::vector<Ipv4> sources;
+    for (const auto& [source, origins] : prepared_->dnat_origins) {
+        if (!answers_follow_rules(source)) sources.push_back(source);
+    }
+    return sources;
+}
+
 bool Evaluator::only_conntrack_routes_to(Ipv4 destination) const {
     const auto origins = prepared_->snat_origins.find(destination);
     return origins != prepared_->snat_origins.end() && !prepared_->is_paired(destination, origins->second);
+}
+
+bool Evaluator::translates() const {
+    return !prepared_->dnat_origins.empty() || !prepared_->snat_origins.empty() ||
+           !prepared_->hidden_translation.empty();
 }
 
 const std::string& Evaluator::hidden_translation() const {

@@ -213,6 +213,28 @@ bool Routing::is_own(Ipv4 address) const {
     });
 }
 
+std::vector<Prefix> Routing::own() const {
+    std::vector<Prefix> prefixes;
+    for (const auto& [length, networks] : own_) {
+        for (const auto& [network, routes] : networks)
+            prefixes.push_back({{network}, length});
+    }
+    return prefixes;
+}
+
+std::vector<Prefix> Routing::selectors(std::size_t count) const {
+    std::vector<Prefix> prefixes;
+    for (const std::size_t position : by_source_order_) {
+        if (position < count) prefixes.push_back(rules_[position]->source.network());
+    }
+    return prefixes;
+}
+
+std::vector<Prefix> Routing::on_link(int ifindex) const {
+    const auto prefixes = on_link_.find(ifindex);
+    return prefixes == on_link_.end() ? std::vector<Prefix>{} : prefixes->second;
+}
+
 bool Routing::on_link(int ifindex, Ipv4 address) const {
     const auto prefixes = on_link_.find(ifindex);
     return prefixes != on_link_.end() &&

@@ -23,7 +23,10 @@ struct Source {
         kUnknown,  ///< anybody
     };
     Kind kind = Kind::kUnknown;
-    Ipv4 address;
+    Ipv4 address{};
+    /// Known: in all namespaces, up to the one that translates it. Otherwise only in the first, behind which it is
+    /// generic.
+    bool throughout = false;
 };
 
 /// Result of a lookup: `route` with the rule that led to it, or the reason why there is none to rely on.
@@ -52,10 +55,15 @@ class Routing {
     [[nodiscard]] bool selected_before(Ipv4 source, std::size_t count) const;
     /// A local, broadcast or other address that Linux refuses as a source (martian).
     [[nodiscard]] bool is_own(Ipv4 address) const;
+    /// Those addresses, as the prefixes of their routes.
+    [[nodiscard]] std::vector<Prefix> own() const;
+    /// Sources that the first `count` rules select, as far as they select by source.
+    [[nodiscard]] std::vector<Prefix> selectors(std::size_t count) const;
     /// Local addresses, /32, ascending; loopback left out.
     [[nodiscard]] const std::vector<Ipv4>& local_addresses() const { return local_addresses_; }
     /// Is the address on the link of this device by some route without a gateway?
     [[nodiscard]] bool on_link(int ifindex, Ipv4 address) const;
+    [[nodiscard]] std::vector<Prefix> on_link(int ifindex) const;
     /// Has a unicast or local route for exactly this address.
     [[nodiscard]] bool has_host_route(Ipv4 address) const;
     /// Addresses of unicast host routes, ascending.

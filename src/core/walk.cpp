@@ -13,54 +13,7 @@ namespace {
 constexpr int kMaxRouters = 8;
 constexpr std::uint16_t kNudFixed = 0xc0;  // PERMANENT or NOARP: never goes stale
 
-/// rp_filter for a packet that came in by `device` and is to leave by `other_device` (fib_validate_source).
-bool passes_reverse_path(const NetnsIndex& netns, int device, int other_device, Ipv4 source) {
-    const Link* in = netns.link(device);
-    const Link* out = netns.link(other_device);
-    if (in == nullptr || out == nullptr) return false;
-    const Lookup back = netns.routing().lookup({}, Prefix::host(source), out->name);
-    if (back.route == nullptr || back.route->type != RouteType::kUnicast || back.route->multipath) return false;
-    return netns.sysctls(in->name).rp_filter == 2 || back.route->oif == device;
-}
-
 }  // namespace
-
-bool holds(const SourceClaim& claim, Ipv4 source) {
-    switch (claim.kind) {
-        case SourceClaim::Kind::kNotOwn:
-            return !claim.netns->routing().is_own(source);
-        case SourceClaim::Kind::kNotOnLink:
-            return !claim.netns->routing().on_link(claim.device, source);
-        case SourceClaim::Kind::kNotSelected:
-            return !claim.netns->routing().selected_before(source, claim.count);
-        case SourceClaim::Kind::kNotKnown:
-            return !claim.netns->netfilter().knows_source(claim.test, source);
-        case SourceClaim::Kind::kAnswered:
-            return claim.netns->netfilter().answers_follow_rules(source);
-        case SourceClaim::Kind::kReversePath:
-            return passes_reverse_path(*claim.netns, claim.device, claim.other_device, source);
-    }
-    return false;
-}
-
-std::string describe(const SourceClaim& claim) {
-    std::string where = claim.netns->label();
-    switch (claim.kind) {
-        case SourceClaim::Kind::kNotOwn:
-            return where + ": the source is an address of the namespace itself";
-        case SourceClaim::Kind::kNotOnLink:
-            return where + ": Linux would send ICMP redirects to the source";
-        case SourceClaim::Kind::kNotSelected:
-            return where + ": a policy rule selects the source";
-        case SourceClaim::Kind::kNotKnown:
-            return where + ": a netfilter rule or map knows the source";
-        case SourceClaim::Kind::kAnswered:
-            return where + ": another address is translated to the source, and only conntrack knows its answers";
-        case SourceClaim::Kind::kReversePath:
-            return where + ": rp_filter may drop the source";
-    }
-    return where;
-}
 
 /// One namespace of a journey, in the order in which the kernel handles a packet. Each step returns false when the
 /// walk ends there; the reason is in the journey then.
@@ -100,6 +53,7 @@ struct Walker::Traversal {
     bool check_source();
     bool forward();
     bool postrouting();
+    bool check_way_back();
     bool transmit();
     bool enter_peer(const PeerInfo& peer);
     bool enter_segment(const BridgePort& port);
@@ -212,8 +166,8 @@ bool Walker::Traversal::check_source() {
     }
     claim(SourceClaim::Kind::kNotOwn);
     if (settings.rp_filter != 0) {
-        const bool passes =
-            known && passes_reverse_path(*state.netns, state.iif->ifindex, oif->ifindex, state.source.address);
+        const bool passes = known && passes_reverse_path(*state.netns, state.iif->ifindex, oif->ifindex,
+                                                         Prefix::host(state.source.address));
         if (!passes && state.source.kind != Source::Kind::kGeneric) {
             return stop(fmt::format("rp_filter is {} on {}", settings.rp_filter, state.iif->name));
         }
@@ -241,8 +195,10 @@ bool Walker::Traversal::forward() {
 bool Walker::Traversal::postrouting() {
     nf::Outcome outcome;
     if (!hook(nf::Hook::kPostrouting, "postrouting", outcome)) return false;
+    if (!outcome.snat && !check_way_back()) return false;
     // From the next namespace on a journey is that of the whole group, not of the one source that stands for it.
-    if (state.source.kind == Source::Kind::kKnown) state.source.kind = Source::Kind::kGeneric;
+    const bool known = state.source.kind == Source::Kind::kKnown;
+    if (known && (!state.source.throughout || outcome.snat)) state.source.kind = Source::Kind::kGeneric;
     if (!outcome.snat) return true;
     journey.snat = outcome.snat;
     journey.snat_by = outcome.snat_by;
@@ -251,6 +207,24 @@ bool Walker::Traversal::postrouting() {
     state.source_translated = true;
     step(fmt::format("source becomes {}", outcome.snat->str()));
     return true;
+}
+
+/// What passes untranslated has answers that conntrack leaves untranslated, whatever the rules say of them. The fast
+/// path knows the rules only.
+bool Walker::Traversal::check_way_back() {
+    if (untracked || state.source_translated || state.destination_translated) return true;
+    if (state.source.kind == Source::Kind::kUnknown) return true;  // see check_answers()
+    nf::Packet answer;
+    answer.iifname = oif->name;
+    answer.oifname = state.iif->name;
+    if (state.destination.length == 32) answer.saddr = state.destination.address;
+    if (state.source.kind == Source::Kind::kKnown) answer.daddr = Prefix::host(state.source.address);
+    answer.mark = 0;
+    answer.mark_invalid = 0;
+    const nf::Outcome outcome = state.netns->netfilter().evaluate(nf::Hook::kPostrouting, answer);
+    if (outcome.stopped) return stop("answers: " + *outcome.stopped);
+    if (outcome.by_source) return stop("answers depend on who gives them: " + *outcome.by_source);
+    return !outcome.snat || stop("only conntrack knows that answers are not to be translated");
 }
 
 bool Walker::Traversal::transmit() {

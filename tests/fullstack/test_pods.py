@@ -16,10 +16,11 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from conftest import BUILD, ROOT, mode
+from expect import carried_in_bpf
 from frames import Tap, assert_same, inner, match_inner
 from frames import taps as open_taps
 from lab import Lab, wait_for
-from matrix import ping
+from matrix import ping, run_in
 from timing import scaled
 
 BRIDGE, OTHER_BRIDGE, STRETCHED, EXTERNAL = 2001, 2002, 2009, 3001
@@ -229,6 +230,20 @@ def test_T5_floating_ip_of_a_vm_in_either_pod(pods, pod2, taps, fip, pod_of_vm, 
     assert_same("there", echo.request(between), echo.frame(there, OUTSIDE_IP, port.fixed_ip, 63))
     answer = echo.frame(back, port.fixed_ip, OUTSIDE_IP, 63, kind=0, id=chosen)
     assert_same("and back", echo.reply(between), answer)
+
+
+def test_what_crosses_between_pods_is_carried_in_bpf(pod1, pod2):
+    """Every way of the rows above with 200 pings: on each node that has a part in it at least 99 % of the packets are handled
+    in BPF, those in transit between two routers included."""
+    ways = [(pod1, "s1", "10.0.9.21"), (pod1, "vm1", "10.0.2.21"), (pod2, "vm2", "10.0.1.11"),
+            (pod1, "other-vm1", "10.0.2.21"), (pod1, "vm1", OUTSIDE_IP), (pod2, "vm2", OUTSIDE_IP),
+            (pod2, OUTSIDE, FIP_OF_VM1), (pod2, OUTSIDE, FIP_OF_VM2)]  # fmt: skip
+    for pod, source, target in ways:
+        assert ping(pod, source, target, 3) is not None, f"{source} to {target}"
+    with carried_in_bpf(pod1, packets=1000), carried_in_bpf(pod2, packets=1000):
+        for pod, source, target in ways:
+            answer = run_in(pod, source)(["ping", "-q", "-n", "-c", 200, "-i", 0.02, target], timeout=60)
+            assert " 200 received" in answer.stdout, f"{source} to {target}: {answer.stdout}"
 
 
 def test_T5_ping_and_ssh_from_outside(pod1, pod2):

@@ -106,6 +106,15 @@ inline fl_vm vm_row(std::string_view mac, std::string_view fip, std::uint32_t do
     return row;
 }
 
+inline fl_sender_key sender_key(int segment, std::string_view router, std::string_view sources) {
+    fl_sender_key key{};
+    key.prefixlen = FL_SENDER_KEY_BITS + net(sources).length;
+    key.segment = static_cast<std::uint32_t>(segment);
+    put(key.router_mac, router);
+    put(key.ip, net(sources).address.str());
+    return key;
+}
+
 inline fl_dest_key dest_row_key(std::uint32_t domain, std::string_view address) {
     fl_dest_key key{};
     key.domain = domain;
@@ -180,6 +189,7 @@ inline std::string differences(const Tables& wanted, const Tables& found) {
     add("arp", differences(wanted.arp, found.arp));
     add("fip_in", differences(wanted.fip_in, found.fip_in));
     add("vms", differences(wanted.vms, found.vms));
+    add("senders", differences(wanted.senders, found.senders));
     add("dests", differences(wanted.dests, found.dests));
     add("routes", differences(wanted.routes, found.routes));
     return text;

@@ -185,6 +185,17 @@ TEST_CASE("a legacy router flattens into whole tables") {
     wanted.dests[dest_row_key(fixed, "172.24.4.1")] = untranslated;
     wanted.routes[route_row_key(fixed, "0.0.0.0/0")] = untranslated;
     expect_shadows(wanted, fixed, {"10.0.0.0/24", "172.24.4.0/23"});
+
+    // And from outside it is reached by its own address. Answers of those with a floating IP would be translated. What
+    // claims to be from an address of the router itself is a martian.
+    const auto outside = compiled.tables.senders.find(sender_key(kBrEx, kQgMac, "0.0.0.0/0"));
+    REQUIRE(outside != compiled.tables.senders.end());
+    wanted.senders.insert(*outside);
+    for (const char* own :
+         {"172.24.5.3", "172.24.5.11", "172.24.5.12", "172.24.5.13", "10.0.0.1", "10.0.0.255", "172.24.5.255"}) {
+        wanted.senders[sender_key(kBrEx, kQgMac, own + std::string("/32"))] = {.domain = 0};
+    }
+    wanted.dests[dest_row_key(outside->second.domain, "10.0.0.14")] = journey(kMacD, kQrMac, 1, out_port(kTapD));
     CHECK(differences(wanted, compiled.tables) == "");
 }
 
