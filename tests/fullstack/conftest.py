@@ -6,6 +6,7 @@ FIPLANE_FAST_PATH  on (default) or off
 FIPLANE_XDP        auto (default), native, generic or off
 FIPLANE_WIRE       bridge (default) or routed
 FIPLANE_TOPOLOGY   examples/NAME.yaml, for the modules that name none (default: devstack-dvr-vxlan)
+FIPLANE_TUNNEL     vxlan, gre or geneve: what the topology's tunnels are instead of what it says
 FIPLANE_TIME_SCALE how many times slower this machine is than a real one (default 1)
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -26,9 +28,11 @@ from frames import taps as open_taps  # noqa: E402
 from lab import Lab  # noqa: E402
 from matrix import run_matrix  # noqa: E402
 from timing import scaled  # noqa: E402
+from topology import ENCAPSULATIONS, Topology, TopologyError  # noqa: E402
 
 BUILD = Path(os.environ.get("FIPLANE_BUILD", ROOT / "build" / "release"))
 EXAMPLE = ROOT / "examples" / f"{os.environ.get('FIPLANE_TOPOLOGY', 'devstack-dvr-vxlan')}.yaml"
+TUNNEL = os.environ.get("FIPLANE_TUNNEL")
 TEST_TIMEOUT = 120  # seconds; a test that needs more is stuck. A module may set its own (TIMEOUT)
 
 
@@ -41,7 +45,22 @@ def mode() -> dict:
 
 
 def pytest_report_header() -> str:
-    return "lab: " + ", ".join(f"{key}={value}" for key, value in mode().items())
+    values = {**mode(), "tunnel": TUNNEL or "as the topology says"}
+    return "lab: " + ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+def over(tunnel: str, topology: Path) -> Path:
+    """The same cloud with tunnels of another type, on their usual port; the rest of the text stays as it is written. A file
+    in the build directory."""
+    text = re.sub(r"^transport:.*\n([ \t].*\n)*", "", topology.read_text(), flags=re.MULTILINE)
+    text = re.sub(rf"\bnetwork_type: ({'|'.join(ENCAPSULATIONS)})\b", f"network_type: {tunnel}", text)
+    changed = BUILD / "fullstack-topologies" / f"{topology.stem}-{tunnel}.yaml"
+    changed.parent.mkdir(exist_ok=True)
+    changed.write_text(f"{text}\ntransport: {{type: {tunnel}}}\n")
+    types = {network.type for network in Topology.load(BUILD / "fiplane", changed).networks.values()} & ENCAPSULATIONS.keys()
+    if types != {tunnel}:
+        raise TopologyError(f"FIPLANE_TUNNEL={tunnel}: {topology.name} has {' and '.join(sorted(types)) or 'no'} tunnels")
+    return changed
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -104,6 +123,8 @@ def lab_keeper():
 def lab(request, lab_keeper):
     """The module may name its topology (TOPOLOGY) and override parts of the mode (LAB)."""
     topology = getattr(request.module, "TOPOLOGY", EXAMPLE)
+    if TUNNEL:
+        topology = over(TUNNEL, topology)
     options = {**mode(), **getattr(request.module, "LAB", {})}
     shared = getattr(request.module, "SHARES_LAB", False)
     yield lab_keeper.lab(shared, topology, options)

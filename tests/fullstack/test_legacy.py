@@ -22,8 +22,8 @@ def gateway(lab):
     return router, port, lab.nodes[router.node]
 
 
-def test_D10_objects(lab):
-    """Every floating IP as /32 on qg-, the router on its node only, no fip namespace anywhere."""
+def test_D10_M7_objects(lab):
+    """D10, M7: every floating IP as /32 on qg-, the router on its node only, no fip namespace anywhere."""
     router, port, node = gateway(lab)
     rows = json.loads(node.run_in(router.namespace, f"ip -j -4 address show dev {port.device}"))
     found = {f"{info['local']}/{info['prefixlen']}" for row in rows for info in row["addr_info"]}
@@ -42,7 +42,7 @@ def test_D10_M7_matrix(warm):
 
 @pytest.mark.parametrize("source,reason", [("vm1", "fip_out"), ("subnode2", "fip_in")])
 def test_M7_the_routers_node_relays_in_xdp(warm, source, reason):
-    """What the primary forwards from tunnel to tunnel never becomes an skb there."""
+    """M7: what the primary forwards from tunnel to tunnel never becomes an skb there."""
     if not warm.fast_path:
         return
     place = warm.nodes.get(source) or warm.vms[source]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """nova-network: two overlays that learn, NAT in the nodes' own stacks. Rows M1 to M6 and M10 of its checklist, multi-host and
-single-host (FIPLANE_TOPOLOGY)."""
+single-host (FIPLANE_TOPOLOGY), over VXLAN and GRE (FIPLANE_TUNNEL)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from frames import assert_same, assert_tunnelled, is_tunnelled, match_inner, tun
 from lab import wait_for
 from matrix import missing, ping, run_matrix, ssh
 from namespaces import Namespace
+from topology import Encapsulation
 
 TOPOLOGY = ROOT / "examples" / f"{os.environ.get('FIPLANE_TOPOLOGY', 'devstack-nova-multi-host')}.yaml"
 PUBLIC, FLAT, HUB = "public", "flat", "primary"
@@ -35,6 +36,11 @@ TRANSPORTS = {
 
 def address(lab, node: str, network: str = PUBLIC) -> str:
     return lab.topology.nodes[node].addresses[network].split("/")[0]
+
+
+def encapsulation(lab) -> Encapsulation:
+    """The same of both overlays."""
+    return lab.topology.networks[PUBLIC].encapsulation
 
 
 def router_node(lab, vm: str) -> str:
@@ -55,7 +61,8 @@ def guest(lab, node: str, bridge: str) -> Iterator[Namespace]:
     holder.wait_until_up()
     try:
         place.run(f"ip link add {name} type veth peer name eth0 netns {holder.pid}; ip link set {name} master {bridge} up")
-        holder.run("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip link set eth0 mtu 1450 up")
+        mtu = encapsulation(lab).mtu
+        holder.run(f"echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip link set eth0 mtu {mtu} up")
         yield holder
     finally:
         place.run(["ip", "link", "del", name], check=False)
@@ -63,14 +70,15 @@ def guest(lab, node: str, bridge: str) -> Iterator[Namespace]:
 
 
 def test_M2_M3_objects(lab):
-    """br_pub and br_flat: no Neutron namespace anywhere, one tunnel port for each spoke and network at the hub, one at each
-    spoke; floating IPs are addresses of the node that routes, and nothing but the /23 leads to them."""
+    """M2, M3: br_pub and br_flat. No Neutron namespace anywhere, one tunnel port for each spoke and network at the hub, one
+    at each spoke; floating IPs are addresses of the node that routes, and nothing but the /23 leads to them."""
+    prefix = encapsulation(lab).prefix
     for name, node in lab.nodes.items():
         assert node.run(["ls", "/run/netns"]).stdout.split() == []
         for network, base in ((PUBLIC, 1000001), (FLAT, 1000128)):
-            tunnels = {port for port in bridge_ports(node, lab.topology.networks[network].bridge) if port.startswith("vxlan")}
-            wanted = {HUB: {f"vxlan-{base + 1}", f"vxlan-{base + 2}"}, "subnode1": {f"vxlan-{base + 1}"},
-                      "subnode2": {f"vxlan-{base + 2}"}}
+            tunnels = {port for port in bridge_ports(node, lab.topology.networks[network].bridge) if port.startswith(prefix)}
+            first, second = f"{prefix}{base + 1}", f"{prefix}{base + 2}"
+            wanted = {HUB: {first, second}, "subnode1": {first}, "subnode2": {second}}
             assert tunnels == wanted[name]
         rows = json.loads(node.run(["ip", "-j", "-4", "address", "show", "br_pub"]).stdout)
         found = {f"{info['local']}/{info['prefixlen']}" for row in rows for info in row["addr_info"]}
@@ -89,20 +97,31 @@ def test_M2_every_node_reaches_every_other(warm, source):
             assert ping(warm, source, address(warm, target), 3) is not None, f"{source} -> {target}"
 
 
-def test_M1_M5_matrix(warm, taps):
-    """M5: floating IPs from all nodes, from VMs with one, and from a VM without one. M1: nothing but tunnel packets of the
-    two overlays is on the wire. BPF carries it."""
-    run_matrix(warm, pings=1, with_ssh=False)
+def test_M1_M5_nothing_but_tunnel_packets(warm, taps):
+    """M1: nodes reach each other's underlay address; what the overlays do is nothing but their tunnel packets on the wire.
+    M5: that is pings from all nodes and VMs to all floating IPs."""
+    underlay = {name: node.node.underlay_address for name, node in warm.nodes.items()}
+    for name in warm.nodes:
+        for peer in underlay.keys() - {name}:
+            assert ping(warm, name, underlay[peer], 1) is not None, f"{name} -> {peer}"
     wires = {name: taps.wire(name) for name in warm.nodes}
+    cells = run_matrix(warm, pings=1, with_ssh=False)
+    assert all(cell.ping_ms is not None for cell in cells), cells
+    assert ssh(warm, "vm1", warm.topology.fips_of("vm3")[0]) == "ok"
+    numbers, protocol = {PUBLIC: {1000002, 1000003}, FLAT: {1000129, 1000130}}, encapsulation(warm).protocol
+    for name, wire in wires.items():
+        assert wire.frames(lambda frame: is_tunnelled(frame, numbers[PUBLIC]), 50, 1.0), f"wire of {name}"
+        wire.none(lambda frame: IP in frame and not (frame[IP].proto == protocol
+                                                     and is_tunnelled(frame, numbers[PUBLIC] | numbers[FLAT])),
+                  "IPv4 packet that is no tunnel's", 0.1)
+
+
+def test_M5_matrix(warm):
+    """M5: the same with ssh, and BPF carries it."""
     with carried_in_bpf(warm, packets=300):
         cells = run_matrix(warm)
     assert not missing(cells), "\n".join(missing(cells))
     assert len(cells) == (3 + 5) * 5
-    numbers = {PUBLIC: {1000002, 1000003}, FLAT: {1000129, 1000130}}
-    for name, wire in wires.items():
-        assert wire.frames(lambda frame: is_tunnelled(frame, numbers[PUBLIC]), 50, 1.0), f"wire of {name}"
-        wire.none(lambda frame: IP in frame and not is_tunnelled(frame, numbers[PUBLIC] | numbers[FLAT]),
-                  "IPv4 packet that is no tunnel's", 0.1)
 
 
 def test_M5_without_a_floating_ip(warm):
@@ -158,11 +177,11 @@ def test_M5_in_to_the_fixed_ip(warm, taps, receiver, protocol):
 
 def test_M3_dhcp_and_ping_for_an_unlisted_guest(warm):
     """A VM that nobody listed gets its address from a dnsmasq on the primary, and talks to VMs of all nodes."""
-    lab, server = warm, warm.nodes[HUB].namespace
+    lab, server, mtu = warm, warm.nodes[HUB].namespace, str(encapsulation(warm).mtu)
     dnsmasq = server.start([
         "/usr/sbin/dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=br_flat",
         "--bind-interfaces", "--dhcp-range=10.1.1.10,10.1.1.200,255.255.240.0,1h", "--dhcp-option=3,10.1.0.1",
-        "--dhcp-option=26,1450", f"--dhcp-leasefile={lab.state.path / 'leases'}", "--dhcp-authoritative", "--no-ping",
+        f"--dhcp-option=26,{mtu}", f"--dhcp-leasefile={lab.state.path / 'leases'}", "--dhcp-authoritative", "--no-ping",
         f"--pid-file={lab.state.path / 'dnsmasq.pid'}", "--user=root",
     ])  # fmt: skip
     script = lab.state.path / "udhcpc.sh"
@@ -172,7 +191,7 @@ def test_M3_dhcp_and_ping_for_an_unlisted_guest(warm):
         with guest(lab, "subnode2", "br_flat") as vm:
             result = vm.run(["udhcpc", "-i", "eth0", "-O", "mtu", "-n", "-q", "-f", "-t", "10", "-T", "1", "-s", script], timeout=30)
             lease = result.stdout.split()
-            assert ipaddress.ip_address(lease[0]) in ipaddress.ip_network("10.1.1.0/24") and lease[1] == "1450"
+            assert ipaddress.ip_address(lease[0]) in ipaddress.ip_network("10.1.1.0/24") and lease[1] == mtu
             for target in ("vm1", "vm3", "vm5"):
                 vm.run(["ping", "-n", "-c", "3", "-i", "0.2", "-W", "5", lab.vms[target].port.fixed_ip])
             if lab.fast_path:
@@ -213,14 +232,15 @@ def test_M4_nothing_crosses_between_the_overlays(warm, taps, sent_on, other):
 
 
 def test_M6_mtu(warm):
-    """1450 everywhere; a packet of that size passes with DF, one byte more is refused at home."""
+    """1450 everywhere, 1458 over GRE; a packet of that size passes with DF, one byte more is refused at home."""
+    mtu = encapsulation(warm).mtu
     for node in warm.nodes.values():
         for bridge in ("br_pub", "br_flat"):
-            assert json.loads(node.run(["ip", "-j", "link", "show", bridge]).stdout)[0]["mtu"] == 1450
-    fits = warm.nodes["subnode1"].run(["ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", "-M", "do", "-s", 1450 - 28,
+            assert json.loads(node.run(["ip", "-j", "link", "show", bridge]).stdout)[0]["mtu"] == mtu
+    fits = warm.nodes["subnode1"].run(["ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", "-M", "do", "-s", mtu - 28,
                                        address(warm, "subnode2")])
     assert " 0% packet loss" in fits.stdout
-    over = warm.nodes["subnode1"].run(["ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", 1451 - 28,
+    over = warm.nodes["subnode1"].run(["ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", mtu + 1 - 28,
                                        address(warm, "subnode2")], check=False)
     assert over.returncode != 0 and "message too long" in over.stderr + over.stdout
 
@@ -246,6 +266,5 @@ def test_teardown_leaves_the_node_as_it_was(lab):
     node.stop_agent()
     node.fiplane("teardown")
     assert "fiplane" not in node.run(["nft", "list", "tables"]).stdout
-    links = {row["ifname"] for row in json.loads(node.run(["ip", "-j", "link"]).stdout)}
-    assert not {name for name in links if name.startswith(("br_", "vxlan"))}
+    assert not {name for name in node.links() if name.startswith(("br_", encapsulation(lab).prefix))}
     assert "172.24" not in node.run(["ip", "-4", "address"]).stdout

@@ -14,10 +14,11 @@ from scapy.layers.l2 import Ether
 
 import namespaces
 import skips
-from conftest import ROOT
+from conftest import BUILD, ROOT, over
 from frames import Tap, assert_same, dissect
 from measure import counts
 from namespaces import Namespace, StateDirectory
+from topology import Topology, TopologyError
 
 FRAME = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src="192.0.2.1", dst="192.0.2.2", ttl=62) / UDP()
 
@@ -42,6 +43,19 @@ def test_wrong_length_fails():
         assert_same("here", bytes(FRAME) + b"\0", FRAME)
     assert_same("here", bytes(FRAME), FRAME)
     assert "ttl       = 62" in dissect(FRAME)
+
+
+@pytest.mark.parametrize("name,types", [("devstack-star-vxlan", {"gre"}), ("devstack-nova-multi-host", {"gre"}),
+                                        ("neutron-flat", {"gre", "flat"})])  # fmt: skip
+def test_tunnels_of_another_type(name, types):
+    """FIPLANE_TUNNEL: with the topology's transport, without it, and on networks that say so themselves."""
+    changed = Topology.load(BUILD / "fiplane", over("gre", ROOT / "examples" / f"{name}.yaml"))
+    assert {network.type for network in changed.networks.values()} == types
+
+
+def test_a_topology_without_tunnels_has_none_of_another_type():
+    with pytest.raises(TopologyError, match="FIPLANE_TUNNEL=gre: neutron-vlan.yaml has no tunnels"):
+        over("gre", ROOT / "examples" / "neutron-vlan.yaml")
 
 
 @pytest.fixture

@@ -448,7 +448,7 @@ def test_fragments(warm, sender, receiver):
 def test_M6_mtu(warm):
     """M6: as many bytes with DF as the tunnel leaves room for pass, one more fails at the sender with a message, on the
     bridge and between VMs."""
-    mtu = {"vxlan": 1450, "gre": 1458, "geneve": 1450}[warm.topology.networks[EXTERNAL].type]
+    mtu = warm.topology.networks[EXTERNAL].encapsulation.mtu
     target = Place(warm, "vm3")
     for run, destination in ((warm.vms["vm1"].run, target.fip), (warm.nodes["primary"].run, target.fip),
                              (warm.vms["vm1"].run, target.port.fixed_ip), (warm.nodes["primary"].run, "172.24.4.2")):

@@ -19,6 +19,22 @@ class TopologyError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Encapsulation:
+    """What a type of tunnel is known by, whatever fiplane says."""
+
+    prefix: str  # of its devices' names
+    protocol: int  # in the outer IPv4 header
+    mtu: int  # of a network, if the underlay's is 1500
+
+
+ENCAPSULATIONS = {
+    "vxlan": Encapsulation("vxlan-", 17, 1450),
+    "gre": Encapsulation("gre-", 47, 1458),
+    "geneve": Encapsulation("gnv-", 17, 1450),
+}
+
+
+@dataclass(frozen=True)
 class Node:
     name: str
     underlay_device: str
@@ -47,6 +63,11 @@ class Network:
     tunnels: dict[tuple[str, str], tuple[str, int]]  # else from node to node: device, and VNI or key
     mtu: int
     gateways: tuple[str, ...]  # of its subnets: "172.24.4.1/23"
+
+    @property
+    def encapsulation(self) -> Encapsulation:
+        """KeyError for a network without tunnels."""
+        return ENCAPSULATIONS[self.type]
 
     @property
     def vlan(self) -> int | None:
