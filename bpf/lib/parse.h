@@ -7,6 +7,7 @@
 #include "lib/csum.h"
 #include "lib/ctx.h"
 #include "lib/verdict.h"
+#include "lib/wire.h"
 
 /* Headers that the stages read behind the inner Ethernet header: an ICMP error with the quoted IPv4 and TCP header. */
 #define FL_INNER_PULL (FL_ETH_LEN + FL_IP_LEN + 8 + FL_IP_LEN + 20)
@@ -104,6 +105,19 @@ fl_inline __u32 fl_gso_header_len(struct fl_ctx *ctx, const struct fl_frame *fra
 	const __u8 *tcp = ctx_at(ctx, frame->base + FL_ETH_LEN + ip_len, 13);
 
 	return tcp ? ip_len + (tcp[12] >> 4) * 4 : 0;
+}
+
+/*
+ * A TCP SYN with an MSS option (RFC 9293) above @mss. Every stack that is known puts it first; a SYN that begins with
+ * another option counts as one, since only Linux looks through them all.
+ */
+fl_inline bool fl_offers_more(struct fl_ctx *ctx, const struct fl_frame *frame, __u16 mss)
+{
+	const __u8 *tcp = ctx_at(ctx, frame->base + FL_INNER_LEN, FL_TCP_LEN + FL_TCP_MSS_LEN);
+
+	if (!tcp || !(tcp[13] & FL_TCP_SYN) || tcp[12] >> 4 <= FL_TCP_LEN / 4)
+		return false;
+	return tcp[20] != FL_TCP_MSS || tcp[21] != FL_TCP_MSS_LEN || (tcp[22] << 8 | tcp[23]) > mss;
 }
 
 /* The largest L3 packet that this one becomes on the wire. */

@@ -47,6 +47,8 @@ fl_inline struct fl_verdict fl_check_journey(struct fl_ctx *ctx, const struct fl
 		return fl_to_linux(FL_REASON_TTL);
 	if (size > next->mtu || size > next->out.mtu)
 		return fl_to_linux(FL_REASON_MTU);
+	if (next->mss && inner->ip.protocol == IPPROTO_TCP && fl_offers_more(ctx, frame, next->mss))
+		return fl_to_linux(FL_REASON_MSS);
 	return fl_go_on();
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* ICMP and ARP. UAPI's linux/icmp.h and linux/if_arp.h include a libc's headers, which the BPF target does not have. */
+/* ICMP, ARP and TCP options. UAPI's linux/icmp.h and linux/if_arp.h include a libc's headers, which the BPF target does not have. */
 #ifndef FL_WIRE_H
 #define FL_WIRE_H
 
@@ -18,6 +18,12 @@ struct fl_icmp {
 #define FL_ICMP_REDIRECT 5
 #define FL_ICMP_TIME_EXCEEDED 11
 #define FL_ICMP_PARAMETER_PROBLEM 12
+
+/* RFC 9293: the header without options, the SYN flag, and the option that offers a maximum segment size. */
+#define FL_TCP_LEN 20
+#define FL_TCP_SYN 2
+#define FL_TCP_MSS 2
+#define FL_TCP_MSS_LEN 4
 
 /* RFC 826 for IPv4 over Ethernet. Addresses are 2-byte aligned in the frame. */
 struct fl_arp_body {

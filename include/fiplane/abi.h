@@ -100,6 +100,7 @@ enum fl_class {
 	X(FRAGMENT, SLOW, "fragment that is routed: conntrack puts the datagram together first") \
 	X(TTL, SLOW, "TTL would expire on the way: Linux answers") \
 	X(MTU, SLOW, "larger than the MTU on the way: Linux fragments or answers") \
+	X(MSS, SLOW, "TCP SYN with a larger MSS than a rule on the way allows: Linux lowers it") \
 	X(ICMP_INNER, SLOW, "ICMP error whose quoted packet does not match its translation") \
 	X(L4_SHORT, SLOW, "transport header incomplete, or of a protocol whose checksum only Linux updates") \
 	X(HOST_SOURCE, SLOW, "source MAC or IP is multicast, loopback, reserved or zero") \
@@ -258,7 +259,8 @@ struct fl_next {
 	__u8 dmac[6]; /* inner Ethernet addresses after the last router */
 	__u8 smac[6];
 	__u8 dnat[4]; /* destination after translation; 0.0.0.0: stays as it is */
-	__u32 hops; /* routers on the slow path; packets with TTL <= hops go to Linux */
+	__u16 hops; /* routers on the slow path; packets with TTL <= hops go to Linux */
+	__u16 mss; /* largest that a TCP SYN may offer, bytes; 0: no rule lowers it */
 	__u32 mtu; /* smallest MTU on the slow path, bytes of L3 packet */
 	__u32 flags; /* FL_NEXT_* */
 	__u32 last_use; /* seconds of CLOCK_MONOTONIC at the last packet; written by the programs only */

@@ -23,6 +23,7 @@ Outcome merge(const std::vector<Path>& paths) {
     outcome.stopped = generic.stopped;
     outcome.by_source_snat_only = true;
     for (const Path& path : paths) {
+        outcome.mss.insert(path.mss.begin(), path.mss.end());
         if (!path.by_source) {
             if (outcome.stopped || path.same(generic)) continue;
             outcome.stopped = path.stopped ? path.stopped : path.undecided + " is undecidable";
@@ -49,6 +50,7 @@ void combine(Outcome& outcome, const Outcome& invalid, const Chain& first) {
             invalid.by_source_snat_only && (outcome.by_source_snat_only || !outcome.by_source);
         if (!outcome.by_source) outcome.by_source = invalid.by_source;
     }
+    outcome.mss.insert(invalid.mss.begin(), invalid.mss.end());
     outcome.mark_invalid = invalid.mark;
 }
 

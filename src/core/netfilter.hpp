@@ -74,6 +74,10 @@ struct SetAddress {
 struct SetMark {
     std::uint64_t value = 0;
 };
+/// `tcp option maxseg size set …`, which lowers the MSS that a TCP SYN offers and never raises it (nft_exthdr.c).
+struct LowerMss {
+    std::uint16_t to = 0;  ///< bytes; 0: `rt mtu`, what the route's MTU leaves for a segment
+};
 struct Notrack {};
 struct Counter {};
 enum class VerdictKind { kAccept, kDrop, kReturn, kJump, kGoto, kContinue };
@@ -89,7 +93,7 @@ struct Unknown {
     std::optional<Ipv4> snat{};  ///< the same for the source
 };
 
-using Statement = std::variant<Match, Dnat, Snat, SetAddress, SetMark, Notrack, Counter, Verdict, Unknown>;
+using Statement = std::variant<Match, Dnat, Snat, SetAddress, SetMark, LowerMss, Notrack, Counter, Verdict, Unknown>;
 
 struct Rule {
     std::vector<Statement> statements;
@@ -157,6 +161,9 @@ struct Outcome {
     std::optional<Ipv4> snat;
     std::string snat_by;  ///< map or literal that gave `snat`: two packets with the same one are translated alike
     bool notrack = false;
+    /// LowerMss::to of all rules that may see the packet if it is a TCP SYN, whether the rest of them is decidable or
+    /// not: where the fast path leaves a packet to Linux in vain, nothing is wrong.
+    std::set<std::uint16_t> mss;
     std::optional<std::uint64_t> mark;  ///< for the next hook of the same namespace, like the next
     std::optional<std::uint64_t> mark_invalid;
     std::optional<std::string> stopped;

@@ -268,6 +268,10 @@ Leave Interpreter::run_statement(const Chain& chain, const Rule& rule, const Sta
         path_.mark = mark->value;
         return Leave::kNext;
     }
+    if (const auto* lower = std::get_if<LowerMss>(&statement)) {
+        path_.mss.insert(lower->to);
+        return Leave::kNext;
+    }
     if (std::holds_alternative<Notrack>(statement)) {
         if (before_conntrack_) path_.tracking = Tracking::kUntracked;
         return Leave::kNext;

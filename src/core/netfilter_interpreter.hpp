@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,7 @@ struct Path {
     std::string snat_by;
     bool snat_unknown = false;  ///< translated to an address that depends on the unknown source
     bool notrack = false;
+    std::set<std::uint16_t> mss;  ///< see Outcome; no difference between paths
     std::optional<std::string> stopped;
 
     bool by_source = false;  ///< took a branch that only certain sources take

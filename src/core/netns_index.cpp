@@ -26,7 +26,8 @@ std::string egress_refusal(const std::string& device, const nf::Evaluator& netfi
         packet.oifname = device;
         packet.ether_type = type;
         const nf::Outcome outcome = netfilter.evaluate(nf::Hook::kEgress, packet);
-        if (!outcome.accepted || outcome.stopped || outcome.by_source) return device + " has a netdev egress chain";
+        const bool passes = outcome.accepted && !outcome.stopped && !outcome.by_source && outcome.mss.empty();
+        if (!passes) return device + " has a netdev egress chain";
     }
     return {};
 }
@@ -40,6 +41,19 @@ std::string find_jump_refusal(const Link& link, const nf::Evaluator& netfilter) 
     if (!is_plain_qdisc(link.qdisc)) return fmt::format("{} has qdisc {}", link.name, link.qdisc);
     if (netfilter.has_ingress(link.name)) return link.name + " has a netdev ingress chain";
     return egress_refusal(link.name, netfilter);
+}
+
+/// See NetnsIndex::lowest_mss. get_tcpmss says TCP_MSS_DEFAULT where an MTU leaves no room.
+std::uint16_t find_lowest_mss(const NetnsView& view) {
+    constexpr std::uint32_t kHeaders = 40;  // IPv4 and TCP without options
+    constexpr std::uint16_t kDefault = 536;
+    std::uint32_t mtu = 0xffff;
+    for (const auto& [ifindex, link] : view.links)
+        mtu = std::min(mtu, link.mtu);
+    for (const Route& route : view.routes) {
+        if (route.mtu != 0) mtu = std::min(mtu, route.mtu);
+    }
+    return mtu > kHeaders ? static_cast<std::uint16_t>(mtu - kHeaders) : kDefault;
 }
 
 }  // namespace
@@ -60,6 +74,7 @@ NetnsIndex::NetnsIndex(const NetnsView& view) : view_(view), routing_(view), net
     for (const auto& [ifindex, link] : view.links)
         jump_refusals_[ifindex] = find_jump_refusal(link, netfilter_);
     collect_mentions();
+    lowest_mss_ = find_lowest_mss(view);
 }
 
 void NetnsIndex::collect_mentions() {

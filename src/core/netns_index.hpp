@@ -32,6 +32,10 @@ class NetnsIndex {
     /// Why the fast path may not carry packets past this device, where it would skip its queue and its programs.
     /// Empty: it may.
     [[nodiscard]] const std::string& jump_refusal(const Link& link) const;
+    /// A bound for what `rt mtu` lowers a TCP SYN's MSS to here, bytes: no device and no route allows less
+    /// (nft_rt.c, get_tcpmss, asks the route to the destination and the one back). Path MTUs that the kernel learns are
+    /// not in it.
+    [[nodiscard]] std::uint16_t lowest_mss() const { return lowest_mss_; }
     /// Prefixes that something in the namespace treats apart (routes, rules, neighbours, filters), ascending by
     /// address, then length; no doubles.
     [[nodiscard]] const std::vector<Prefix>& mentions() const { return mentions_; }
@@ -46,6 +50,7 @@ class NetnsIndex {
     std::unordered_map<int, std::vector<const Neighbour*>> neighbours_on_;
     std::unordered_map<int, std::string> jump_refusals_;
     std::vector<Prefix> mentions_;
+    std::uint16_t lowest_mss_ = 0;
 };
 
 /// Queues that only hold packets for a moment; others shape or drop on purpose.

@@ -45,6 +45,7 @@ std::string filter_refusal(const NetnsIndex& root, const Link& link, const Mac& 
         packet.saddr = address;
         const nf::Outcome outcome = root.netfilter().evaluate(nf::Hook::kIngress, packet);
         if (outcome.stopped) return *outcome.stopped;
+        if (!outcome.mss.empty()) return "its ingress chain lowers the MSS of TCP";
         if (!outcome.accepted) return fmt::format("its ingress chain drops frames of type {:#06x}", type);
     }
     return {};

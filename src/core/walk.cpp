@@ -13,6 +13,11 @@ namespace {
 constexpr int kMaxRouters = 8;
 constexpr std::uint16_t kNudFixed = 0xc0;  // PERMANENT or NOARP: never goes stale
 
+/// 0 stands for no limit.
+void lower_mss(fl_next& next, std::uint16_t limit) {
+    if (limit != 0 && (next.mss == 0 || limit < next.mss)) next.mss = limit;
+}
+
 }  // namespace
 
 /// One namespace of a journey, in the order in which the kernel handles a packet. Each step returns false when the
@@ -89,6 +94,8 @@ bool Walker::Traversal::hook(nf::Hook where, const char* name, nf::Outcome& outc
             return stop("depends on the source: " + *outcome.by_source);
         }
     }
+    for (const std::uint16_t limit : outcome.mss)
+        lower_mss(journey.next, limit == 0 ? state.netns->lowest_mss() : limit);
     packet.mark = outcome.mark;
     packet.mark_invalid = outcome.mark_invalid;
     untracked = outcome.notrack;
@@ -355,7 +362,8 @@ void Walker::append(Journey& head, Journey&& rest) {
         head.fast = false;
         head.reason = "the source is translated twice on the way";
     }
-    rest.next.hops += head.next.hops;
+    rest.next.hops = static_cast<std::uint16_t>(rest.next.hops + head.next.hops);
+    lower_mss(rest.next, head.next.mss);
     rest.next.mtu = std::min(rest.next.mtu, head.next.mtu);
     rest.next.flags |= head.next.flags;
     head.next = rest.next;

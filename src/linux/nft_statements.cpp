@@ -164,7 +164,24 @@ Statement parse_nat(const RuleScope& scope, const std::string& kind, const Json&
     return nf::Snat{.to = std::move(*to), .random = has_flag(nat, "random") || has_flag(nat, "fully-random")};
 }
 
+bool is_mss(const Json& key) {
+    return only_key(key) == "tcp option" && key["tcp option"].value("name", "") == "maxseg" &&
+           key["tcp option"].value("field", "") == "size";
+}
+
+/// `tcp option maxseg size set 1400`, or `set rt mtu`.
+Statement parse_mss(const Json& value) {
+    if (value.is_number_unsigned()) {
+        const auto bytes = value.get<std::uint64_t>();
+        if (bytes == 0 || bytes > 0xffff) return nf::Unknown{};
+        return nf::LowerMss{static_cast<std::uint16_t>(bytes)};
+    }
+    if (only_key(value) == "rt" && value["rt"].value("key", "") == "mtu") return nf::LowerMss{};
+    return nf::Unknown{};
+}
+
 Statement parse_mangle(const RuleScope& scope, const Json& mangle) {
+    if (is_mss(mangle.at("key"))) return parse_mss(mangle.at("value"));
     const Field field = field_of(mangle.at("key"));
     if (field == Field::kMark && mangle.at("value").is_number_unsigned()) {
         return nf::SetMark{mangle["value"].get<std::uint64_t>()};

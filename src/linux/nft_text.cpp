@@ -64,6 +64,8 @@ std::string render_object(const std::string& kind, const Json& body) {
     if (kind == "concat") return join(body, " . ");
     if (kind == "set") return render_set(body);
     if (kind == "elem") return render(body.at("val"));
+    if (kind == "tcp option") return fmt::format("tcp option {} {}", body.value("name", "?"), body.value("field", "?"));
+    if (kind == "rt") return "rt " + body.value("key", "?");
     if (kind == "map") return fmt::format("{} map {}", render(body.at("key")), render(body.at("data")));
     if (kind == "&" || kind == "|" || kind == "^" || kind == "<<" || kind == ">>") {
         return join(body, fmt::format(" {} ", kind).c_str());

@@ -172,3 +172,41 @@ TEST_CASE("a device that is no source, or another kind of one") {
     world.on_host(kExternal);
     check_no_source(FL_HOOK_TC_TUNNEL);
 }
+
+TEST_CASE("a TCP SYN that offers more than a rule allows is left to Linux") {
+    World world;
+    fl_next next = world.next_to_vm();
+    next.mss = 1410;
+    world.set_fip_in(next);
+    const auto syn = [&](const Bytes& options, std::uint8_t flags = 0x02) {
+        return Packet(world.to_fip() / Tcp{.flags = flags, .options = options} / Payload{"data"});
+    };
+    const auto carried = [&](const Packet& packet, const Packet& expected) {
+        world.on_tunnel(kExternal);
+        check_sent(world.programs.run(FL_HOOK_TC_TUNNEL, packet.bytes()), kTcRedirect, FL_REASON_FIP_IN, expected);
+    };
+    const auto arrived = [&](const Bytes& options, std::uint8_t flags = 0x02) {
+        return Packet(world.to_vm() / Tcp{.flags = flags, .options = options} / Payload{"data"});
+    };
+    const Bytes mss_1410{2, 4, 0x05, 0x82};
+    const Bytes mss_1411{2, 4, 0x05, 0x83};
+    SECTION("as much, or no option at all") {
+        for (const Bytes& options : {mss_1410, Bytes{}})
+            carried(syn(options), arrived(options));
+    }
+    SECTION("one byte more, in SYN and SYN-ACK") {
+        left_everywhere(world, syn(mss_1411), FL_REASON_MSS);
+        left_everywhere(world, syn(mss_1411, 0x12), FL_REASON_MSS);
+    }
+    SECTION("only Linux looks behind another option") {
+        left_everywhere(world, syn({1, 1, 4, 2, 2, 4, 0x05, 0x82}), FL_REASON_MSS);
+        left_everywhere(world, syn({2, 5, 0, 0, 1, 1, 1, 1}), FL_REASON_MSS);
+    }
+    SECTION("what is no SYN may look like one that offers") {
+        carried(syn(mss_1411, 0x10), arrived(mss_1411, 0x10));
+    }
+    SECTION("where no rule says so everything goes") {
+        world.set_fip_in(world.next_to_vm());
+        carried(syn(mss_1411), arrived(mss_1411));
+    }
+}

@@ -35,7 +35,8 @@ Covered reachable() {
     // What a later program sees again is only handed over at the underlay.
     for (const fl_hook hook : {FL_HOOK_XDP_UNDERLAY, FL_HOOK_TC_UNDERLAY})
         add(hook, {FL_REASON_FIP_OUT, FL_REASON_FIP_HAIRPIN, FL_REASON_ROUTED});
-    add(FL_HOOK_TC_TUNNEL, {FL_REASON_FIP_OUT, FL_REASON_ROUTED});
+    add(FL_HOOK_TC_TUNNEL, {FL_REASON_FIP_OUT, FL_REASON_ROUTED, FL_REASON_MSS});
+    add(FL_HOOK_TC_HOST, {FL_REASON_MSS});
     add(FL_HOOK_XDP_UNDERLAY, {FL_REASON_FIP_IN, FL_REASON_L2_FORWARD, FL_REASON_L2_TO_HOST, FL_REASON_ARP_REPLY,
                                FL_REASON_NOT_OVERLAY, FL_REASON_TO_TC});
     add(FL_HOOK_TC_UNDERLAY,

@@ -157,9 +157,10 @@ struct Writer {
         put16(out, tcp.dst);
         put32(out, tcp.seq);
         put32(out, tcp.ack);
-        put16(out, static_cast<std::uint16_t>(5 << 12 | tcp.flags));
+        put16(out, static_cast<std::uint16_t>((5 + tcp.options.size() / 4) << 12 | tcp.flags));
         put16(out, tcp.window);
         put32(out, 0);
+        put(out, tcp.options);
         set16(out, 16, tcp.checksum.value_or(transport_checksum(out, 6)));
         return out;
     }

@@ -79,6 +79,7 @@ struct Tcp {
     std::uint32_t ack = 0;
     std::uint8_t flags = 0x02;
     std::uint16_t window = 64240;
+    Bytes options{};  ///< a multiple of four bytes
     std::optional<std::uint16_t> checksum{};
 };
 

@@ -114,6 +114,21 @@ TEST_CASE("undecidable matches stop the walk only where their outcomes differ") 
     CHECK_FALSE(forward({rule("", {kUndecidable, nf::Counter{}})}, packet("1.1.1.1", "2.2.2.2/32")).stopped);
 }
 
+TEST_CASE("rules that lower the MSS are told, whatever else they depend on") {
+    const auto mss = [](std::vector<nf::Rule> rules) {
+        const auto outcome = forward(std::move(rules), packet("1.1.1.1", "2.2.2.2/32"));
+        CHECK_FALSE(outcome.stopped);
+        CHECK(outcome.accepted);
+        return outcome.mss;
+    };
+    CHECK(mss({rule("", {kAccept})}).empty());
+    CHECK(mss({rule("", {kUndecidable, nf::LowerMss{}})}) == std::set<std::uint16_t>{0});
+    CHECK(mss({rule("", {kUndecidable, nf::LowerMss{1300}}), rule("", {nf::LowerMss{}})}) ==
+          std::set<std::uint16_t>{0, 1300});
+    CHECK(mss({rule("", {destination_is("3.3.3.3/32"), nf::LowerMss{}})}).empty());
+    CHECK(mss({rule("", {kAccept}), rule("", {nf::LowerMss{}})}).empty());
+}
+
 TEST_CASE("statements that are not understood stop the walk where they are reached") {
     const std::vector<nf::Rule> rules{rule("meter", {destination_is("3.3.3.3/32"), nf::Unknown{}})};
     CHECK_FALSE(forward(rules, packet("1.1.1.1", "2.2.2.2/32")).stopped);

@@ -277,6 +277,13 @@ TEST_CASE("stateless rewrites, marks, notrack and harmless statements are unders
     CHECK(set.to.map_name == "fip_in");
     CHECK(only<nf::SetAddress>(R"({"mangle": {"key": )" + kSaddr + R"(, "value": "1.2.3.4"}})").to.address ==
           ip("1.2.3.4"));
+    const std::string mss = R"({"mangle": {"key": {"tcp option": {"name": "maxseg", "field": "size"}}, "value": )";
+    CHECK(only<nf::LowerMss>(mss + R"({"rt": {"key": "mtu"}}}})").to == 0);
+    CHECK(only<nf::LowerMss>(mss + "1300}}").to == 1300);
+    for (const char* value : {"0", "70000", R"({"rt": {"key": "classid"}})", R"({"meta": {"key": "mark"}})"}) {
+        INFO(value);
+        CHECK(only<nf::Unknown>(mss + value + "}}").may_translate == false);
+    }
     CHECK(only<nf::SetMark>(R"({"mangle": {"key": {"meta": {"key": "mark"}}, "value": 5}})").value == 5);
     only<nf::Notrack>(R"({"notrack": null})");
     only<nf::Counter>(R"({"counter": {"packets": 5, "bytes": 10}})");
@@ -405,6 +412,8 @@ TEST_CASE("rules read like nft's own text", "[nft]") {
         {R"({"vmap": {"key": {"meta": {"key": "iifname"}}, "data": {"set": [["a", {"accept": null}], ["b", {"jump": {"target": "sub"}}]]}}})",
          "iifname vmap { a : accept, b : jump sub }"},
         {R"({"mangle": {"key": {"meta": {"key": "mark"}}, "value": 5}})", "meta mark set 0x00000005"},
+        {R"({"match": {"op": "in", "left": {"payload": {"protocol": "tcp", "field": "flags"}}, "right": "syn"}}, {"mangle": {"key": {"tcp option": {"name": "maxseg", "field": "size"}}, "value": {"rt": {"key": "mtu"}}}})",
+         "tcp flags syn tcp option maxseg size set rt mtu"},
         {R"({"queue": {"num": 0}})", "queue {\"num\":0}"},
         {R"({"masquerade": null})", "masquerade"},
     };
