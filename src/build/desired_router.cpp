@@ -292,8 +292,9 @@ Result<> Desire::legacy_gateway(const RouterSite& site) {
     external_routes(site.netns, gateway, kMainTable);
     extra_routes(site, &gateway, site.netns, kMainTable);
     const auto translations = fixed_by_fip(site.index);
-    if (translations.empty()) return {};
-    add_table(site.netns, router_table(gateway.device, false, translations));
+    if (translations.empty() && !site.router.enable_snat) return {};
+    add_table(site.netns,
+              router_table(gateway.device, false, translations, GatewayNat{gateway.fixed_ip, site.router.enable_snat}));
     auto& netns = out_.netns[site.netns];
     for (const auto& [fip, fixed] : translations) {
         netns.addresses.emplace(gateway.device, Prefix::host(fip));

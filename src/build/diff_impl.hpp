@@ -57,6 +57,8 @@ class NodeDiff {
     void remove_fdb(const DesiredFdb& entry);
     void nft_differences(const NetnsName& name, const DesiredNetns& wanted);
     void withdraw_translations(const NetnsName& name, const DesiredNetns& wanted);
+    void release_shared_sources(const NetnsName& name, const DesiredNetns& wanted);
+    void flush_conntrack(const NetnsName& name, Ipv4 address);
 
     const DesiredNode& desired_;
     const ActualNode& actual_;

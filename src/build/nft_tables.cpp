@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <iterator>
 
 #include "build/names.hpp"
 
@@ -48,6 +49,17 @@ void add_stateless_chains(NftTable& table, const std::string& external_device, b
     table.chains.push_back(std::move(invalid_out));
 }
 
+/// For sources without an address of their own, so behind the map's rule. Many of them share one address, and only
+/// conntrack tells their answers apart: these flows are Linux's, and ports may be random (LP 1814002: fewer clashes).
+std::vector<std::string> gateway_rules(const std::string& external_device, const GatewayNat& gateway) {
+    const std::string snat = fmt::format("snat to {} fully-random", gateway.address.str());
+    std::vector<std::string> rules;
+    if (gateway.enable_snat) rules.push_back(fmt::format("oifname \"{}\" {}", external_device, snat));
+    // To a neighbour's floating IP: its answer would else go straight to the sender, past the router.
+    rules.push_back(fmt::format("iifname != \"{}\" ct status dnat {}", external_device, snat));
+    return rules;
+}
+
 NftTable with_translations(const std::map<Ipv4, Ipv4>& fixed_by_fip) {
     NftTable table;
     auto& in = table.maps[kFipInMap];
@@ -61,7 +73,8 @@ NftTable with_translations(const std::map<Ipv4, Ipv4>& fixed_by_fip) {
 
 }  // namespace
 
-NftTable router_table(const std::string& external_device, bool distributed, const std::map<Ipv4, Ipv4>& fixed_by_fip) {
+NftTable router_table(const std::string& external_device, bool distributed, const std::map<Ipv4, Ipv4>& fixed_by_fip,
+                      const std::optional<GatewayNat>& gateway) {
     NftTable table = with_translations(fixed_by_fip);
     // A legacy router translates whatever comes in, so that a VM reaches its neighbour's floating IP in one pass; a
     // distributed one sends it out to the fip namespace and back.
@@ -79,6 +92,8 @@ NftTable router_table(const std::string& external_device, bool distributed, cons
                             "",
                             {fmt::format("oifname != \"{}\" ct status ! dnat accept", external_device),
                              fmt::format("snat to ip saddr map @{}", kFipOutMap)}});
+    if (gateway)
+        std::ranges::move(gateway_rules(external_device, *gateway), std::back_inserter(table.chains.back().rules));
     add_stateless_chains(table, external_device, distributed);
     return table;
 }
@@ -231,6 +246,20 @@ std::map<Ipv4, Ipv4> translations_of(const nf::Ruleset& ruleset) {
             fixed_by_fip.emplace(fip, fixed);
     }
     return fixed_by_fip;
+}
+
+std::map<std::string, Ipv4> shared_sources(const nf::Ruleset& ruleset) {
+    std::map<std::string, Ipv4> found;
+    for (const nf::Chain& chain : ruleset.chains) {
+        if (chain.family != nf::Family::kIp || chain.table != kTableName) continue;
+        for (const nf::Rule& rule : chain.rules) {
+            for (const nf::Statement& statement : rule.statements) {
+                const auto* snat = std::get_if<nf::Snat>(&statement);
+                if (snat != nullptr && snat->random && snat->to.address) found.emplace(rule.text, *snat->to.address);
+            }
+        }
+    }
+    return found;
 }
 
 }  // namespace fiplane::build

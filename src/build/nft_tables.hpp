@@ -6,6 +6,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -36,10 +37,18 @@ struct NftTable {
     std::map<std::string, std::set<Ipv4>> sets;
 };
 
-/// Translation of a router's floating IPs. `external_device` is rfp- (distributed) or qg- (legacy). Neutron's rules
-/// (l3/dvr_local_router.py and l3/router_info.py, floating_forward_rules) with maps, without random source ports.
+/// What has a router's own external address as its source (l3/router_info.py, _add_snat_rules and
+/// external_gateway_nat_snat_rules).
+struct GatewayNat {
+    Ipv4 address;
+    bool enable_snat = true;  ///< also what VMs without a floating IP send beyond the gateway
+};
+/// Translation of a router's floating IPs. `external_device` is rfp- (distributed) or qg- (legacy, which has a
+/// `gateway`). Neutron's rules (l3/dvr_local_router.py and l3/router_info.py, floating_forward_rules) with maps,
+/// without random source ports.
 [[nodiscard]] NftTable router_table(const std::string& external_device, bool distributed,
-                                    const std::map<Ipv4, Ipv4>& fixed_by_fip);
+                                    const std::map<Ipv4, Ipv4>& fixed_by_fip,
+                                    const std::optional<GatewayNat>& gateway = {});
 /// What a node translates that is the router itself (nova-network).
 struct NodeNat {
     std::string external_device;  ///< br_pub
@@ -112,5 +121,7 @@ struct NftChange {
 
 /// Translations that a ruleset holds in its table `ip fiplane`, by floating IP.
 [[nodiscard]] std::map<Ipv4, Ipv4> translations_of(const nf::Ruleset& ruleset);
+/// Rules of that table that give one address to many sources (gateway_rules), and the address of each.
+[[nodiscard]] std::map<std::string, Ipv4> shared_sources(const nf::Ruleset& ruleset);
 
 }  // namespace fiplane::build

@@ -135,6 +135,8 @@ struct Router {
     std::vector<std::size_t> subnets;             ///< that it joins
     std::vector<std::size_t> interfaces;          ///< Neutron's: ports, owner kRouterInterface, one per subnet
     std::optional<std::size_t> gateway_port;      ///< legacy routers only: qg-
+    /// What VMs without a floating IP send beyond the gateway has the gateway port's address (Neutron's enable_snat).
+    bool enable_snat = true;
     struct Route {
         Prefix destination;
         Ipv4 nexthop;

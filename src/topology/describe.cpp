@@ -119,6 +119,7 @@ json describe_router(const Topology& topology, const Router& router) {
             {"namespace", in_namespace ? json("qrouter-" + router.id) : json(nullptr)},
             {"external_network", name_or_null(topology.networks, router.external_network)},
             {"gateway_port", name_or_null(topology.ports, router.gateway_port)},
+            {"enable_snat", router.gateway_port ? json(router.enable_snat) : json(nullptr)},
             {"subnets", std::move(subnets)},
             {"interfaces", std::move(interfaces)},
             {"routes", std::move(routes)}};

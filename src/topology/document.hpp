@@ -69,6 +69,7 @@ struct RouterEntry {
         Place place;
         Field<std::string> network;
         Field<Ipv4> fixed_ip;
+        Field<bool> enable_snat;
     };
     struct Interface {
         Place place;

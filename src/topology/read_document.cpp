@@ -237,9 +237,9 @@ class DocumentReader {
         return out;
     }
 
-    /// `public`, or `{network: public, fixed_ip: 172.24.5.250}`.
+    /// `public`, or `{network: public, fixed_ip: 172.24.5.250, enable_snat: false}`.
     Field<RouterEntry::Gateway> read_gateway(const YamlNode& node, const std::string& object) {
-        Field<RouterEntry::Gateway> out{true, node.place, RouterEntry::Gateway{node.place, {}, {}}};
+        Field<RouterEntry::Gateway> out{true, node.place, RouterEntry::Gateway{node.place, {}, {}, {}}};
         if (node.kind != YamlNode::Kind::kMap) {
             out.value->network =
                 Fields::read_scalar<std::string>(node, object, "external_gateway", parse_text, mistakes_);
@@ -250,6 +250,7 @@ class DocumentReader {
         Fields fields(node, object + ": external_gateway", mistakes_);
         out.value->network = fields.read<std::string>("network", Need::kRequired, parse_text);
         out.value->fixed_ip = fields.read<Ipv4>("fixed_ip", Need::kOptional, parse_address);
+        out.value->enable_snat = fields.read<bool>("enable_snat", Need::kOptional, parse_bool);
         fields.finish();
         return out;
     }

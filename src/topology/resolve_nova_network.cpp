@@ -83,6 +83,10 @@ class NovaNetworkResolver {
             complain(gateway.fixed_ip.place, ": the gateway of a nova-network router has no fixed_ip",
                      fmt::format("it is the node's own address: write it under the node's addresses, for {}", name));
         }
+        if (gateway.enable_snat.written) {
+            complain(gateway.enable_snat.place, ": enable_snat belongs to type: neutron",
+                     "nova-network always translates what VMs send beyond the external network's bridge");
+        }
         router_.external_network = *network;
     }
 

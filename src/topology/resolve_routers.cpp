@@ -92,6 +92,7 @@ class RouterResolver {
             return;
         }
         router_.external_network = *network;
+        router_.enable_snat = gateway->enable_snat.value.value_or(true);
         if (kind_is_unknown()) return;
         if (router_.distributed) {
             if (!gateway->fixed_ip.written) return;

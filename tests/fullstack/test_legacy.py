@@ -7,11 +7,14 @@ import json
 import random
 
 import pytest
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.l2 import Ether
 
 from conftest import ROOT
-from expect import carried_in_bpf
-from frames import match_inner
-from matrix import missing, run_matrix
+from expect import Handled, carried_in_bpf, handled
+from frames import assert_same, assert_tunnelled, inner, match_inner
+from matrix import missing, ping, run_matrix
+from outbound import Echo, tcp_source
 
 TOPOLOGY = ROOT / "examples" / "devstack-legacy-vxlan.yaml"
 
@@ -99,3 +102,57 @@ def test_D10_announcement(warm, taps):
     warm.reload(lambda text: text.replace(fresh, old))
     addresses = node.run_in(router.namespace, "ip -4 address")
     assert fresh not in addresses and old in addresses
+
+
+@pytest.fixture
+def poor(warm, original) -> str:
+    """vm4 has no floating IP any more."""
+    (fip,) = warm.topology.fips_of("vm4")
+    warm.reload(lambda text: text.replace(f"  - {{floating_ip_address: {fip}, port: vm4}}\n", ""))
+    assert ping(warm, "vm4", "172.24.4.2", 2) is not None
+    return "vm4"
+
+
+def test_V4_without_a_floating_ip_by_the_routers_address(warm, taps, poor):
+    """V4: a VM without a floating IP pings a host outside, which sees the router's address on qg-; whole frames, there and
+    back. Nothing leaves with the VM's own address."""
+    router, qg, node = gateway(warm)
+    vm, host, address = warm.vms[poor], warm.nodes["subnode1"], "172.24.4.2"
+    qr, host_mac = warm.topology.router_port(router.name, "private").mac, host.node.macs["public"]
+    echo, start, wire = Echo(), taps.vm(poor), taps.wire(host.name)
+    sent = Ether(src=vm.port.mac, dst=qr) / echo.request(vm.port.fixed_ip, address)
+    start.send(sent)
+    outside = wire.one(match_inner(lambda frame: echo.is_request(frame, dst=address)), "echo request")
+    chosen = Ether(inner(outside))[ICMP].id
+    translated = Ether(src=qg.mac, dst=host_mac) / echo.request(qg.fixed_ip, address, 63, chosen)
+    assert_tunnelled("to the host outside", outside, node, host, "public", translated)
+    answer = wire.one(match_inner(lambda frame: echo.is_reply(frame, src=address)), "echo reply")
+    number = Ether(inner(answer))[IP].id
+    untranslated = Ether(src=host_mac, dst=qg.mac) / echo.reply(address, qg.fixed_ip, 64, number, chosen)
+    assert_tunnelled("from the host outside", answer, host, node, "public", untranslated)
+    back = start.one(lambda frame: echo.is_reply(frame), "echo reply")
+    assert_same("back", back, Ether(src=qr, dst=vm.port.mac) / echo.reply(address, vm.port.fixed_ip, 63, number))
+    wire.none(match_inner(lambda frame: IP in frame and frame[IP].src == vm.port.fixed_ip), "untranslated packet", 0.2)
+
+
+def test_V4_connections_without_a_floating_ip(warm, poor):
+    """TCP: hosts outside, and VMs that are asked by their floating IP, see the router's address; so the neighbour on the same
+    network answers by the router. With a floating IP again, that is seen."""
+    _, qg, _ = gateway(warm)
+    assert tcp_source(warm.vms[poor], warm.nodes["subnode1"], "172.24.4.2") == qg.fixed_ip
+    for neighbour in ("vm1", "vm3"):
+        fip, own = warm.topology.fips_of(neighbour)[0], warm.vms[neighbour].port.fixed_ip
+        assert tcp_source(warm.vms[poor], warm.vms[neighbour], fip, own) == qg.fixed_ip
+        assert tcp_source(warm.vms[poor], warm.vms[neighbour], own) == warm.vms[poor].port.fixed_ip
+    warm.reload(lambda text: text + f"  - {{floating_ip_address: 172.24.5.99, port: {poor}}}\n")
+    assert tcp_source(warm.vms[poor], warm.nodes["subnode1"], "172.24.4.2") == "172.24.5.99"
+
+
+def test_V4_floating_ips_stay_in_bpf_beside_it(warm, poor):
+    """What has a floating IP is carried as before, and packets without one are Linux's on the router's node."""
+    run_matrix(warm, pings=2, with_ssh=False)
+    with carried_in_bpf(warm, packets=200):
+        cells = run_matrix(warm)
+    assert not missing(cells), "\n".join(missing(cells))
+    with handled(warm, {"primary": Handled("to_router")}):
+        assert ping(warm, poor, "172.24.4.2", 3) is not None

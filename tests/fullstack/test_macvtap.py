@@ -20,6 +20,7 @@ from scapy.packet import Packet, Raw
 from conftest import ROOT
 from frames import assert_same
 from lab import wait_for
+from outbound import tcp_source
 from spoofing import BROADCAST, EXPERIMENTAL, STRANGER, check_spoofing
 
 TOPOLOGY = ROOT / "examples" / "classic-macvtap.yaml"
@@ -144,7 +145,8 @@ def test_V3_vlans_do_not_mix(lab, taps):
 
 @pytest.mark.parametrize("fast_path", [True, False])
 def test_V3_V4_V5_routed_by_the_network_node(lab, taps, fast_path):
-    """One hop between VLANs, to the gateway none; outside reaches the router and floating IPs, a VM with one the outside."""
+    """One hop between VLANs, to the gateway none; outside reaches the router and floating IPs. VMs reach the outside: with a
+    floating IP as that, without one as the router."""
     lab.set_fast_path(fast_path)
     vm, outside = lab.vms["vm1"], lab.outside[OUTSIDE]
     address = outside.address.split("/")[0]
@@ -154,6 +156,10 @@ def test_V3_V4_V5_routed_by_the_network_node(lab, taps, fast_path):
         assert ping_ttl(vm.run, port_of(lab, "vm5").fixed_ip) == 63
         assert ping_ttl(outside.run, QG) == 64
         assert ping_ttl(vm.run, address) == 63
+        assert tcp_source(vm, outside, address) == FIP
+        for without in ("vm3", "vm5"):
+            assert ping_ttl(lab.vms[without].run, address) == 63
+            assert tcp_source(lab.vms[without], outside, address) == QG
         assert ping_ttl(vm.run, "203.0.113.103") == 63
         floating_ip_frames(lab, taps, address)
     finally:

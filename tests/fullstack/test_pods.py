@@ -21,6 +21,7 @@ from frames import Tap, assert_same, inner, match_inner
 from frames import taps as open_taps
 from lab import Lab, wait_for
 from matrix import ping, run_in
+from outbound import tcp_source
 from timing import scaled
 
 BRIDGE, OTHER_BRIDGE, STRETCHED, EXTERNAL = 2001, 2002, 2009, 3001
@@ -253,3 +254,17 @@ def test_T5_ping_and_ssh_from_outside(pod1, pod2):
         pod.keys.write_known_hosts({fip: vm})
         answer = pod2.outside[OUTSIDE].run(pod.keys.ssh_command(fip, "hostname"), check=False, timeout=30)
         assert answer.stdout.strip() == vm, answer.stderr
+
+
+def test_T4_without_a_floating_ip_as_the_north_south_router(pod1, pod2):
+    """VMs of both pods that have none reach a host outside, which sees the north-south router's address: the one router on
+    the way that translates sources."""
+    original = pod2.topology_file.read_text()
+    pod2.reload(lambda text: "".join(line for line in text.splitlines(True) if "floating_ip_address" not in line))
+    try:
+        for pod, vm in ((pod1, "vm1"), (pod2, "vm2")):
+            assert ping(pod, vm, OUTSIDE_IP, 2) is not None, f"{vm} to the world"
+            seen = tcp_source(pod.vms[vm], pod2.outside[OUTSIDE], OUTSIDE_IP)
+            assert seen == pod2.topology.router_gateway("north-south").fixed_ip
+    finally:
+        pod2.reload(lambda _: original)

@@ -133,6 +133,9 @@ TEST_CASE("what a nova-network router cannot be is said") {
           "router nova: the gateway of a nova-network router has no fixed_ip (it is the node's own address: write it "
           "under "
           "the node's addresses, for pub)");
+    CHECK(only_mistake(with("external_gateway: pub", "external_gateway: {network: pub, enable_snat: false}")) ==
+          "router nova: enable_snat belongs to type: neutron (nova-network always translates what VMs send beyond the "
+          "external network's bridge)");
     CHECK(only_mistake(with("    learning: true\n", "")) ==
           "router nova: network flat does not learn where its guests are (write learning: true for flat)");
     CHECK(only_mistake(with(", flat: 10.1.0.2/20", "")) ==

@@ -195,6 +195,13 @@ inline std::string differences(const Tables& wanted, const Tables& found) {
     return text;
 }
 
+/// The domain of a VM that must have a row.
+inline std::uint32_t domain_of(const Compiled& compiled, int port, const char* fixed) {
+    const auto row = compiled.tables.vms.find(vm_key(port, fixed));
+    if (row == compiled.tables.vms.end()) throw std::invalid_argument(std::string("no row for ") + fixed);
+    return row->second.domain;
+}
+
 inline const FipReport& report_of(const Compiled& compiled, std::string_view fip) {
     for (const FipReport& report : compiled.fips) {
         if (report.fip == ip(fip)) return report;

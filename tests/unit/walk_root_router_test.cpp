@@ -80,7 +80,7 @@ const fl_next* to(const Compiled& compiled, std::uint32_t domain, const char* ad
     return found == compiled.tables.dests.end() ? nullptr : &found->second;
 }
 
-std::uint32_t domain_of(const Compiled& compiled, int port, const char* fixed) {
+std::uint32_t flat_domain(const Compiled& compiled, int port, const char* fixed) {
     const auto found = compiled.tables.vms.find(vm_key(port, fixed, kFlatMac));
     REQUIRE(found != compiled.tables.vms.end());
     return found->second.domain;
@@ -94,7 +94,7 @@ TEST_CASE("the node translates its floating IPs from bridge to bridge, one hop")
     REQUIRE(in != compiled.tables.fip_in.end());
     CHECK(hex(in->second) == hex(fip_row(kBrExMac, journey(kMacA, kFlatMac, 1, out_port(kTapA), 0, kFixed))));
 
-    const std::uint32_t a = domain_of(compiled, kTapA, kFixed);
+    const std::uint32_t a = flat_domain(compiled, kTapA, kFixed);
     CHECK(hex(*to(compiled, a, "172.24.4.1")) ==
           hex(journey(kGatewayMac, kBrExMac, 1, out_tunnel(100, "198.51.100.1", kPeer1Mac), FL_NEXT_SNAT)));
     // Its own floating IP: turned round, with both addresses changed.
@@ -109,7 +109,7 @@ TEST_CASE("the node translates its floating IPs from bridge to bridge, one hop")
 TEST_CASE("what is for the node goes up into its stack, whatever it answers") {
     const Compiled compiled = compile(nova(), nova_scope());
     for (const auto& [port, fixed] : {std::pair{kTapA, kFixed}, std::pair{kTapB, "10.0.0.12"}}) {
-        const std::uint32_t domain = domain_of(compiled, port, fixed);
+        const std::uint32_t domain = flat_domain(compiled, port, fixed);
         for (const char* own : {"10.0.0.1", "172.24.4.2"}) {
             const fl_next* next = to(compiled, domain, own);
             REQUIRE(next != nullptr);
@@ -121,7 +121,7 @@ TEST_CASE("what is for the node goes up into its stack, whatever it answers") {
 
 TEST_CASE("without a floating IP a VM is carried as far as nothing is translated") {
     const Compiled compiled = compile(nova(), nova_scope());
-    const std::uint32_t b = domain_of(compiled, kTapB, "10.0.0.12");
+    const std::uint32_t b = flat_domain(compiled, kTapB, "10.0.0.12");
     CHECK(to(compiled, b, "172.24.4.1") == nullptr);  // central SNAT
     CHECK(to(compiled, b, kFip) == nullptr);          // conntrack brings the answer back
     CHECK(to(compiled, b, kFixed) != nullptr);

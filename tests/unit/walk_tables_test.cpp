@@ -91,12 +91,6 @@ void expect_shadows(Tables& tables, std::uint32_t domain, const std::vector<cons
         tables.routes[route_row_key(domain, shadow)] = {};
 }
 
-std::uint32_t domain_of(const Compiled& compiled, int port, const char* fixed) {
-    const auto row = compiled.tables.vms.find(vm_key(port, fixed));
-    REQUIRE(row != compiled.tables.vms.end());
-    return row->second.domain;
-}
-
 }  // namespace
 
 TEST_CASE("a distributed router flattens into whole tables") {
