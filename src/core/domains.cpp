@@ -110,8 +110,15 @@ bool Domains::serves_untranslated(const BridgePort& leg, bool remote) const {
     const bool has_floating_ips = std::ranges::any_of(router.view().addresses, [&](const Address& own) {
         return own.ifindex == leg.leg->ifindex && router.netfilter().dnats().contains(own.address.address);
     });
+    // A table that rules give to certain sources is no way out of the router: by it a distributed router sends them on
+    // to its SNAT port (l3/dvr_local_router.py, _snat_redirect_modify).
+    const auto is_redirect = [&](const Route& route) {
+        return std::ranges::any_of(router.view().rules, [&](const PolicyRule& rule) {
+            return rule.table == route.table && rule.source.length != 0;
+        });
+    };
     return !has_floating_ips && std::ranges::none_of(router.view().routes, [&](const Route& route) {
-        return route.destination.length == 0 && route.oif == leg.leg->ifindex;
+        return route.destination.length == 0 && route.oif == leg.leg->ifindex && !is_redirect(route);
     });
 }
 
