@@ -303,6 +303,9 @@ Scope Builder::scope() const {
         scope.root_is_router = scope.root_is_router || in_root;
         if (router.distributed) scope.distributed_routers.insert(in_root ? NetnsName{} : router_netns(router));
     }
+    // Their VMs' packets come by the distributed part, with its MAC.
+    for (const std::size_t index : here.central_snats)
+        scope.distributed_routers.insert(snat_netns(topology.routers[index]));
     return scope;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The derivation of a DesiredNode; private to desired.cpp and desired_provider.cpp (the node's own namespace) and
-// desired_router.cpp.
+// The derivation of a DesiredNode; private to desired.cpp and desired_provider.cpp (the node's own namespace),
+// desired_router.cpp and desired_snat.cpp.
 #pragma once
 
 #include <map>
@@ -12,6 +12,8 @@
 #include "build/desired.hpp"
 
 namespace fiplane::build {
+
+inline constexpr std::uint32_t kMainTable = 254;
 
 class Desire {
   public:
@@ -68,11 +70,14 @@ class Desire {
     [[nodiscard]] Result<> pair(const RouterSite& site, std::size_t network, Ipv4 rfp_ip, Ipv4 fpr_ip);
     [[nodiscard]] Result<> distributed_fips(const RouterSite& site, const Port& gateway, Ipv4 rfp_ip);
     [[nodiscard]] Result<> legacy_gateway(const RouterSite& site);
+    [[nodiscard]] Result<> central_snat(std::size_t router);
+    void know_vms(const NetnsName& netns, const Port& leg);
     void nova_network(const RouterSite& site);
     [[nodiscard]] const Node::BridgeAddress* own_address(std::size_t network) const;
     void external_routes(const NetnsName& netns, const Port& gateway, std::uint32_t default_table);
     void extra_routes(const RouterSite& site, const Port* external, const NetnsName& external_netns,
                       std::uint32_t external_table);
+    void routes_by(const Router& router, const NetnsName& netns, const Port& leg, std::uint32_t table);
     [[nodiscard]] std::map<Ipv4, Ipv4> fixed_by_fip(std::size_t router) const;
 
     const Topology& topology_;

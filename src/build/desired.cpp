@@ -49,6 +49,9 @@ Result<DesiredNode> Desire::run() {
     for (const std::size_t router : placement_.routers) {
         if (auto done = router_on_node(router); !done) return pass_on(done);
     }
+    for (const std::size_t router : placement_.central_snats) {
+        if (auto done = central_snat(router); !done) return pass_on(done);
+    }
     if (auto done = fips_without_router(); !done) return pass_on(done);
     root_tables();
     return std::move(out_);

@@ -153,9 +153,11 @@ struct DesiredNode {
     std::map<std::string, Mac> uplink_marks;
 };
 
-/// Routers whose namespace this node has, and floating IPs that live here: what needs allocations.
+/// Routers whose namespace this node has, and floating IPs that live here: what needs allocations. And distributed
+/// routers whose snat namespace is here.
 struct Placement {
     std::vector<std::size_t> routers;
+    std::vector<std::size_t> central_snats;
     std::vector<std::size_t> floating_ips;
     std::set<std::size_t> networks;
 };
@@ -163,7 +165,8 @@ struct Placement {
 /// A network is on a node that has one of its ports or a router with a leg in it, and on the hub of its star; external
 /// networks are on every node, or on every node that has their physical network. Where VMs are attached by macvtap,
 /// only networks of VMs are.
-/// A distributed router is on the nodes that have a VM in one of its subnets (Neutron: l3_dvrscheduler_db.py).
+/// A distributed router is on the nodes that have a VM in one of its subnets (Neutron: l3_dvrscheduler_db.py), its
+/// central part on the node of its gateway port.
 [[nodiscard]] Placement place(const Topology& topology, std::size_t node);
 
 /// kBadTopology where the topology asks for two devices of one name or for a floating IP without an agent gateway.

@@ -11,7 +11,6 @@
 namespace fiplane::build {
 namespace {
 
-constexpr std::uint32_t kMainTable = 254;
 constexpr std::uint32_t kDefaultTable = 253;
 constexpr std::uint32_t kLocalTable = 255;
 
@@ -57,7 +56,7 @@ void Desire::configure_device(const NetnsName& netns, const std::string& device)
     set_device_sysctl(netns, device, "ipv4/conf/{}/send_redirects", "0");
 }
 
-/// qr-, qg- or fg-: a veth whose other end is plugged into the network's bridge.
+/// qr-, qg-, fg- or sg-: a veth whose other end is plugged into the network's bridge.
 Result<> Desire::add_leg(const NetnsName& netns, const Port& port) {
     const Network& network = topology_.networks[port.network];
     const std::string root_end = leg_device(port);
@@ -101,13 +100,17 @@ Result<> Desire::router_on_node(std::size_t index) {
     return site.router.distributed ? distributed_gateway(site, *site.router.external_network) : legacy_gateway(site);
 }
 
+void Desire::know_vms(const NetnsName& netns, const Port& leg) {
+    for (const std::size_t vm : vms_of_subnet_[leg.subnet]) {
+        const Port& port = topology_.ports[vm];
+        out_.netns[netns].neighbours[{leg.device, port.fixed_ip}] = port.mac;
+    }
+}
+
 /// A distributed router never asks by ARP who a VM is (its own address is everywhere, so answers would go astray).
 void Desire::internal_leg(const RouterSite& site, const Port& leg) {
     auto& netns = out_.netns[site.netns];
-    for (const std::size_t vm : vms_of_subnet_[leg.subnet]) {
-        const Port& port = topology_.ports[vm];
-        netns.neighbours[{leg.device, port.fixed_ip}] = port.mac;
-    }
+    know_vms(site.netns, leg);
     const auto found = snat_ports_.find({site.index, leg.subnet});
     if (found == snat_ports_.end()) return;
     const Port& snat = topology_.ports[found->second];
@@ -211,14 +214,16 @@ void Desire::external_routes(const NetnsName& netns, const Port& gateway, std::u
 /// Extra routes go where their next hop is on link: the router's own subnets, or the external one.
 void Desire::extra_routes(const RouterSite& site, const Port* external, const NetnsName& external_netns,
                           std::uint32_t external_table) {
-    for (const auto& route : site.router.routes) {
-        for (const std::size_t leg : site.router.interfaces) {
-            const Port& port = topology_.ports[leg];
-            if (!topology_.subnets[port.subnet].cidr.contains(route.nexthop)) continue;
-            out_.netns[site.netns].routes.insert({port.device, kMainTable, route.destination, route.nexthop});
-        }
-        if (external == nullptr || !topology_.subnets[external->subnet].cidr.contains(route.nexthop)) continue;
-        out_.netns[external_netns].routes.insert({external->device, external_table, route.destination, route.nexthop});
+    for (const std::size_t leg : site.router.interfaces)
+        routes_by(site.router, site.netns, topology_.ports[leg], kMainTable);
+    if (external != nullptr) routes_by(site.router, external_netns, *external, external_table);
+}
+
+void Desire::routes_by(const Router& router, const NetnsName& netns, const Port& leg, std::uint32_t table) {
+    const Prefix& link = topology_.subnets[leg.subnet].cidr;
+    for (const auto& route : router.routes) {
+        if (!link.contains(route.nexthop)) continue;
+        out_.netns[netns].routes.insert({leg.device, table, route.destination, route.nexthop});
     }
 }
 

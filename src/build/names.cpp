@@ -38,6 +38,10 @@ NetnsName fip_netns(const Network& network) {
     return "fip-" + network.id;
 }
 
+NetnsName snat_netns(const Router& router) {
+    return "snat-" + router.id;
+}
+
 bool is_router_like(std::string_view netns) {
     return starts_with_any(netns, {"qrouter-", "fip-", "snat-"});
 }
@@ -55,7 +59,7 @@ std::string leg_device(const Port& port) {
 }
 
 bool is_router_device(std::string_view device) {
-    return starts_with_any(device, {"qr-", "qg-", "fg-", "rfp-", "fpr-"});
+    return starts_with_any(device, {"qr-", "qg-", "fg-", "sg-", "rfp-", "fpr-"});
 }
 
 Mac derived_mac(std::string_view seed) {

@@ -20,13 +20,14 @@ inline constexpr std::string_view kTableName = "fiplane";
 
 [[nodiscard]] NetnsName router_netns(const Router& router);
 [[nodiscard]] NetnsName fip_netns(const Network& network);
+[[nodiscard]] NetnsName snat_netns(const Router& router);
 /// Namespaces that build could have made, by their name alone.
 [[nodiscard]] bool is_router_like(std::string_view netns);
 
 /// veth end in the router's namespace, and its peer in the fip namespace.
 [[nodiscard]] std::string rfp_device(const Router& router);
 [[nodiscard]] std::string fpr_device(const Router& router);
-/// Root end of a router leg (qr-, qg-, fg-): "tap" + 11 characters of the port's id.
+/// Root end of a router leg (qr-, qg-, fg-, sg-): "tap" + 11 characters of the port's id.
 [[nodiscard]] std::string leg_device(const Port& port);
 /// Router devices that only build puts into a namespace: stale ones are removed.
 [[nodiscard]] bool is_router_device(std::string_view device);

@@ -49,10 +49,15 @@ void add_stateless_chains(NftTable& table, const std::string& external_device, b
     table.chains.push_back(std::move(invalid_out));
 }
 
-/// For sources without an address of their own, so behind the map's rule. Many of them share one address, and only
-/// conntrack tells their answers apart: these flows are Linux's, and ports may be random (LP 1814002: fewer clashes).
+/// Many sources share the address, and only conntrack tells their answers apart: these flows are Linux's, and ports may
+/// be random (LP 1814002: fewer clashes).
+std::string shared_source(Ipv4 address) {
+    return fmt::format("snat to {} fully-random", address.str());
+}
+
+/// For sources without an address of their own, so behind the map's rule.
 std::vector<std::string> gateway_rules(const std::string& external_device, const GatewayNat& gateway) {
-    const std::string snat = fmt::format("snat to {} fully-random", gateway.address.str());
+    const std::string snat = shared_source(gateway.address);
     std::vector<std::string> rules;
     if (gateway.enable_snat) rules.push_back(fmt::format("oifname \"{}\" {}", external_device, snat));
     // To a neighbour's floating IP: its answer would else go straight to the sender, past the router.
@@ -95,6 +100,18 @@ NftTable router_table(const std::string& external_device, bool distributed, cons
     if (gateway)
         std::ranges::move(gateway_rules(external_device, *gateway), std::back_inserter(table.chains.back().rules));
     add_stateless_chains(table, external_device, distributed);
+    return table;
+}
+
+NftTable snat_table(const std::string& external_device, Ipv4 address) {
+    NftTable table;
+    // No floating IP is translated here, so there is no destination that was.
+    table.chains.push_back({"postrouting",
+                            "nat",
+                            "postrouting",
+                            kSourceNat,
+                            "",
+                            {fmt::format("oifname \"{}\" {}", external_device, shared_source(address))}});
     return table;
 }
 

@@ -49,6 +49,9 @@ struct GatewayNat {
 [[nodiscard]] NftTable router_table(const std::string& external_device, bool distributed,
                                     const std::map<Ipv4, Ipv4>& fixed_by_fip,
                                     const std::optional<GatewayNat>& gateway = {});
+/// snat namespace of a distributed router: what comes from VMs has the router's own address outside
+/// (l3/dvr_edge_router.py).
+[[nodiscard]] NftTable snat_table(const std::string& external_device, Ipv4 address);
 /// What a node translates that is the router itself (nova-network).
 struct NodeNat {
     std::string external_device;  ///< br_pub

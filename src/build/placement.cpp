@@ -7,6 +7,10 @@
 namespace fiplane::build {
 namespace {
 
+bool central_snat_lives_on(const Topology& topology, const Router& router, std::size_t node) {
+    return router.has_central_snat() && topology.ports[*router.gateway_port].node == node;
+}
+
 bool router_lives_on(const Router& router, std::size_t node, const std::set<std::size_t>& subnets_with_vms) {
     if (!router.distributed) return router.node == node;
     return std::ranges::any_of(router.subnets, [&](std::size_t subnet) { return subnets_with_vms.contains(subnet); });
@@ -33,8 +37,11 @@ Placement place(const Topology& topology, std::size_t node) {
     }
     for (std::size_t i = 0; i < topology.routers.size(); ++i) {
         const Router& router = topology.routers[i];
-        if (!router_lives_on(router, node, subnets_with_vms)) continue;
-        out.routers.push_back(i);
+        const bool whole = router_lives_on(router, node, subnets_with_vms);
+        const bool central = central_snat_lives_on(topology, router, node);
+        if (whole) out.routers.push_back(i);
+        if (central) out.central_snats.push_back(i);
+        if (!whole && !central) continue;
         for (const std::size_t subnet : router.subnets)
             out.networks.insert(topology.subnets[subnet].network);
     }

@@ -103,8 +103,8 @@ enum class PortOwner {
     kCompute,                 ///< compute:nova: a VM
     kFloatingIpAgentGateway,  ///< network:floatingip_agent_gateway: fg- of one node and external network
     kRouterInterface,         ///< network:router_interface(_distributed): qr-
-    kRouterGateway,           ///< network:router_gateway: qg- of a legacy router
-    kRouterCentralizedSnat,   ///< network:router_centralized_snat: the SNAT port of a subnet (address only)
+    kRouterGateway,           ///< network:router_gateway: qg-
+    kRouterCentralizedSnat,   ///< network:router_centralized_snat: sg-, a distributed router's SNAT port on a subnet
 };
 
 struct Port {
@@ -117,7 +117,7 @@ struct Port {
     std::optional<std::size_t> router;
     Ipv4 fixed_ip;
     Mac mac;
-    /// The device on the node: "tap…" for VMs (made by the hypervisor), qr-/qg-/fg- + 11 characters of the id
+    /// The device on the node: "tap…" for VMs (made by the hypervisor), qr-/qg-/fg-/sg- + 11 characters of the id
     /// for the rest. "": a VM's macvtap has whatever name the hypervisor gives it.
     std::string device;
 };
@@ -134,7 +134,7 @@ struct Router {
     std::optional<std::size_t> external_network;  ///< its gateway's network
     std::vector<std::size_t> subnets;             ///< that it joins
     std::vector<std::size_t> interfaces;          ///< Neutron's: ports, owner kRouterInterface, one per subnet
-    std::optional<std::size_t> gateway_port;      ///< legacy routers only: qg-
+    std::optional<std::size_t> gateway_port;      ///< qg-: its own address outside; a distributed router may have none
     /// What VMs without a floating IP send beyond the gateway has the gateway port's address (Neutron's enable_snat).
     bool enable_snat = true;
     struct Route {
@@ -145,6 +145,8 @@ struct Router {
 
     /// Neutron's distributed router: with rfp- and fpr- and an agent gateway on each node.
     [[nodiscard]] bool is_dvr() const { return distributed && type == RouterType::kNeutron; }
+    /// A distributed router's part on one node, the gateway port's, by which VMs without a floating IP go out.
+    [[nodiscard]] bool has_central_snat() const { return is_dvr() && gateway_port.has_value(); }
 };
 
 struct FloatingIp {

@@ -117,6 +117,7 @@ json describe_router(const Topology& topology, const Router& router) {
             {"distributed", router.distributed},
             {"node", name_or_null(topology.nodes, router.node)},
             {"namespace", in_namespace ? json("qrouter-" + router.id) : json(nullptr)},
+            {"snat_namespace", router.has_central_snat() ? json("snat-" + router.id) : json(nullptr)},
             {"external_network", name_or_null(topology.networks, router.external_network)},
             {"gateway_port", name_or_null(topology.ports, router.gateway_port)},
             {"enable_snat", router.gateway_port ? json(router.enable_snat) : json(nullptr)},

@@ -50,6 +50,7 @@ Topology resolve(const Document& document, const std::string& file_name, Mistake
     resolve_networks(work);
     resolve_ports(work);
     resolve_routers(work);
+    resolve_central_snat(work);
     resolve_floating_ips(work);
     resolve_devices(work);
     return std::move(work.topology);

@@ -116,6 +116,10 @@ void resolve_networks(Resolution& work);
 void resolve_ports(Resolution& work);
 /// Routers, and the ports that they imply.
 void resolve_routers(Resolution& work);
+/// Adds a port that a router implies, and returns its index.
+std::size_t add_derived_port(Resolution& work, Port port, PortOrigin origin);
+/// Nodes and SNAT ports of distributed routers with an address of their own outside.
+void resolve_central_snat(Resolution& work);
 /// One router of type nova-network: the nodes that are it, and the addresses that they need.
 void resolve_nova_network(Resolution& work, std::size_t router);
 /// Floating IPs; agent gateways that they need.

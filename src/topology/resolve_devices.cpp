@@ -180,8 +180,7 @@ class DeviceResolver {
     void claim_on_node(std::size_t index) {
         const Port& port = work_.topology.ports[index];
         const PortOrigin& origin = work_.port_origins[index];
-        // A SNAT port's device is not built yet, and a port with an unknown network has no place.
-        if (port.owner == PortOwner::kRouterCentralizedSnat || port.network == kUnresolved) return;
+        if (port.network == kUnresolved) return;
         const Place place = origin.device.written ? origin.device.place : origin.place;
         claim_at(*port.node, root_device(index), {origin.holder.who, place},
                  "device names are unique on a node; write another device or id");

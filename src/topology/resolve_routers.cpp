@@ -9,12 +9,6 @@
 #include "topology/resolve.hpp"
 
 namespace fiplane::topology {
-namespace {
-
-// 169.254.64.0/18 cut into /31: rfp-/fpr- pairs of one node.
-constexpr std::size_t kMaxLinkLocalPairs = 8192;
-// "rfp-" and ten characters of the router's id.
-constexpr std::size_t kIdInPairName = 10;
 
 std::size_t add_derived_port(Resolution& work, Port port, PortOrigin origin) {
     port.id = resolve_id(work, "port", {}, port.name, origin.holder.who);
@@ -22,6 +16,13 @@ std::size_t add_derived_port(Resolution& work, Port port, PortOrigin origin) {
     work.port_origins.push_back(std::move(origin));
     return work.topology.ports.size() - 1;
 }
+
+namespace {
+
+// 169.254.64.0/18 cut into /31: rfp-/fpr- pairs of one node.
+constexpr std::size_t kMaxLinkLocalPairs = 8192;
+// "rfp-" and ten characters of the router's id.
+constexpr std::size_t kIdInPairName = 10;
 
 class RouterResolver {
   public:
@@ -94,16 +95,17 @@ class RouterResolver {
         router_.external_network = *network;
         router_.enable_snat = gateway->enable_snat.value.value_or(true);
         if (kind_is_unknown()) return;
-        if (router_.distributed) {
-            if (!gateway->fixed_ip.written) return;
-            complain(gateway->fixed_ip.place, ": the gateway of a distributed router has no fixed_ip",
-                     "its nodes have agent gateway ports instead; leave it out");
-        } else if (!gateway->fixed_ip.written) {
+        if (gateway->fixed_ip.written) {
+            if (gateway->fixed_ip) add_gateway_port(*gateway, *network);
+            return;
+        }
+        const std::string& name = work_.topology.networks[*network].name;
+        if (!router_.distributed) {
             complain(gateway->place, ": external_gateway lacks fixed_ip",
-                     fmt::format("a legacy router has an address there, like {{network: {}, fixed_ip: ...}}",
-                                 work_.topology.networks[*network].name));
-        } else if (gateway->fixed_ip) {
-            add_gateway_port(*gateway, *network);
+                     fmt::format("a legacy router has an address there, like {{network: {}, fixed_ip: ...}}", name));
+        } else if (gateway->enable_snat.value == true) {
+            complain(gateway->enable_snat.place, ": enable_snat needs a fixed_ip",
+                     fmt::format("the address that stands for VMs, like {{network: {}, fixed_ip: ...}}", name));
         }
     }
 
@@ -276,9 +278,9 @@ class RouterResolver {
                  fmt::format(": nexthop {} is not on a subnet of the router", entry.nexthop->str()), hint);
     }
 
-    /// A legacy router has one table, in which a destination has one next hop.
+    /// A legacy router, or a distributed one's central part, has one table, in which a destination has one next hop.
     void check_only_route(const RouterEntry::Route& entry, std::map<Prefix, Ipv4>& nexthops) {
-        if (router_.distributed) return;
+        if (router_.distributed && !router_.gateway_port) return;
         const auto [other, fresh] = nexthops.try_emplace(*entry.destination, *entry.nexthop);
         if (!fresh) {
             complain(entry.destination.place, fmt::format(": a second route to {}", entry.destination->str()),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two tenant networks on one distributed router: routed at the sender's node, with and without a floating IP. Row D2 of the
-checklist: what goes to the router's other networks takes neither the floating IP's way nor the gateway's."""
+checklist: what goes to the router's other networks takes neither the floating IP's way nor the gateway's. Row M9: what VMs
+without a floating IP send elsewhere."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from scapy.packet import Raw
 
 from conftest import ROOT
 from expect import Handled, carried_in_bpf, handled
-from frames import assert_same, assert_tunnelled, is_tunnelled, match_inner, tunnel_of
+from frames import assert_same, assert_tunnelled, inner, is_tunnelled, match_inner, tunnel_of
 from matrix import missing, ping, run_east_west, run_matrix
+from outbound import Echo, tcp_source
 
 TOPOLOGY = ROOT / "examples" / "devstack-dvr-east-west.yaml"
 TRANSPORTS = {
@@ -125,13 +127,49 @@ def test_the_routers_arp_stays_on_its_node(warm, taps):
             assert at == {f"tap{leg.id}"[:14]}, f"{node.name}: {leg.mac} is at {at}"
 
 
-def test_without_a_floating_ip_nothing_lies_beyond_the_router(warm, taps):
-    """A database's packets to a floating IP or a node go nowhere: nobody translates them, and none leaves untranslated."""
-    wire = taps.wire("primary")
-    for target in ("172.24.5.21", "172.24.4.2"):
-        result = warm.vms["db1"].run(["ping", "-n", "-c", "1", "-W", "1", target], check=False)
-        assert result.returncode != 0, result.stdout
-    wire.none(match_inner(lambda frame: IP in frame and frame[IP].src == "10.2.0.11"), "untranslated packet", 0.2)
+@pytest.mark.parametrize("sender", ["db3", "db2", "db1"])
+def test_M9_without_a_floating_ip_by_the_central_part(warm, taps, sender):
+    """M9: from any node a database's packets go to the SNAT port on the primary, and out with the router's own address: two
+    hops. Answers come from the SNAT port directly: one hop. Whole frames on both wires; none leaves untranslated."""
+    vm, address = warm.vms[sender], "172.24.4.2"
+    central, host = warm.nodes["primary"], warm.nodes["subnode1"]
+    qg, sg = warm.topology.router_gateway("router1"), warm.topology.snat_port("router1", "db")
+    host_mac, here = host.node.macs["public"], warm.nodes[vm.node]
+    echo, start, wire, outside = Echo(), taps.vm(sender), taps.wire(vm.node), taps.wire(host.name)
+    local = here is central
+    with handled(warm, {} if local else {here.name: Handled("routed", "l2_forward")}):
+        start.send(Ether(src=vm.port.mac, dst=qr_mac(warm, "db")) / echo.request(vm.port.fixed_ip, address))
+        out = outside.one(match_inner(lambda frame: echo.is_request(frame, src=qg.fixed_ip)), "translated echo request")
+        answer = outside.one(match_inner(lambda frame: echo.is_reply(frame, dst=qg.fixed_ip)), "echo reply")
+        back = start.one(lambda frame: echo.is_reply(frame), "echo reply")
+    chosen, number = Ether(inner(out))[ICMP].id, Ether(inner(answer))[IP].id
+    translated = Ether(src=qg.mac, dst=host_mac) / echo.request(qg.fixed_ip, address, 62, chosen)
+    assert_tunnelled("to the host outside", out, central, host, "public", translated)
+    reply = Ether(src=host_mac, dst=qg.mac) / echo.reply(address, qg.fixed_ip, 64, number, chosen)
+    assert_tunnelled("from the host outside", answer, host, central, "public", reply)
+    delivered = Ether(src=sg.mac, dst=vm.port.mac) / echo.reply(address, vm.port.fixed_ip, 63, number)
+    assert_same("back", back, delivered)
+    if not local:
+        own = vm.port.fixed_ip
+        there = wire.one(match_inner(lambda frame: echo.is_request(frame, src=own)), "echo request to the SNAT port")
+        routed = Ether(src=qr_mac(warm, "db"), dst=sg.mac) / echo.request(own, address, 63)
+        assert_tunnelled("to the SNAT port", there, here, central, "db", routed)
+        direct = wire.one(match_inner(lambda frame: echo.is_reply(frame, dst=own)), "echo reply from the SNAT port")
+        assert_tunnelled("from the SNAT port", direct, central, here, "db", delivered)
+    public = warm.topology.networks["public"].tunnel_ids()
+    outside.none(lambda frame: is_tunnelled(frame, public) and echo.is_request(tunnel_of(frame)[1], src=vm.port.fixed_ip),
+                 "untranslated packet", 0.2)
+
+
+@pytest.mark.parametrize("sender", ["db3", "db1"])
+def test_M9_connections_without_a_floating_ip(warm, sender):
+    """TCP: a node and the owner of a floating IP see the router's address; within the router's networks the VM's own is seen."""
+    vm, qg, web = warm.vms[sender], warm.topology.router_gateway("router1"), warm.vms["web2"]
+    assert ping(warm, sender, "172.24.5.21", 2) is not None
+    assert tcp_source(vm, warm.nodes["subnode1"], "172.24.4.2") == qg.fixed_ip
+    assert tcp_source(vm, web, "172.24.5.21", web.port.fixed_ip) == qg.fixed_ip
+    assert tcp_source(vm, web, web.port.fixed_ip) == vm.port.fixed_ip
+    assert tcp_source(warm.vms["web1"], warm.nodes["subnode1"], "172.24.4.2") == "172.24.5.11"
 
 
 def test_a_floating_ip_comes_and_goes(warm, original):

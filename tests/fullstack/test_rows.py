@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of the deployment's checklist that are about what stands on a node: M1, M8, M10, D1, D2, D7."""
+"""Rows of the deployment's checklist that are about what stands on a node: M1, M8, M9, M10, D1, D2, D7."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from frames import is_tunnelled
 from lab import LabNode, wait_for
 from matrix import missing, ping, run_matrix
+from outbound import tcp_source
 
 TOPOLOGY = Path(__file__).parent / "topologies" / "two-routers.yaml"
 POOL = ipaddress.IPv4Network("169.254.64.0/18")
@@ -99,9 +100,20 @@ def test_D1_objects(lab, name):
         assert bridge[0]["operstate"] == "UP" and bridge[0]["mtu"] == 1450
 
 
-def test_D1_router_only_where_it_is_needed(lab):
-    """A node without ports of a router's subnets and without floating IPs has no router and no fip namespace."""
-    assert lab.nodes["subnode2"].run(["ls", "/run/netns"]).stdout.split() == []
+def test_D1_M9_router_only_where_it_is_needed(lab):
+    """A node without ports of a router's subnets and without floating IPs has no router and no fip namespace; the one with
+    the SNAT ports has that namespace alone, with a leg in each network and Neutron's names."""
+    node, topology = lab.nodes["subnode2"], lab.topology
+    netns = topology.routers["router1"].snat_namespace
+    assert node.run(["ls", "/run/netns"]).stdout.split() == [netns]
+    legs = [topology.router_gateway("router1"), *(topology.snat_port("router1", name) for name in ("red", "blue"))]
+    assert [port.device for port in legs] == [f"{kind}-{port.id}"[:14] for kind, port in zip(("qg", "sg", "sg"), legs)]
+    assert devices(node, netns) == {"lo", *(port.device for port in legs)}
+    for port in legs:
+        assert addresses(node, netns, port.device) == [f"{port.fixed_ip}/{port.prefix_length}"]
+    (default,) = json.loads(node.run_in(netns, "ip -j route show default"))
+    assert (default["gateway"], default["dev"], default["protocol"]) == ("172.24.4.3", legs[0].device, "static")
+    assert all(name.run(["ls", "/run/netns"]).stdout.find("snat-") < 0 for name in lab.nodes.values() if name is not node)
 
 
 def test_D2_three_classes_three_tables(lab):
@@ -150,6 +162,17 @@ def test_M8_nodes_talk_directly(warm, taps):
     assert not seen, f"{len(seen)} packets passed the primary"
     neighbour = warm.nodes["subnode2"].run(["ip", "neigh", "show", "to", "172.24.5.41"]).stdout
     assert warm.topology.gateway_port("subnode1", "public").mac in neighbour
+
+
+def test_M9_out_by_another_nodes_snat_namespace(warm):
+    """M9: a VM without a floating IP, on a node without the snat namespace, reaches outside through that of another node."""
+    red, gateway = warm.vms["red2"], warm.topology.router_gateway("router1")
+    for target in ("subnode1", "primary", "subnode2"):
+        address = warm.topology.nodes[target].addresses["public"].split("/")[0]
+        assert ping(warm, "red2", address, 2) is not None
+        assert tcp_source(red, warm.nodes[target], address) == gateway.fixed_ip
+    green = warm.vms["green1"].port
+    assert tcp_source(red, warm.vms["green1"], "172.24.5.31", green.fixed_ip) == gateway.fixed_ip
 
 
 def test_M1_underlay_carries_tunnel_packets_only(warm, taps):

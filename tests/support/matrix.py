@@ -34,7 +34,7 @@ class Cell:
 
 def sources(lab: Lab) -> list[str]:
     """Who can reach floating IPs: nodes with an address on an external network, VMs that have one themselves (others
-    would need source NAT), and hosts outside."""
+    come as their router, by Linux), and hosts outside."""
     external = {network.name for network in lab.topology.external_networks()}
     nodes = (name for name, node in lab.topology.nodes.items() if external & node.addresses.keys())
     return [*nodes, *(name for name in lab.vms if lab.topology.fips_of(name)), *lab.outside]

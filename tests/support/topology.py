@@ -129,6 +129,10 @@ class Router:
         return f"qrouter-{self.id}"
 
     @property
+    def snat_namespace(self) -> str:
+        return f"snat-{self.id}"
+
+    @property
     def rfp(self) -> str:
         return f"rfp-{self.id}"[:14]
 
@@ -204,8 +208,15 @@ class Topology:
                 return port
         raise KeyError(f"no agent gateway port on {node} for {network}")
 
+    def snat_port(self, router: str, network: str) -> Port:
+        """The SNAT port of a distributed router in a tenant network (sg-)."""
+        for port in self.ports.values():
+            if port.owner == "router_centralized_snat" and port.router == router and port.network == network:
+                return port
+        raise KeyError(f"router {router} has no SNAT port in {network}")
+
     def router_gateway(self, router: str) -> Port:
-        """The gateway of a legacy router (qg-)."""
+        """A router's own address outside (qg-)."""
         for port in self.ports.values():
             if port.owner == "router_gateway" and port.router == router:
                 return port

@@ -32,7 +32,7 @@ networks:
 routers:
   - name: r
     id: 7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01
-    external_gateway: public
+    external_gateway: {network: public, fixed_ip: 198.51.100.250}
     interfaces: [blue-subnet, green-subnet]
     routes:
       - {destination: 10.99.0.0/16, nexthop: 10.10.1.50}
@@ -104,8 +104,9 @@ TEST_CASE("a distributed router is where its VMs are, and so are its networks", 
 TEST_CASE("the router namespace has the rules and tables that a Neutron agent makes", "[build]") {
     const DesiredNode one = node(cloud(), 0);
     const DesiredNetns& router = one.netns.at(kRouter);
-    // Numbers of a real agent's dump: priority and table of the SNAT redirect are 10.10.1.1 as a number.
+    // Numbers of a real agent's dump: priority and table of the SNAT redirects are 10.10.1.1 and 10.10.2.1 as numbers.
     CHECK(rules_of(router) == std::vector<std::string>{"168427777: from 10.10.1.1/24 iif  lookup 168427777",
+                                                       "168428033: from 10.10.2.1/24 iif  lookup 168428033",
                                                        "71189: from 10.10.1.11/32 iif  lookup 16"});
     CHECK(has_route(router, "rfp-7b1f3c52-9", 16, "0.0.0.0/0", "169.254.88.135"));
     CHECK(has_route(router, "qr-", 168427777, "0.0.0.0/0", "10.10.1.3"));
@@ -322,6 +323,7 @@ TEST_CASE("what cannot be built is refused with the reason", "[build]") {
         for (auto& router : topology.routers) {
             for (auto& leg : router.interfaces)
                 --leg;
+            --*router.gateway_port;
         }
         const auto refused = desire(topology, 0, allocations());
         REQUIRE_FALSE(refused);
@@ -333,6 +335,7 @@ TEST_CASE("what cannot be built is refused with the reason", "[build]") {
         Router twin = topology.routers[0];
         twin.id = "7b1f3c52-9a0f-4c1d-8f53-2f6d8e4a1b02";
         twin.interfaces.clear();
+        twin.gateway_port.reset();
         for (const std::size_t leg : topology.routers[0].interfaces) {
             Port port = topology.ports[leg];
             port.id = "ffff0000-" + std::to_string(leg) + "000-4000-8000-000000000000";

@@ -96,10 +96,6 @@ TEST_CASE("macvtap: what cannot be on such a node") {
              "ports:\n  - {name: fg, network: public, node: @c1, fixed_ip: 203.0.113.9, "
              "device_owner: network:floatingip_agent_gateway}\n",
              "port fg: a port of a router on node c1, whose vif_type is macvtap", "no router namespaces"},
-            {"ports:\n",
-             "ports:\n  - {name: sg, network: overlay, node: @c1, fixed_ip: 10.3.0.9, router: spread, "
-             "device_owner: network:router_centralized_snat}\n",
-             "port sg: a port of a router on node c1, whose vif_type is macvtap", "no router namespaces"},
             {"    segmentation_id: 2001", "    segmentation_id: 2001\n    shape: star\n    hub: @c1",
              "network overlay: the hub of a star on node c1, whose vif_type is macvtap", "another node as hub"},
             {"    distributed: true\n    external_gateway: public\n    interfaces: [overlay-subnet]",
@@ -110,6 +106,25 @@ TEST_CASE("macvtap: what cannot be on such a node") {
              "router nova: routing on node c1, whose vif_type is macvtap", "vif_type is bridge"},
         })),
         kMacvtap);
+    check({"ports:\n",
+           "ports:\n  - {name: sg, network: overlay, node: @c1, fixed_ip: 10.3.0.9, router: spread, "
+           "device_owner: network:router_centralized_snat}\n",
+           "port sg: a port of a router on node c1, whose vif_type is macvtap", "no router namespaces"},
+          edited("    external_gateway: public\n", "    external_gateway: {network: public, fixed_ip: 203.0.113.201}\n",
+                 kMacvtap));
+}
+
+TEST_CASE("macvtap: central source NAT is on a node with bridges") {
+    const LoadResult result = parse_topology(
+        edited("    external_gateway: public\n", "    external_gateway: {network: public, fixed_ip: 203.0.113.201}\n",
+               edited("nodes:\n",
+                      "nodes:\n  - {name: first, underlay: {device: eth0, address: 192.0.2.1}, vif_type: macvtap}\n",
+                      kMacvtap)),
+        "f");
+    INFO(format_mistakes(result.mistakes, "f"));
+    REQUIRE(result.topology);
+    const Topology& topology = *result.topology;
+    CHECK(topology.nodes[*topology.ports[*topology.routers[1].gateway_port].node].name == "net");
 }
 
 TEST_CASE("macvtap: a star's hub is the first node, unless it is written") {

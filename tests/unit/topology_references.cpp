@@ -112,8 +112,6 @@ TEST_CASE("routers") {
          "172.24.6.0 is in no subnet of network public", "172.24.4.0/23"},
         {"{network: public, fixed_ip: 172.24.5.250}", "{network: public, fixed_ip: @172.24.4.1}",
          "172.24.4.1 is the gateway_ip of public-subnet", "another address"},
-        {"    external_gateway: public", "    external_gateway: {network: public, fixed_ip: @172.24.5.200}",
-         "a distributed router has no fixed_ip", "agent gateway"},
         {"    external_gateway: public", "    external_gateway: @lonely", "lonely is not an external network",
          "external: true"},
         {"    interfaces: [blue]", "    interfaces: [blue, @public-subnet]", "a subnet of an external network",
@@ -152,16 +150,6 @@ TEST_CASE("ports") {
          "  - {name: s, network: private, fixed_ip: 10.2.0.3, router: @classic, "
          "device_owner: network:router_centralized_snat}\nfloating_ips:\n",
          "router classic is not distributed", ""},
-        {"floating_ips:\n",
-         "  - {name: s, network: private, fixed_ip: 10.2.0.3, router: @dvr, "
-         "device_owner: network:router_centralized_snat}\nfloating_ips:\n",
-         "router dvr has no interface on green", "add green"},
-        {"floating_ips:\n",
-         "  - {name: s, network: private, fixed_ip: 10.1.0.3, router: dvr, "
-         "device_owner: network:router_centralized_snat}\n"
-         "  - @{name: t, network: private, fixed_ip: 10.1.0.4, router: dvr, "
-         "device_owner: network:router_centralized_snat}\nfloating_ips:\n",
-         "port t: the SNAT port of router dvr on blue is already taken by port s", ""},
     })));
 }
 
