@@ -255,30 +255,35 @@ class TableSync {
         return out;
     }
 
-    /// From the end, since prefixes are ordered by their length: what takes a part out of a wider one comes before it.
-    /// Removals go the other way.
+    /// A trie's rows are ordered by their length: from the end, what takes a part out of a wider prefix comes before
+    /// it. Removals go the other way.
     template <typename K, typename V>
     [[nodiscard]] Result<> write_rows(Table<K, V> Tables::* member, const Table<K, V>& rows) {
-        auto& known = actual_.tables.*member;
-        for (const auto& [key, wanted] : std::views::reverse(rows)) {
-            V value = wanted;
-            const bool replaces = known.contains(key);
-            if (replaces) {
-                if (auto done = carry_over(key, value); !done) return done;
+        const auto write_all_of = [&](auto&& ordered) -> Result<> {
+            for (const auto& [key, wanted] : ordered) {
+                if (auto done = write_row(actual_.tables.*member, key, wanted); !done) return done;
             }
-            auto done = store_.put(key, value);
-            if (!done && replaces && done.error().code == ExitCode::kTableFull) {
-                // LPM tries before 6.13 refuse to replace a row when full. The old row must not stay: it is wrong now.
-                if (auto gone = remove_row(known, key); !gone) return gone;
-                done = store_.put(key, value);
-            }
-            if (done) {
-                known.insert_or_assign(key, value);
-                ++change(key).written;
-            } else if (auto kept = keep_going(done, key, store_.template max_entries<V>(key)); !kept) {
-                return kept;
-            }
+            return {};
+        };
+        if constexpr (requires(K key) { key.prefixlen; }) return write_all_of(std::views::reverse(rows));
+        return write_all_of(rows);
+    }
+
+    template <typename K, typename V>
+    [[nodiscard]] Result<> write_row(Table<K, V>& known, const K& key, V value) {
+        const bool replaces = known.contains(key);
+        if (replaces) {
+            if (auto done = carry_over(key, value); !done) return done;
         }
+        auto done = store_.put(key, value);
+        if (!done && replaces && done.error().code == ExitCode::kTableFull) {
+            // LPM tries before 6.13 refuse to replace a row when full. The old row must not stay: it is wrong now.
+            if (auto gone = remove_row(known, key); !gone) return gone;
+            done = store_.put(key, value);
+        }
+        if (!done) return keep_going(done, key, store_.template max_entries<V>(key));
+        known.insert_or_assign(key, value);
+        ++change(key).written;
         return {};
     }
 

@@ -32,6 +32,7 @@ class WatchingStore {
         }
         rows.insert_or_assign(key, value);
         watch("write");
+        if constexpr (requires { key.prefixlen; }) watch_longer(key, value);
         if constexpr (std::is_same_v<K, fl_source_key>) watch_opening();
         return {};
     }
@@ -45,6 +46,7 @@ class WatchingStore {
     Result<bool> erase(const K& key) {
         const bool there = table<K, V>().erase(key) == 1;
         watch("removal");
+        if constexpr (requires { key.prefixlen; }) watch_shorter<K, V>(key);
         if constexpr (!std::is_same_v<K, fl_source_key>) watch_closing();
         return there;
     }
@@ -80,15 +82,39 @@ class WatchingStore {
   private:
     template <typename K, typename V>
     Table<K, V>& table() {
-        if constexpr (std::is_same_v<K, fl_source_key>) return held.tables.sources;
-        if constexpr (std::is_same_v<K, fl_tunnel_key>) return held.tables.tunnels;
-        if constexpr (std::is_same_v<K, fl_fdb_key>) return held.tables.fdb;
-        if constexpr (std::is_same_v<K, fl_arp_key>) return held.tables.arp;
-        if constexpr (std::is_same_v<K, fl_fip_key>) return held.tables.fip_in;
-        if constexpr (std::is_same_v<K, fl_vm_key>) return held.tables.vms;
-        if constexpr (std::is_same_v<K, fl_sender_key>) return held.tables.senders;
-        if constexpr (std::is_same_v<K, fl_dest_key>) return held.tables.dests;
-        if constexpr (std::is_same_v<K, fl_route_key>) return held.tables.routes;
+        return table_of<K>(held.tables);
+    }
+    template <typename K, typename AnyTables>
+    static auto& table_of(AnyTables& tables) {
+        if constexpr (std::is_same_v<K, fl_source_key>) return tables.sources;
+        if constexpr (std::is_same_v<K, fl_tunnel_key>) return tables.tunnels;
+        if constexpr (std::is_same_v<K, fl_fdb_key>) return tables.fdb;
+        if constexpr (std::is_same_v<K, fl_arp_key>) return tables.arp;
+        if constexpr (std::is_same_v<K, fl_fip_key>) return tables.fip_in;
+        if constexpr (std::is_same_v<K, fl_vm_key>) return tables.vms;
+        if constexpr (std::is_same_v<K, fl_sender_key>) return tables.senders;
+        if constexpr (std::is_same_v<K, fl_dest_key>) return tables.dests;
+        if constexpr (std::is_same_v<K, fl_route_key>) return tables.routes;
+    }
+
+    /// A row that takes a part out of a shorter prefix is there before that, ...
+    template <typename K, typename V>
+    void watch_longer(const K& key, const V& /*value*/) {
+        if (goal == nullptr || !first_gap.empty()) return;
+        for (const auto& [other, value] : table_of<K>(*goal)) {
+            const auto at = table<K, V>().find(other);
+            if (other.prefixlen > key.prefixlen && (at == table<K, V>().end() || !same_entry(at->second, value)))
+                first_gap = "prefix written before a longer one";
+        }
+    }
+    /// ... and still there when it is gone.
+    template <typename K, typename V>
+    void watch_shorter(const K& key) {
+        if (goal == nullptr || !first_gap.empty()) return;
+        for (const auto& [other, value] : table<K, V>()) {
+            if (other.prefixlen < key.prefixlen && !table_of<K>(*goal).contains(other))
+                first_gap = "prefix removed before a shorter one";
+        }
     }
 
     void watch(const char* after) {
@@ -133,7 +159,7 @@ class WatchingStore {
             if (!has_next_hop(value.domain)) return "a VM without any next hop";
         }
         for (const auto& [key, value] : held.tables.senders) {
-            if (!has_next_hop(value.domain)) return "senders without any next hop";
+            if (value.domain != 0 && !has_next_hop(value.domain)) return "senders without any next hop";
         }
         for (const auto& [key, value] : held.tables.sources) {
             const auto same_segment = [&segment = value.segment](const auto& row) {
@@ -166,6 +192,7 @@ class Generator {
                 out.dests[{.domain = domain, .ip = {10, 0, 0, byte(4)}}] = next();
             } else {
                 out.routes[{.prefixlen = 56, .domain = domain, .ip = {10, 0, byte(4), 0}}] = next();
+                if (pick(2) == 0) out.routes[{.prefixlen = 40, .domain = domain, .ip = {10}}] = next();
             }
             fl_vm value{};
             value.fip[3] = byte(5);
@@ -174,6 +201,13 @@ class Generator {
             out.senders[{
                 .prefixlen = FL_SENDER_KEY_BITS + 8, .segment = 1 + pick(3), .router_mac = {}, .pad = {}, .ip = {10}}] =
                 {.domain = domain};
+            if (pick(2) == 0) {
+                out.senders[{.prefixlen = FL_SENDER_KEY_BITS + 16,
+                             .segment = 1 + pick(3),
+                             .router_mac = {},
+                             .pad = {},
+                             .ip = {10, byte(4)}}] = {.domain = 0};
+            }
         }
         for (std::uint32_t i = pick(5); i > 0; --i) {
             fl_fip_in value{};
