@@ -61,6 +61,8 @@ class Desire {
 
     void open_netns(const NetnsName& netns);
     void add_table(const NetnsName& netns, NftTable table);
+    void lower_mss();
+    void lower_mss(const NetnsName& netns, const std::vector<std::string>& devices);
     void configure_device(const NetnsName& netns, const std::string& device);
     [[nodiscard]] Result<> add_leg(const NetnsName& netns, const Port& port);
     [[nodiscard]] Result<> router_on_node(std::size_t index);

@@ -53,6 +53,7 @@ Result<DesiredNode> Desire::run() {
         if (auto done = central_snat(router); !done) return pass_on(done);
     }
     if (auto done = fips_without_router(); !done) return pass_on(done);
+    lower_mss();
     root_tables();
     return std::move(out_);
 }

@@ -50,6 +50,32 @@ void Desire::add_table(const NetnsName& netns, NftTable table) {
     set_sysctl(netns, "netfilter/nf_conntrack_tcp_be_liberal", "1", true);
 }
 
+/// A guest that takes its link for wider than it is, as without DHCP, must not need ICMP to find out.
+void Desire::lower_mss() {
+    if (!topology_.mss_clamp) return;
+    for (const std::size_t index : placement_.routers) {
+        const Router& router = topology_.routers[index];
+        if (router.type != RouterType::kNovaNetwork) {
+            lower_mss(router_netns(router), {});
+            continue;
+        }
+        // The node's own namespace forwards for others, too.
+        std::vector<std::string> bridges;
+        for (const std::size_t subnet : router.subnets)
+            bridges.push_back(topology_.networks[topology_.subnets[subnet].network].bridge);
+        lower_mss("", bridges);
+    }
+    for (const std::size_t index : placement_.central_snats)
+        lower_mss(snat_netns(topology_.routers[index]), {});
+}
+
+void Desire::lower_mss(const NetnsName& netns, const std::vector<std::string>& devices) {
+    std::vector<NftTable>& tables = out_.netns[netns].tables;
+    auto table = std::ranges::find(tables, nf::Family::kIp, &NftTable::family);
+    if (table == tables.end()) table = tables.insert(tables.end(), NftTable{});
+    table->chains.push_back(mss_chain(devices));
+}
+
 /// Devices that were made while conf/default said otherwise keep that: each is set by itself as well.
 void Desire::configure_device(const NetnsName& netns, const std::string& device) {
     set_device_sysctl(netns, device, "ipv4/conf/{}/rp_filter", "0");

@@ -142,6 +142,17 @@ NftTable node_table(const NodeNat& nat) {
     return table;
 }
 
+NftChain mss_chain(const std::vector<std::string>& devices) {
+    const std::string lower = "tcp flags syn tcp option maxseg size set rt mtu";
+    NftChain chain{"mss", "filter", "forward", kMangle, "", {}};
+    if (devices.empty()) chain.rules.push_back(lower);
+    for (const std::string& device : devices) {
+        for (const char* direction : {"iifname", "oifname"})
+            chain.rules.push_back(fmt::format("{} \"{}\" {}", direction, device, lower));
+    }
+    return chain;
+}
+
 NftTable fip_table() {
     NftTable table;
     table.chains.push_back({"prerouting", "filter", "prerouting", kRaw, "", {"notrack"}});

@@ -68,6 +68,9 @@ struct NodeNat {
 /// without one send beyond the external device has the node's address. So has what they, or the node itself, send to a
 /// floating IP on this node: the answer would not come back by the node else, or be taken for a question.
 [[nodiscard]] NftTable node_table(const NodeNat& nat);
+/// Packets that a router forwards between its `devices`, or any if there are none: TCP offers no larger segments than
+/// the MTU of both ways leaves (nft_rt.c, get_tcpmss).
+[[nodiscard]] NftChain mss_chain(const std::vector<std::string>& devices);
 /// fip namespace: no connection tracking, translations are tracked once, in the router's namespace.
 [[nodiscard]] NftTable fip_table();
 /// Who may send tunnel packets over UDP.

@@ -164,6 +164,7 @@ struct Topology {
     std::uint16_t vxlan_port = 4789;
     std::uint16_t geneve_port = 6081;
     std::uint32_t underlay_mtu = 1500;
+    bool mss_clamp = true;  ///< routers lower the MSS of TCP to what the way's MTU leaves
     std::map<std::string, std::uint32_t> physical_network_mtus;  ///< of every physical network of the nodes
     std::vector<Node> nodes;
     std::vector<Network> networks;

@@ -187,6 +187,7 @@ json describe(const Topology& topology) {
          {{"type", word_of(topology.transport)},
           {"port", topology.udp_port(topology.transport).value_or(topology.vxlan_port)}}},
         {"underlay_mtu", topology.underlay_mtu},
+        {"mss_clamp", topology.mss_clamp},
         {"physical_networks", std::move(physical)},
         {"nodes", describe_all(topology.nodes, [&](const Node& n) { return describe_node(topology, n); })},
         {"networks", describe_all(topology.networks, [&](const Network& n) { return describe_network(topology, n); })},

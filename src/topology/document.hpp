@@ -125,6 +125,7 @@ struct Document {
     Field<NetworkType> transport_type;
     Field<std::uint32_t> transport_port;
     Field<std::uint32_t> underlay_mtu;
+    Field<bool> mss_clamp;
     std::vector<PhysicalMtuEntry> physical_network_mtus;
     std::vector<NodeEntry> nodes;
     std::vector<NetworkEntry> networks;

@@ -46,6 +46,7 @@ Topology resolve(const Document& document, const std::string& file_name, Mistake
         (geneve ? work.topology.geneve_port : work.topology.vxlan_port) = static_cast<std::uint16_t>(*port);
     }
     work.topology.underlay_mtu = document.underlay_mtu.value.value_or(work.topology.underlay_mtu);
+    work.topology.mss_clamp = document.mss_clamp.value.value_or(work.topology.mss_clamp);
     register_names(work);
     resolve_networks(work);
     resolve_ports(work);

@@ -90,6 +90,7 @@ class DocumentReader {
         out.name = fields.read<std::string>("name", Need::kRequired, parse_name);
         if (const YamlNode* const node = fields.find_map("transport", Need::kOptional)) read_transport(*node, out);
         out.underlay_mtu = fields.read<std::uint32_t>("underlay_mtu", Need::kOptional, number(kMinMtu + 50, kMaxMtu));
+        out.mss_clamp = fields.read<bool>("mss_clamp", Need::kOptional, parse_bool);
         read_physical_network_mtus(fields, out);
         out.nodes = read_list<NodeEntry>(fields, "nodes", "node", Need::kRequired, mistakes_,
                                          [this](Fields& inner) { return read_node(inner); });

@@ -461,3 +461,28 @@ def test_M6_mtu(warm):
     for node in warm.nodes.values():
         mtus = {row["ifname"]: row["mtu"] for row in json.loads(node.run(["ip", "-j", "link"]).stdout)}
         assert mtus["br-ex"] == mtu and mtus["eth0"] == 1500
+
+
+@pytest.mark.parametrize("options", [[("MSS", 1460)], [("NOP", None), ("NOP", None), ("MSS", 1460)], "fits"],
+                         ids=["too large", "behind another option", "fits"])  # fmt: skip
+def test_M6_mss(warm, taps, options):
+    """M6: the first router lowers the segment size that a TCP SYN offers to what the overlay's MTU leaves, in Linux; one that
+    fits stays as it is, and in BPF. The packet is not changed otherwise."""
+    here, there = Place(warm, "vm1"), Place(warm, "vm3")
+    limit = warm.topology.networks[EXTERNAL].encapsulation.mtu - 40
+    offers = [("MSS", limit)] if options == "fits" else options
+    lowered = [(name, limit if name == "MSS" else value) for name, value in offers]
+    tag, number, port = fresh_tag(), random.randrange(1, 65535), random.randrange(30000, 60000)
+
+    def syn(ethernet: Packet, source: str, destination: str, ttl: int, tcp_options: list) -> Packet:
+        transport = TCP(sport=port, dport=7, flags="S", seq=1, options=tcp_options) / Raw(tag)
+        return ethernet / IP(src=source, dst=destination, ttl=ttl, id=number) / transport
+
+    departure, arrival = taps.vm("vm1"), taps.vm("vm3")
+    # Behind another option only Linux finds it, on each of the two routers.
+    left, arriving = options != "fits", "mss" if offers[0][0] == "NOP" else "fip_in"
+    with handled(warm, {here.node: Handled("mss" if left else "fip_out"), there.node: Handled(arriving)}):
+        departure.send(syn(Ether(src=here.port.mac, dst=here.qr_mac), here.port.fixed_ip, there.fip, 64, offers))
+        arrived = arrival.one(carries(tag, dst=there.port.fixed_ip), "delivered SYN")
+    expected = syn(Ether(src=there.qr_mac, dst=there.port.mac), here.fip, there.port.fixed_ip, 60, lowered)
+    assert_same("at the VM", arrived, expected)

@@ -3,9 +3,13 @@
 #pragma once
 
 #include <catch2/catch_test_macros.hpp>
+#include <fstream>
 #include <initializer_list>
+#include <iterator>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "build/diff.hpp"
 #include "topology/load.hpp"
@@ -19,11 +23,26 @@ inline Topology load_cloud(std::string_view text) {
     return *std::move(loaded.topology);
 }
 
+/// What users are shown. `before`: keys that the file does not have.
+inline Topology load_example(const std::string& name, const std::string& before = {}) {
+    std::ifstream file(FIPLANE_SOURCE_DIR "/examples/" + name + ".yaml");
+    REQUIRE(file);
+    return load_cloud(before + std::string(std::istreambuf_iterator(file), {}));
+}
+
 inline DesiredNode desired_node(const Topology& topology, std::size_t index, const Allocations& allocations = {}) {
     auto desired = desire(topology, index, allocations);
     INFO((desired ? "" : desired.error().message()));
     REQUIRE(desired);
     return *std::move(desired);
+}
+
+/// A namespace's tables but for the chain that lowers the MSS, which every router has.
+inline std::vector<NftTable> without_mss(std::vector<NftTable> tables) {
+    for (NftTable& table : tables)
+        std::erase_if(table.chains, [](const NftChain& chain) { return chain.name == "mss"; });
+    std::erase_if(tables, [](const NftTable& table) { return table.chains.empty(); });
+    return tables;
 }
 
 /// A node whose root namespace has these devices and nothing else.

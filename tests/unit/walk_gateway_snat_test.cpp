@@ -40,6 +40,10 @@ TEST_CASE("M9: only what VMs without a floating IP send beyond the gateway becom
     // Its ways to the router's networks stay, and all that VMs with a floating IP have.
     wanted.dests.erase(dest_row_key(fixed, "172.24.4.1"));
     std::erase_if(wanted.routes, [&](const auto& row) { return row.first.domain == fixed; });
+    // Nobody outside reaches it by its own address: its answers would have another, were it not for conntrack.
+    const std::uint32_t outside = wanted.senders.at(sender_key(kBrEx, kQgMac, "0.0.0.0/0")).domain;
+    wanted.senders.clear();
+    std::erase_if(wanted.dests, [&](const auto& row) { return row.first.domain == outside; });
     CHECK(differences(wanted, compiled.tables) == "");
     for (const char* address : {"172.24.5.11", "172.24.5.12", "172.24.5.13"}) {
         const FipReport& report = report_of(compiled, address);
