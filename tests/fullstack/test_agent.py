@@ -282,8 +282,8 @@ def test_maps_are_readable(warm, table):
     """bpftool alone shows names of fields and enumerators, and addresses as octets."""
     node = warm.nodes["subnode1"]
     rows = bpftool_dump(node, table)
-    if table == "fl_routes":
-        return  # empty here: the prefixes of a domain are those of tenant networks behind it
+    if table in ("fl_routes", "fl_senders"):
+        return  # empty here: nothing is behind another router
     assert rows, f"{table} is empty"
     text = json.dumps(rows)
     words = {

@@ -26,6 +26,7 @@ from namespaces import AUXDATA, PACKET_AUXDATA, SOL_PACKET
 
 VTEP, PEER = bytes([192, 0, 2, 11]), bytes([192, 0, 2, 12])
 OWN = bytes([10, 1, 0, 1])
+SNAT = bytes([172, 24, 5, 250])
 FIP, FIP_MAC = bytes([172, 24, 5, 11]), bytes.fromhex("fa163e000001")
 
 
@@ -33,7 +34,7 @@ FIP, FIP_MAC = bytes([172, 24, 5, 11]), bytes.fromhex("fa163e000001")
 def paper():
     """What the pure parts ask of a site."""
     addresses = {"local_addresses": {OWN}, "own_addresses": {OWN}, "own_fips": {FIP}, "announced": {FIP_MAC + FIP},
-                 "guests": {"guest1"}}  # fmt: skip
+                 "guests": {"guest1"}, "snat_addresses": {SNAT}}  # fmt: skip
     return SimpleNamespace(topology=SimpleNamespace(vxlan_port=4789, floating_ips={}), vtep=VTEP, **addresses)
 
 
@@ -90,6 +91,23 @@ def test_the_ident_of_a_routers_error_from_a_floating_ip_is_free(paper):
     assert error(0xC0, 11, 1) == error(0xC0, 11, 2)
     assert error(0x20, 11, 1) != error(0x20, 11, 2)
     assert error(0xC0, 8, 1) != error(0xC0, 8, 2)
+
+
+@pytest.mark.parametrize("transport", [
+    lambda number: UDP(sport=number, dport=7), lambda number: TCP(sport=number, dport=7), lambda number: ICMP(id=number),
+], ids=["udp", "tcp", "icmp"])  # fmt: skip
+def test_what_source_nat_chooses_is_free(paper, transport):
+    def packet(number: int, source: str = "172.24.5.250", data: bytes = b"data", wrong: int = 0) -> bytes:
+        frame = bytes(Ether() / IP(src=source, dst="172.24.4.1") / transport(number) / Raw(data))
+        at = 34 + {17: 6, 6: 16, 1: 2}[frame[23]]
+        frame = patched(frame, at, ((int.from_bytes(frame[at : at + 2], "big") + wrong) % 0xFFFF).to_bytes(2, "big"))
+        return freedom.normalised("vm1", frame, paper)
+
+    assert packet(1) == packet(60000)
+    assert packet(1, wrong=5) == packet(60000, wrong=5)
+    assert packet(1) != packet(1, wrong=5)
+    assert packet(1) != packet(60000, data=b"dada")
+    assert packet(1, "172.24.5.11") != packet(2, "172.24.5.11")
 
 
 def test_only_announcements_of_own_floating_ips_are_left_out(paper):

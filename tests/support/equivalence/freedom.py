@@ -10,19 +10,25 @@
 3. What a clock causes is left out: the agent's announcements of floating IPs by gratuitous ARP, and "reassembly time
    exceeded" from the node's own stack, a second after a fragment whose datagram never became whole.
 
+4. What a legacy router sends with its gateway's address in place of a VM's (fully-random): source port, or identifier of
+   an ICMP query, and the checksum as it follows.
+
 Such fields become the same before frames are compared: the lowest port, ID zero, and its checksum. A port that is out
 of range, or a header whose checksum is wrong, stays, and so differs.
 """
 
 from __future__ import annotations
 
-from equivalence.build import checksum, ones_sum
+from equivalence.build import ICMP, SCTP, TCP, UDP, UDPLITE, checksum, ones_sum
 from equivalence.case import inner_frame, ip_offset
 from equivalence.site import WIRE, Site
 
 OUTER_PORTS = range(32768, 61000)
 LOWEST_PORT = b"\x80\0"
 ZERO = b"\0\0"
+# Where the port or identifier that source NAT chooses is, and the checksum over it: offsets in the transport header.
+CHOSEN = {ICMP: (4, 2), TCP: (0, 16), UDP: (0, 6), UDPLITE: (0, 6), SCTP: (0, 8)}
+ICMP_QUERIES = (0, 8, 13, 14, 15, 16, 17, 18)
 
 
 def is_from_a_clock(name: str, frame: bytes, site: Site) -> bool:
@@ -57,7 +63,28 @@ def normalised(name: str, frame: bytes, site: Site) -> bytes:
     ip = ip_offset(frame, inner or 0)
     if ip is not None and _is_made_here(frame, ip, site):
         frame = _without_ident(frame, ip)
+    if ip is not None and frame[ip + 12 : ip + 16] in site.snat_addresses:
+        frame = _without_chosen_port(frame, ip)
     return frame
+
+
+def _without_chosen_port(frame: bytes, ip: int) -> bytes:
+    l4 = ip + (frame[ip] & 15) * 4
+    port, check = CHOSEN.get(frame[ip + 9], (0, 0))
+    is_later_fragment = int.from_bytes(frame[ip + 6 : ip + 8], "big") & 0x1FFF
+    if not check or is_later_fragment or len(frame) < l4 + check + 4:
+        return frame
+    if frame[ip + 9] == ICMP and frame[l4] not in ICMP_QUERIES:
+        return frame
+    chosen, sum_ = frame[l4 + port : l4 + port + 2], frame[l4 + check : l4 + check + 2]
+    out = bytearray(frame)
+    out[l4 + port : l4 + port + 2] = ZERO
+    if frame[ip + 9] == SCTP:
+        out[l4 + check : l4 + check + 4] = ZERO + ZERO  # a CRC, which tells nothing without the port
+    elif sum_ != ZERO:
+        # What the checksum would be with port zero, whether it is right or not.
+        out[l4 + check : l4 + check + 2] = (ones_sum(chosen + sum_) % 0xFFFF).to_bytes(2, "big")
+    return bytes(out)
 
 
 def _is_made_here(frame: bytes, ip: int, site: Site) -> bool:

@@ -128,6 +128,8 @@ class Site:
         # floating IP, which a legacy router has on its device, has not.
         self.own_fips = {ip_bytes(fip) for fip in self.local_fips()}
         self.own_addresses = self.local_addresses - {ip_bytes(fip) for fip in self.topology.floating_ips}
+        self.snat_addresses = {ip_bytes(port.fixed_ip) for port in self.topology.ports.values()
+                               if port.owner == "router_gateway"}  # fmt: skip
         self.announced = {mac_bytes(self.fip_mac(fip)) + ip_bytes(fip) for fip in self.local_fips()}
         return self
 
