@@ -13,7 +13,7 @@ from typing import Iterator
 import pytest
 
 from frames import is_tunnelled
-from lab import LabNode, wait_for
+from lab import FALLBACK_DEVICES, LabNode, wait_for
 from matrix import missing, ping, run_matrix
 from outbound import tcp_source
 
@@ -28,7 +28,7 @@ def addresses(node: LabNode, netns: str, device: str) -> list[str]:
 
 
 def devices(node: LabNode, netns: str) -> set[str]:
-    return {row["ifname"] for row in json.loads(node.run_in(netns, "ip -j link"))}
+    return {row["ifname"] for row in json.loads(node.run_in(netns, "ip -j link"))} - FALLBACK_DEVICES
 
 
 def external_id(lab) -> str:
