@@ -94,6 +94,24 @@ void for_each_out(TablesRef& tables, Visit visit) {
     return out;
 }
 
+/// A trie's key: after .prefixlen come the bits that it counts (struct bpf_lpm_trie_key).
+template <typename K>
+concept PrefixKey = requires(K key) { key.prefixlen; };
+
+/// Does `wide` match everything that `narrow` matches, and more?
+template <PrefixKey K>
+[[nodiscard]] bool covers(const K& wide, const K& narrow) {
+    if (wide.prefixlen >= narrow.prefixlen) return false;
+    const auto bit = [](const K& key, std::uint32_t position) {
+        const auto* bits = reinterpret_cast<const unsigned char*>(&key) + sizeof(key.prefixlen);
+        return (bits[position / 8] >> (7 - position % 8)) & 1;
+    };
+    for (std::uint32_t position = 0; position < wide.prefixlen; ++position) {
+        if (bit(wide, position) != bit(narrow, position)) return false;
+    }
+    return true;
+}
+
 template <typename Store>
 class TableSync {
   public:
@@ -255,36 +273,62 @@ class TableSync {
         return out;
     }
 
-    /// A trie's rows are ordered by their length: from the end, what takes a part out of a wider prefix comes before
-    /// it. Removals go the other way.
     template <typename K, typename V>
     [[nodiscard]] Result<> write_rows(Table<K, V> Tables::* member, const Table<K, V>& rows) {
-        const auto write_all_of = [&](auto&& ordered) -> Result<> {
-            for (const auto& [key, wanted] : ordered) {
-                if (auto done = write_row(actual_.tables.*member, key, wanted); !done) return done;
-            }
-            return {};
-        };
-        if constexpr (requires(K key) { key.prefixlen; }) return write_all_of(std::views::reverse(rows));
-        return write_all_of(rows);
+        auto& known = actual_.tables.*member;
+        if constexpr (PrefixKey<K>) return write_prefixes(known, rows);
+        for (const auto& [key, value] : rows) {
+            if (auto written = write_row(known, key, value); !written) return pass_on(written);
+        }
+        return {};
     }
 
+    /// A trie's rows are ordered by their length: from the end, what takes a part out of a wider prefix comes before
+    /// it. Removals go the other way. Where one finds no room, the wider ones that would match in its place go.
     template <typename K, typename V>
-    [[nodiscard]] Result<> write_row(Table<K, V>& known, const K& key, V value) {
+    [[nodiscard]] Result<> write_prefixes(Table<K, V>& known, const Table<K, V>& rows) {
+        std::vector<K> left_out;
+        for (const auto& [key, value] : std::views::reverse(rows)) {
+            const auto covered = [&wide = key](const K& narrow) { return covers(wide, narrow); };
+            if (std::ranges::any_of(left_out, covered)) {
+                ++overflow_->rows;
+                continue;
+            }
+            auto written = write_row(known, key, value);
+            if (!written) return pass_on(written);
+            if (*written) continue;
+            left_out.push_back(key);
+            std::vector<K> wider;
+            for (const auto& [other, held] : known) {
+                if (covers(other, key)) wider.push_back(other);
+            }
+            for (const K& other : wider) {
+                if (auto gone = remove_row(known, other); !gone) return gone;
+            }
+        }
+        return {};
+    }
+
+    /// False: there is no room for it.
+    template <typename K, typename V>
+    [[nodiscard]] Result<bool> write_row(Table<K, V>& known, const K& key, V value) {
         const bool replaces = known.contains(key);
         if (replaces) {
-            if (auto done = carry_over(key, value); !done) return done;
+            if (auto done = carry_over(key, value); !done) return pass_on(done);
         }
         auto done = store_.put(key, value);
         if (!done && replaces && done.error().code == ExitCode::kTableFull) {
             // LPM tries before 6.13 refuse to replace a row when full. The old row must not stay: it is wrong now.
-            if (auto gone = remove_row(known, key); !gone) return gone;
+            if (auto gone = remove_row(known, key); !gone) return pass_on(gone);
             done = store_.put(key, value);
         }
-        if (!done) return keep_going(done, key, store_.template max_entries<V>(key));
+        if (!done) {
+            if (auto kept = keep_going(done, key, store_.template max_entries<V>(key)); !kept) return pass_on(kept);
+            return false;
+        }
         known.insert_or_assign(key, value);
         ++change(key).written;
-        return {};
+        return true;
     }
 
     /// The programs' stamp survives a rewrite, else a used neighbour would look unused.

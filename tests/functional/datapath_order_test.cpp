@@ -18,6 +18,7 @@ class WatchingStore {
     std::string first_gap;
     std::uint64_t writes = 0;
     std::size_t fip_in_size = 1000;
+    std::size_t trie_size = 1000;
     const Tables* goal = nullptr;  ///< of the sync that runs
 
     Result<> put_config(const fl_config& config) {
@@ -30,9 +31,12 @@ class WatchingStore {
         if constexpr (std::is_same_v<K, fl_fip_key>) {
             if (rows.size() >= fip_in_size && !rows.contains(key)) return fail(ExitCode::kTableFull, "full");
         }
+        if constexpr (PrefixKey<K>) {
+            if (rows.size() >= trie_size && !rows.contains(key)) return fail(ExitCode::kTableFull, "full");
+        }
         rows.insert_or_assign(key, value);
         watch("write");
-        if constexpr (requires { key.prefixlen; }) watch_longer(key, value);
+        if constexpr (PrefixKey<K>) watch_longer(key, value);
         if constexpr (std::is_same_v<K, fl_source_key>) watch_opening();
         return {};
     }
@@ -46,7 +50,7 @@ class WatchingStore {
     Result<bool> erase(const K& key) {
         const bool there = table<K, V>().erase(key) == 1;
         watch("removal");
-        if constexpr (requires { key.prefixlen; }) watch_shorter<K, V>(key);
+        if constexpr (PrefixKey<K>) watch_shorter<K, V>(key);
         if constexpr (!std::is_same_v<K, fl_source_key>) watch_closing();
         return there;
     }
@@ -284,6 +288,42 @@ TEST_CASE("the watch itself sees a gap", "[datapath][order]") {
     value.domain = 3;
     REQUIRE(store.put(fl_vm_key{.port = 1, .fixed = {10, 0, 0, 1}, .router_mac = {}, .pad = {}}, value));
     CHECK(store.first_gap == "floating IP without statistics after a write");
+}
+
+TEST_CASE("a full trie has no prefix from which a part that was to be taken out is not", "[datapath][order]") {
+    const auto route = [](std::uint32_t length, __u8 second, __u8 third = 0) {
+        return fl_route_key{.prefixlen = 32 + length, .domain = 1, .ip = {10, second, third, 0}};
+    };
+    fl_next fast{};
+    fast.out.kind = FL_OUT_PORT;
+    Tables before;
+    before.config.layout = FL_ABI_LAYOUT;
+    before.routes[route(8, 0)] = fast;
+    before.routes[route(16, 7)] = fast;
+    WatchingStore store;
+    MapContents actual;
+    REQUIRE(TableSync(store, actual).run(before));
+
+    // Room for one of the two parts of 10.7/16 only, which must therefore go, and so must 10/8.
+    store.trie_size = 3;
+    Tables desired = before;
+    desired.routes[route(24, 7, 1)] = {};
+    desired.routes[route(24, 7, 2)] = {};
+    desired.routes[route(16, 9)] = fast;
+    TableSync sync(store, actual);
+    const auto full = sync.run(desired);
+    REQUIRE_FALSE(full);
+    CHECK(full.error().code == ExitCode::kTableFull);
+    CHECK_FALSE(sync.inconsistent());
+    CHECK(equal(store.held.tables, actual.tables));
+    for (const auto& [wide, value] : store.held.tables.routes) {
+        for (const auto& [narrow, wanted] : desired.routes)
+            CHECK((!covers(wide, narrow) || store.held.tables.routes.contains(narrow)));
+    }
+
+    store.trie_size = 1000;
+    REQUIRE(TableSync(store, actual).run(desired));
+    CHECK(equal(store.held.tables, desired));
 }
 
 TEST_CASE("rows towards a device that cannot be in fl_devs are written without the XDP flag", "[datapath][order]") {
