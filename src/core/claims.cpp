@@ -89,8 +89,9 @@ std::vector<Prefix> exceptions(const SourceClaim& claim, const Prefix& sources) 
     if (claim.kind == SourceClaim::Kind::kReversePath) {
         candidates = claim.netns->mentions();
         candidates.push_back(sources);
+        // Wider ones are not asked: each address has the route of the longest prefix.
         std::erase_if(candidates, [&](const Prefix& part) {
-            return passes_reverse_path(*claim.netns, claim.device, claim.other_device, part);
+            return !sources.contains(part) || passes_reverse_path(*claim.netns, claim.device, claim.other_device, part);
         });
     }
     std::erase_if(candidates, [&](const Prefix& part) { return !part.overlaps(sources); });

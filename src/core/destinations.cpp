@@ -56,6 +56,10 @@ class Regions {
 /// legacy one.
 bool answers_need_state(const Domain& domain, const Prefix& region, const Journey& journey) {
     if (journey.snat || !domain.fip) return false;
+    const auto passes = [&](const NetnsIndex* netns) {
+        return std::ranges::find(journey.visited, netns) != journey.visited.end();
+    };
+    if (domain.source.throughout && passes(domain.hosts.front().translator)) return true;
     const nf::Evaluator& netfilter = domain.leg->router->netfilter();
     if (region.length == 32 && netfilter.snats().contains(region.address)) return false;
     nf::Packet question;
@@ -86,8 +90,9 @@ bool is_turned_back_in_vain(const Domain& domain, const Journey& journey) {
 void add_destination(DestinationTree& tree, const Domain& domain, const Prefix& region, Journey&& journey,
                      std::string& snat_by) {
     Destination& destination = tree.destinations[region];
-    // Without an address of its own to be translated to, a host's flows are conntrack's wherever they are translated.
-    const bool stateless = domain.is_translated() || (!journey.dnat && !journey.snat);
+    // A destination that is translated alone has answers from another address. And without an address of its own to be
+    // translated to, a host's flows are conntrack's wherever they are translated.
+    const bool stateless = journey.snat ? domain.is_translated() : !journey.dnat;
     const bool untouched = (journey.next.flags & FL_NEXT_LOCAL) != 0;
     destination.fast = journey.fast && (untouched || (stateless && !answers_need_state(domain, region, journey)));
     if (!destination.fast) return;
@@ -186,7 +191,10 @@ DestinationTree walk_destinations(World& world, const Domain& domain, std::vecto
             continue;
         }
         Journey journey = world.walker.walk(*domain.leg, domain.source, *region, false);
-        if (is_turned_back_in_vain(domain, journey)) journey.fast = false;
+        if (is_turned_back_in_vain(domain, journey)) {
+            journey.fast = false;
+            journey.reason = "goes back where it came from";
+        }
         // A region stands for addresses that nobody on the way treats apart: those have regions of their own.
         if (region->length < 32) {
             for (const NetnsIndex* netns : journey.visited)

@@ -45,7 +45,7 @@ class Domains {
     };
     using HostKey = std::pair<NetnsName, Ipv4>;
 
-    void index_translators();
+    void index_translated();
     void find_hosts(const BridgePort& leg);
     void find_routed_hosts(const BridgePort& leg);
     void find_senders(const BridgePort& leg);
@@ -67,8 +67,8 @@ class Domains {
 
     World& world_;
     std::map<std::string, Domain> domains_;
-    std::map<Ipv4, std::vector<const NetnsIndex*>> translators_;  ///< of a fixed IP's source
-    std::size_t translated_ = 0;                                  ///< domains of hosts with a floating IP
+    std::set<Ipv4> translated_sources_;  ///< fixed IPs that have a floating IP on some router
+    std::size_t translated_ = 0;         ///< domains of hosts with a floating IP
     std::size_t work_ = 0;
     std::map<HostKey, Verdict> verdicts_;
 };
@@ -144,28 +144,25 @@ bool Domains::find_fip(Host& host) {
     return true;
 }
 
-void Domains::index_translators() {
+void Domains::index_translated() {
     for (const auto& [name, netns] : world_.routers) {
         for (const auto& [fixed, fip] : netns.netfilter().snats())
-            translators_[fixed].push_back(&netns);
+            translated_sources_.insert(fixed);
     }
 }
 
 /// A VM may have its floating IP on a router behind its own, which sends there what is for the world.
 void Domains::find_fip_elsewhere(Host& host) {
-    const auto known = translators_.find(host.address);
-    if (known == translators_.end()) return;
+    if (!translated_sources_.contains(host.address)) return;
     const Source source{Source::Kind::kKnown, host.address, true};
     const Journey journey = world_.walker.walk(*host.leg, source, {{0}, 0}, false);
     if (!journey.fast || !journey.snat) return;
-    for (const NetnsIndex* translator : known->second) {
-        const auto& dnats = translator->netfilter().dnats();
-        const auto back = dnats.find(*journey.snat);
-        if (translator->netfilter().snats().at(host.address) != *journey.snat) continue;
-        if (back == dnats.end() || back->second != host.address) continue;
-        host.fip = journey.snat;
-        host.translator = translator;
-    }
+    const NetnsIndex& translator = *journey.source_translator;
+    const auto& dnats = translator.netfilter().dnats();
+    const auto back = dnats.find(*journey.snat);
+    if (back == dnats.end() || back->second != host.address) return;
+    host.fip = journey.snat;
+    host.translator = &translator;
 }
 
 /// What a router's rules say of a source: two with the same text are treated alike there. The rules that select them
@@ -183,6 +180,8 @@ void Domains::group(const Host& host) {
     const NetnsIndex& router = *host.leg->router;
     std::string key = fmt::format("{}/{}/{}{}", router.name(), host.leg->leg->name, host.fip ? "" : "fixed/",
                                   treatment(router, host.address));
+    // Rules behind the translation see the floating IP.
+    if (host.fip) key += "/to:" + treatment(*host.translator, *host.fip);
     const bool throughout = host.translator != &router;
     for (const auto& [name, other] : world_.routers) {
         if (throughout && &other != &router) key += fmt::format("/{}:{}", name, treatment(other, host.address));
@@ -277,6 +276,7 @@ void Domains::add(const Domain& domain, const DestinationTree& tree) {
     std::string reason = tree.refusal;
     if (reason.empty() && !tree.sample) {
         reason = world_.walker.walk(*domain.leg, domain.source, {{0}, 0}, false).reason;
+        if (reason.empty()) reason = "none of its destinations is fast";
     }
     if (reason.empty() && !write_rows(world_, domain, tree)) {
         reason = "fl_dests or fl_routes has no room for its destinations";
@@ -305,7 +305,7 @@ std::vector<Ipv4> Domains::left_out(const Domain& domain) const {
 }
 
 void Domains::run() {
-    index_translators();
+    index_translated();
     for (const BridgePort* leg : world_.legs) {
         if (!leg->segment->refusal.empty()) continue;
         find_hosts(*leg);

@@ -74,7 +74,8 @@ struct SetAddress {
 struct SetMark {
     std::uint64_t value = 0;
 };
-/// `tcp option maxseg size set …`, which lowers the MSS that a TCP SYN offers and never raises it (nft_exthdr.c).
+/// `tcp option maxseg size set …`, which lowers the MSS that TCP offers and never raises it (nft_exthdr.c). Only a SYN
+/// offers one (RFC 9293, 3.7.1): what else has the option is not looked for.
 struct LowerMss {
     std::uint16_t to = 0;  ///< bytes; 0: `rt mtu`, what the route's MTU leaves for a segment
 };

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
 
 namespace fiplane::nf {
 
@@ -151,12 +152,17 @@ Leave Interpreter::run_matches(const Chain& chain, const Rule& rule, std::size_t
         if (found == Answer::kNo) return Leave::kReturn;
         undecided = undecided || found != Answer::kYes;
     }
-    const bool effect =
-        std::any_of(rule.statements.begin() + static_cast<std::ptrdiff_t>(end), rule.statements.end(),
-                    [](const Statement& statement) {
-                        return !std::holds_alternative<Match>(statement) && !std::holds_alternative<Counter>(statement);
-                    });
-    if (!effect) return Leave::kReturn;
+    const std::span rest = std::span(rule.statements).subspan(end);
+    const bool effect = std::ranges::any_of(rest, [](const Statement& statement) {
+        return !std::holds_alternative<Match>(statement) && !std::holds_alternative<Counter>(statement) &&
+               !std::holds_alternative<LowerMss>(statement);
+    });
+    if (!effect) {
+        for (const Statement& statement : rest) {
+            if (const auto* lower = std::get_if<LowerMss>(&statement)) path_.mss.insert(lower->to);
+        }
+        return Leave::kReturn;
+    }
     for (std::size_t i = *at; undecided && i < end; ++i) {
         const auto& match = std::get<Match>(rule.statements[i]);
         const Answer found = decide(match);
@@ -269,6 +275,11 @@ Leave Interpreter::run_statement(const Chain& chain, const Rule& rule, const Sta
         return Leave::kNext;
     }
     if (const auto* lower = std::get_if<LowerMss>(&statement)) {
+        // What is no TCP leaves the rule there (nft_exthdr_tcp_set_eval), so what follows would be for some packets
+        // only.
+        const bool last = std::all_of(&statement + 1, &*rule.statements.begin() + rule.statements.size(),
+                                      [](const Statement& next) { return std::holds_alternative<Counter>(next); });
+        if (!last) return stop(chain, rule, "is not understood");
         path_.mss.insert(lower->to);
         return Leave::kNext;
     }

@@ -209,6 +209,7 @@ bool Walker::Traversal::postrouting() {
     if (!outcome.snat) return true;
     journey.snat = outcome.snat;
     journey.snat_by = outcome.snat_by;
+    journey.source_translator = state.netns;
     journey.next.flags |= FL_NEXT_SNAT;
     state.source.address = *outcome.snat;
     state.source_translated = true;
@@ -374,6 +375,7 @@ void Walker::append(Journey& head, Journey&& rest) {
     if (!head.snat) {
         head.snat = rest.snat;
         head.snat_by = std::move(rest.snat_by);
+        head.source_translator = rest.source_translator;
     }
 }
 

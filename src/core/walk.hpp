@@ -31,9 +31,10 @@ struct Journey {
     std::optional<Ipv4> dnat;                ///< last destination translation ...
     const NetnsIndex* translator = nullptr;  ///< ... and the namespace that does it
     std::optional<Ipv4> snat;
-    std::string snat_by;  ///< see nf::Outcome
-    std::string via;      ///< device by which it leaves its first router
-    std::string port;     ///< device by which it leaves: VM port, bridge or tunnel device
+    const NetnsIndex* source_translator = nullptr;  ///< that does it
+    std::string snat_by;                            ///< see nf::Outcome
+    std::string via;                                ///< device by which it leaves its first router
+    std::string port;                               ///< device by which it leaves: VM port, bridge or tunnel device
     std::set<SourceClaim> claims;
     std::vector<const NetnsIndex*> visited;  ///< namespaces that saw the destination untranslated
     std::vector<NeighbourUse> neighbours;

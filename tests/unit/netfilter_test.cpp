@@ -127,6 +127,14 @@ TEST_CASE("rules that lower the MSS are told, whatever else they depend on") {
           std::set<std::uint16_t>{0, 1300});
     CHECK(mss({rule("", {destination_is("3.3.3.3/32"), nf::LowerMss{}})}).empty());
     CHECK(mss({rule("", {kAccept}), rule("", {nf::LowerMss{}})}).empty());
+    // As many as there are devices: none of them makes the others' ways more.
+    CHECK(mss(std::vector<nf::Rule>(20, rule("", {kUndecidable, nf::LowerMss{}, nf::Counter{}}))) ==
+          std::set<std::uint16_t>{0});
+    // What is no TCP leaves the rule at that statement.
+    for (const nf::Statement& next : {nf::Statement{kAccept}, nf::Statement{nf::SetMark{1}}}) {
+        CHECK(forward({rule("", {nf::LowerMss{1400}, next})}, packet("1.1.1.1", "2.2.2.2/32")).stopped);
+        CHECK(forward({rule("", {kUndecidable, nf::LowerMss{1400}, next})}, packet("1.1.1.1", "2.2.2.2/32")).stopped);
+    }
 }
 
 TEST_CASE("statements that are not understood stop the walk where they are reached") {

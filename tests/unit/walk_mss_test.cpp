@@ -73,6 +73,17 @@ TEST_CASE("a rule that only some packets meet counts for all") {
     }
 }
 
+TEST_CASE("a rule for one floating IP is not another's") {
+    Snapshot snapshot = dvr_snapshot();
+    add_chain(router(snapshot), nf::Family::kIp, "mss", "chain", nf::Hook::kPostrouting, nf::ChainType::kFilter, 150)
+        .rules = {
+        rule("ip saddr 172.24.5.12 ...", {match(nf::Field::kIpSaddr, {net("172.24.5.12/32")}), nf::LowerMss{1000}})};
+    const Compiled compiled = compile(snapshot, scope());
+    const fl_vm& b = compiled.tables.vms.at(vm_key(kTapB, "10.0.0.12"));
+    CHECK(mss_out(compiled) == 0);
+    CHECK(compiled.tables.routes.at(route_row_key(b.domain, "0.0.0.0/0")).mss == 1000);
+}
+
 TEST_CASE("where nothing is routed a rule that lowers the MSS keeps the fast path away") {
     Snapshot snapshot = dvr_snapshot();
     nf::Chain* chain = nullptr;

@@ -92,9 +92,21 @@ TEST_CASE("sources that a rule of the router knows are left to Linux") {
     }
     const Compiled compiled = compile(snapshot, legacy_scope());
     CHECK(senders(compiled, "10.9.0.7/32") == 0U);
+    CHECK_FALSE(has_note(compiled, "packets from"));
     const auto domain = senders(compiled, "10.9.0.0/24");
     REQUIRE(domain.value_or(0) != 0);
     CHECK(reaches(compiled, *domain, "10.0.0.14"));
+}
+
+TEST_CASE("rp_filter asks for the way back to the senders, not to everybody") {
+    Snapshot snapshot = legacy_snapshot();
+    add_route(router(snapshot), "10.9.0.0/24", kQr, "10.0.0.13");
+    for (auto& [name, device] : router(snapshot).sysctls.devices)
+        device.rp_filter = 1;
+    const Compiled compiled = compile(snapshot, legacy_scope());
+    const auto row = compiled.tables.senders.find(sender_key(kBrq, kQrMac, "10.9.0.0/24"));
+    REQUIRE(row != compiled.tables.senders.end());
+    CHECK(row->second.domain != 0);
 }
 
 TEST_CASE("a prefix of which a filter knows all stays with Linux, and the note says why") {
@@ -265,6 +277,32 @@ TEST_CASE("a floating IP on a router behind the VM's own") {
     const fl_vm& a = compiled.tables.vms.at(vm_key(kTapA, "10.0.0.11"));
     CHECK(a.domain != d->second.domain);
     CHECK(hex(a) == hex(vm_row(kMacA, "0.0.0.0", a.domain)));
+}
+
+TEST_CASE("who asks through the translating router for a floating IP hears from that") {
+    // x, behind another leg of the second router, has asked for d's floating IP, which only that router's conntrack
+    // knows.
+    Snapshot snapshot = with_north_south();
+    NetnsView& north_south = snapshot.routers.at(kNorthSouth);
+    add_bridge(snapshot.root, 60, "br-x", "fa:16:3e:00:04:00");
+    enslave(add_veth(snapshot.root, 61, "tap60ab0001-10", "fe:16:3e:0d:00:60", north_south, 4, "qr-60ab0001-10",
+                     "fa:16:3e:0d:00:60"),
+            60);
+    add_static_fdb(snapshot.root, 61, "fa:16:3e:0d:00:60");
+    enslave(add_link(snapshot.root, 62, "tapxxxxxxxx-xx", "tun", "fe:16:3e:00:04:05"), 60);
+    add_static_fdb(snapshot.root, 62, "fa:16:3e:00:04:05");
+    add_address(north_south, 4, "10.5.0.1/24");
+    add_neighbour(north_south, 4, "10.5.0.5", "fa:16:3e:00:04:05");
+    set_sysctls(north_south, false);
+    Scope scope = north_south_scope();
+    scope.bridges.insert("br-x");
+    const Compiled compiled = compile(snapshot, scope);
+    const fl_vm& d = compiled.tables.vms.at(vm_key(kTapD, "10.0.0.14"));
+    CHECK(hex(d) == hex(vm_row(kMacD, "203.0.113.14", d.domain)));
+    CHECK_FALSE(reaches(compiled, d.domain, "10.5.0.5"));
+    CHECK(reaches(compiled, d.domain, "10.0.0.11"));
+    // a has no floating IP anywhere: nobody asks x for one on its behalf.
+    CHECK(reaches(compiled, compiled.tables.vms.at(vm_key(kTapA, "10.0.0.11")).domain, "10.5.0.5"));
 }
 
 TEST_CASE("a rule behind the VM's own router tells VMs with a floating IP there apart") {
