@@ -59,8 +59,7 @@ Result<Draft> NodeDiff::run() {
             rule_differences(name, wanted);
         }
         nft_differences(name, wanted);
-        withdraw_translations(name, wanted);
-        release_shared_sources(name, wanted);
+        end_connections(name, wanted);
     }
     fdb_differences();
     draft_.sort();
@@ -162,54 +161,6 @@ void NodeDiff::netns_differences() {
         for (const auto& [fip, fixed] : translations_of(found.netfilter)) {
             draft_.withdrawn.insert({fip, fixed});
         }
-    }
-}
-
-void NodeDiff::withdraw_translations(const NetnsName& name, const DesiredNetns& wanted) {
-    if (name.empty()) return;
-    std::map<Ipv4, Ipv4> kept;
-    for (const auto& table : wanted.tables) {
-        const auto in = table.maps.find(kFipInMap);
-        if (in != table.maps.end()) kept = in->second;
-    }
-    for (const auto& [fip, fixed] : translations_of(now(name).netfilter)) {
-        const auto found = kept.find(fip);
-        if (found != kept.end() && found->second == fixed) continue;
-        for (const Ipv4 address : {fip, fixed}) {
-            draft_.withdrawn.insert(address);
-            flush_conntrack(name, address);
-        }
-    }
-}
-
-void NodeDiff::flush_conntrack(const NetnsName& name, Ipv4 address) {
-    draft_.add(Stage::kFlushConntrack, name, FlushConntrack{address}, Step::Action::kRemove,
-               fmt::format("conntrack entries of {}", address.str()));
-}
-
-/// What a router's own address stood for. Conntrack would go on translating flows that the rules, and so the fast path,
-/// treat otherwise: those of a VM that gets a floating IP, and all of an address that is given up.
-void NodeDiff::release_shared_sources(const NetnsName& name, const DesiredNetns& wanted) {
-    std::set<std::string> kept;
-    std::map<Ipv4, Ipv4> translations;
-    for (const auto& table : wanted.tables) {
-        for (const auto& chain : table.chains)
-            kept.insert(chain.rules.begin(), chain.rules.end());
-        const auto in = table.maps.find(kFipInMap);
-        if (in != table.maps.end()) translations = in->second;
-    }
-    const auto shared = shared_sources(now(name).netfilter);
-    if (shared.empty()) return;
-    std::set<Ipv4> given_up;
-    for (const auto& [rule, address] : shared) {
-        if (!kept.contains(rule)) given_up.insert(address);
-    }
-    for (const Ipv4 address : given_up)
-        flush_conntrack(name, address);
-    const auto before = translations_of(now(name).netfilter);
-    for (const auto& [fip, fixed] : translations) {
-        const auto found = before.find(fip);
-        if (found == before.end() || found->second != fixed) flush_conntrack(name, fixed);
     }
 }
 

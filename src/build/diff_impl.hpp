@@ -56,9 +56,7 @@ class NodeDiff {
     void set_fdb(const DesiredFdb& entry, Step::Action action);
     void remove_fdb(const DesiredFdb& entry);
     void nft_differences(const NetnsName& name, const DesiredNetns& wanted);
-    void withdraw_translations(const NetnsName& name, const DesiredNetns& wanted);
-    void release_shared_sources(const NetnsName& name, const DesiredNetns& wanted);
-    void flush_conntrack(const NetnsName& name, Ipv4 address);
+    void end_connections(const NetnsName& name, const DesiredNetns& wanted);
 
     const DesiredNode& desired_;
     const ActualNode& actual_;

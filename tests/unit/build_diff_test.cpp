@@ -212,8 +212,8 @@ TEST_CASE("a floating IP that goes: rule, route, translation, connections, in th
                                "- route 203.0.113.1/32 via 169.254.64.0 dev fpr-1 table 254",
                                "- nft element ip fiplane fip_in { 203.0.113.1 : 10.0.0.1 }",
                                "- nft element ip fiplane fip_out { 10.0.0.1 : 203.0.113.1 }",
-                               "- conntrack entries of 203.0.113.1",
                                "- conntrack entries of 10.0.0.1",
+                               "- conntrack entries of 203.0.113.1",
                            });
     CHECK(draft->withdrawn == std::set<Ipv4>{ip("10.0.0.1"), ip("203.0.113.1")});
 }

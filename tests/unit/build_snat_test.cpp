@@ -125,6 +125,10 @@ TEST_CASE("connections of an address end with what stood for it", "[build]") {
     CHECK(ended_connections(legacy(true, false), legacy(true, true)) == std::vector<std::string>{"10.1.0.11"});
     CHECK(ended_connections(legacy(true, true), legacy(true, false)) ==
           std::vector<std::string>{"10.1.0.11", "203.0.113.101"});
+    // Another one for the same VM: each address once.
+    Topology moved = legacy(true, true);
+    moved.floating_ips[0].address = *Ipv4::parse("203.0.113.102");
+    CHECK(ended_connections(legacy(true, true), moved) == std::vector<std::string>{"10.1.0.11", "203.0.113.101"});
     CHECK(ended_connections(legacy(true, true), legacy(false, true)) == std::vector<std::string>{"203.0.113.200"});
     // Nobody had a translation before.
     CHECK(ended_connections(legacy(false, false), legacy(false, true)).empty());
