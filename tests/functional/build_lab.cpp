@@ -280,4 +280,16 @@ std::string text_of(const Plan& plan) {
     return out;
 }
 
+void check_mended(LabNode& node, const Topology& topology, const std::vector<Damage>& damages) {
+    for (const Damage& damage : damages) {
+        INFO(damage.what);
+        node.sh(damage.command);
+        const std::string found = node.plan_text(topology);
+        INFO(found);
+        CHECK(found.find(damage.step) != std::string::npos);
+        node.apply(topology);
+        CHECK(node.plan_text(topology) == "");
+    }
+}
+
 }  // namespace fiplane::test

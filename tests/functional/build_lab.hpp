@@ -129,4 +129,14 @@ class Capture {
 
 [[nodiscard]] std::string text_of(const Plan& plan);
 
+/// Something that a hand might do to a node, and what the next plan says of it.
+struct Damage {
+    std::string what;
+    std::string command;
+    std::string step;  ///< part of the plan's text
+};
+
+/// Does each damage in turn: the plan names it, and after it is applied nothing is left to do.
+void check_mended(LabNode& node, const Topology& topology, const std::vector<Damage>& damages);
+
 }  // namespace fiplane::test

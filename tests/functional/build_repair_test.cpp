@@ -11,12 +11,6 @@
 namespace fiplane::test {
 namespace {
 
-struct Damage {
-    std::string what;
-    std::string command;
-    std::string step;  ///< part of the plan's text
-};
-
 /// What a node's own namespace holds that teardown must leave as it was. IPv6 addresses, bridge timers and multicast
 /// groups change by themselves and are left out.
 std::string inventory(LabNode& node) {
@@ -132,16 +126,7 @@ TEST_CASE("damage is found, named and mended; traffic flows again", "[build][rep
     for (const char* vm : {"vm1", "vm2", "vm3"})
         lab.boot(topology, vm);
     lab.apply_all(topology);
-    LabNode& node = lab.node(0);
-    for (const auto& damage : damages(topology)) {
-        INFO(damage.what);
-        node.sh(damage.command);
-        const std::string found = node.plan_text(topology);
-        INFO(found);
-        CHECK(found.find(damage.step) != std::string::npos);
-        node.apply(topology);
-        CHECK(node.plan_text(topology) == "");
-    }
+    check_mended(lab.node(0), topology, damages(topology));
     CHECK(ping_ttl(lab.node(1).netns(), *Ipv4::parse("172.24.5.11")) == 62);
     CHECK(ping_ttl(lab.vm("vm1").netns(), *Ipv4::parse("10.1.0.21")) == 64);
     CHECK(ping_ttl(lab.vm("vm2").netns(), *Ipv4::parse("172.24.5.11")) == 61);

@@ -17,12 +17,6 @@ std::string in(const std::string& netns, const std::string& command) {
     return fmt::format("ip netns exec {} {}", netns, command);
 }
 
-struct Damage {
-    const char* what;
-    std::string command;
-    std::string step;  ///< part of the plan's text
-};
-
 std::vector<Damage> damages(const Topology& topology) {
     const Router& router = topology.routers[0];
     const std::string snat = build::snat_netns(router);
@@ -79,15 +73,7 @@ TEST_CASE("M9: central source NAT is built once, mended, and carries VMs of all 
     CHECK(ping_ttl(lab.vm("db3").netns(), *Ipv4::parse("172.24.5.11")) > 0);
 
     LabNode& node = lab.node(0);
-    for (const Damage& damage : damages(topology)) {
-        INFO(damage.what);
-        node.sh(damage.command);
-        const std::string found = node.plan_text(topology);
-        INFO(found);
-        CHECK(found.find(damage.step) != std::string::npos);
-        node.apply(topology);
-        CHECK(node.plan_text(topology) == "");
-    }
+    check_mended(node, topology, damages(topology));
     CHECK(ping_ttl(lab.vm("db3").netns(), kOutside) == 63);
 
     topology.routers[0].enable_snat = false;
