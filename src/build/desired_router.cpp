@@ -61,6 +61,7 @@ void Desire::lower_mss() {
         }
         // The node's own namespace forwards for others, too.
         std::vector<std::string> bridges;
+        bridges.reserve(router.subnets.size());
         for (const std::size_t subnet : router.subnets)
             bridges.push_back(topology_.networks[topology_.subnets[subnet].network].bridge);
         lower_mss("", bridges);

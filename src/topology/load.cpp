@@ -31,7 +31,7 @@ std::expected<std::string, int> read_file(const std::string& path) {
     do {
         count = std::fread(chunk.data(), 1, chunk.size(), file.get());
         text.append(chunk.data(), count);
-    } while (count == chunk.size());
+    } while (count == chunk.size() && std::feof(file.get()) == 0 && std::ferror(file.get()) == 0);
     if (std::ferror(file.get()) != 0) return std::unexpected(errno);
     return text;
 }

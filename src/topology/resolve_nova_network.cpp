@@ -87,7 +87,7 @@ class NovaNetworkResolver {
             complain(gateway.enable_snat.place, ": enable_snat belongs to type: neutron",
                      "nova-network always translates what VMs send beyond the external network's bridge");
         }
-        router_.external_network = *network;
+        router_.external_network = network;
     }
 
     void resolve_interface(const RouterEntry::Interface& entry) {

@@ -92,7 +92,7 @@ class RouterResolver {
                             work_.topology.networks[*network].name));
             return;
         }
-        router_.external_network = *network;
+        router_.external_network = network;
         router_.enable_snat = gateway->enable_snat.value.value_or(true);
         if (kind_is_unknown()) return;
         if (gateway->fixed_ip.written) {

@@ -241,7 +241,8 @@ Capture::Capture(const Netns& netns, const std::string& device, const std::strin
         _exit(127);
     }
     close(file);
-    for (double tries = 0; tries < 100 * time_scale(); ++tries) {
+    const auto most = static_cast<int>(100 * time_scale());
+    for (int tries = 0; tries < most; ++tries) {
         std::ifstream in(path_);
         const std::string text{std::istreambuf_iterator<char>(in), {}};
         if (text.find("listening on") != std::string::npos) return;

@@ -10,11 +10,11 @@ namespace fiplane::test {
 
 /// FIPLANE_TIME_SCALE: how many times slower than a real machine this one is; 1 without it.
 inline double time_scale() {
-    static const double scale = [] {
+    static const double kScale = [] {
         const char* text = std::getenv("FIPLANE_TIME_SCALE");
         return text == nullptr ? 1.0 : std::stod(text);
     }();
-    return scale;
+    return kScale;
 }
 
 template <typename Rep, typename Period>

@@ -115,8 +115,8 @@ TEST_CASE("undecidable matches stop the walk only where their outcomes differ") 
 }
 
 TEST_CASE("rules that lower the MSS are told, whatever else they depend on") {
-    const auto mss = [](std::vector<nf::Rule> rules) {
-        const auto outcome = forward(std::move(rules), packet("1.1.1.1", "2.2.2.2/32"));
+    const auto mss = [](const std::vector<nf::Rule>& rules) {
+        const auto outcome = forward(rules, packet("1.1.1.1", "2.2.2.2/32"));
         CHECK_FALSE(outcome.stopped);
         CHECK(outcome.accepted);
         return outcome.mss;

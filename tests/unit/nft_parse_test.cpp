@@ -59,7 +59,7 @@ const Texts kObjects = {
 /// Parses one rule of family ip (or another) that consists of `statements`, next to kObjects.
 nf::Rule rule(const std::string& statements, const std::string& family = "ip") {
     Texts objects = kObjects;
-    objects.push_back(
+    objects.emplace_back(
         R"({"rule": {"family": "ip", "table": "t", "chain": "learn", "handle": 99, "expr": [{"set": {"op": "update",
         "elem": {"payload": {"protocol": "ip", "field": "saddr"}}, "set": "@learned"}}]}})");
     objects.push_back(R"({"chain": {"family": ")" + family + R"(", "table": "t", "name": "c", "handle": 1}})");
