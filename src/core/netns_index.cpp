@@ -48,8 +48,9 @@ std::uint16_t find_lowest_mss(const NetnsView& view) {
     constexpr std::uint32_t kHeaders = 40;  // IPv4 and TCP without options
     constexpr std::uint16_t kDefault = 536;
     std::uint32_t mtu = 0xffff;
-    for (const auto& [ifindex, link] : view.links)
-        mtu = std::min(mtu, link.mtu);
+    for (const auto& [ifindex, link] : view.links) {
+        if (link.admin_up) mtu = std::min(mtu, link.mtu);  // no route leads to others, such as ip_gre's erspan0
+    }
     for (const Route& route : view.routes) {
         if (route.mtu != 0) mtu = std::min(mtu, route.mtu);
     }

@@ -32,7 +32,7 @@ class NetnsIndex {
     /// Why the fast path may not carry packets past this device, where it would skip its queue and its programs.
     /// Empty: it may.
     [[nodiscard]] const std::string& jump_refusal(const Link& link) const;
-    /// A bound for what `rt mtu` lowers a TCP SYN's MSS to here, bytes: no device and no route allows less
+    /// A bound for what `rt mtu` lowers a TCP SYN's MSS to here, bytes: no device that is up and no route allows less
     /// (nft_rt.c, get_tcpmss, asks the route to the destination and the one back). Path MTUs that the kernel learns are
     /// not in it.
     [[nodiscard]] std::uint16_t lowest_mss() const { return lowest_mss_; }
