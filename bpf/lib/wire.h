@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* ICMP, ARP and TCP options. UAPI's linux/icmp.h and linux/if_arp.h include a libc's headers, which the BPF target does not have. */
+/*
+ * ICMP, ARP and TCP options. UAPI's linux/icmp.h and linux/if_arp.h include a libc's headers, which the BPF target does
+ * not have.
+ */
 #ifndef FL_WIRE_H
 #define FL_WIRE_H
 

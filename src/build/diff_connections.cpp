@@ -22,15 +22,15 @@ bool has_pair(const std::map<Ipv4, Ipv4>& translations, const std::pair<const Ip
     return found != translations.end() && found->second == pair.second;
 }
 
-/// Addresses that VMs without a floating IP shared, and whose rules go.
-std::set<Ipv4> given_up(const nf::Ruleset& now, const DesiredNetns& wanted) {
+/// Those of the `shared` addresses, by their rules, whose rules go.
+std::set<Ipv4> given_up(const std::map<std::string, Ipv4>& shared, const DesiredNetns& wanted) {
     std::set<std::string> kept;
     for (const auto& table : wanted.tables) {
         for (const auto& chain : table.chains)
             kept.insert(chain.rules.begin(), chain.rules.end());
     }
     std::set<Ipv4> addresses;
-    for (const auto& [rule, address] : shared_sources(now)) {
+    for (const auto& [rule, address] : shared) {
         if (!kept.contains(rule)) addresses.insert(address);
     }
     return addresses;
@@ -44,15 +44,16 @@ void NodeDiff::end_connections(const NetnsName& name, const DesiredNetns& wanted
     const nf::Ruleset& now_there = now(name).netfilter;
     const auto before = translations_of(now_there);
     const auto after = wanted_translations(wanted);
-    std::set<Ipv4> ended = given_up(now_there, wanted);
+    const auto shared = shared_sources(now_there);
+    std::set<Ipv4> ended = given_up(shared, wanted);
     for (const auto& pair : before) {
         if (name.empty() || has_pair(after, pair)) continue;
         draft_.withdrawn.insert({pair.first, pair.second});
         ended.insert({pair.first, pair.second});
     }
-    // Whoever gets an address of its own had a shared one before.
+    // Whoever gets an address of its own may have had a shared one before.
     for (const auto& pair : after) {
-        if (!shared_sources(now_there).empty() && !has_pair(before, pair)) ended.insert(pair.second);
+        if (!shared.empty() && !has_pair(before, pair)) ended.insert(pair.second);
     }
     for (const Ipv4 address : ended) {
         draft_.add(Stage::kFlushConntrack, name, FlushConntrack{address}, Step::Action::kRemove,
