@@ -14,7 +14,7 @@ from scapy.packet import Raw
 
 from conftest import ROOT
 from expect import carried_in_bpf
-from frames import assert_same
+from frames import assert_same, is_arp_answer
 from lab import wait_for
 from matrix import missing, ping, run_matrix
 
@@ -100,7 +100,7 @@ def test_arping_from_outside(warm, taps):
         wire = taps.wire(warm.topology.node_of_fip(fip), PHYSICAL)
         seen = host.run(["arping", "-c", "2", "-w", "5", "-I", host.device, fip]).stdout
         assert f"[{owner_mac(warm, fip).upper()}]" in seen, seen
-        reply = wire.one(lambda packet: ARP in packet and packet[ARP].op == 2 and packet[ARP].psrc == fip, "ARP reply")
+        reply = wire.one(is_arp_answer(fip), "ARP reply")
         answer = ARP(op=2, hwsrc=owner_mac(warm, fip), psrc=fip, hwdst=mac, pdst=address)
         assert_same("on the wire", reply, Ether(src=owner_mac(warm, fip), dst=mac) / answer)
     silent = host.run(["arping", "-c", "1", "-w", "1", "-I", host.device, "203.0.113.199"], check=False)

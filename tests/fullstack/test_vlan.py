@@ -17,7 +17,7 @@ from scapy.packet import Raw
 
 from conftest import ROOT
 from expect import carried_in_bpf
-from frames import assert_same
+from frames import assert_same, is_arp_answer
 from lab import wait_for
 from matrix import missing, ping, run_matrix
 
@@ -188,7 +188,7 @@ def test_arping_from_outside(lab, taps):
     seen = host.run(["arping", "-c", "2", "-w", "8", "-I", host.device, "203.0.113.102"]).stdout
     assert f"[{router.upper()}]" in seen, seen
     fip = "203.0.113.102"
-    reply = wire.one(lambda packet: ARP in packet and packet[ARP].op == 2 and packet[ARP].psrc == fip, "ARP reply")
+    reply = wire.one(is_arp_answer(fip), "ARP reply")
     answer = ARP(op=2, hwsrc=router, psrc=fip, hwdst=mac, pdst=address)
     assert_same("on the wire", reply, Ether(src=router, dst=mac) / Dot1Q(vlan=PUBLIC) / answer)
     silent = host.run(["arping", "-c", "1", "-w", "2", "-I", host.device, "203.0.113.199"], check=False)

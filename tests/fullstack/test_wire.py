@@ -13,7 +13,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
 from expect import Handled, handled
-from frames import assert_same, assert_tunnelled, inner, is_tunnelled, match_inner, wrap
+from frames import assert_same, assert_tunnelled, inner, is_arp_answer, is_tunnelled, match_inner, wrap
 from lab import Lab
 from topology import Port
 
@@ -278,10 +278,6 @@ def arp_request(mac: str, address: str, target: str) -> Packet:
     return Ether(src=mac, dst=BROADCAST) / ARP(op=1, hwsrc=mac, psrc=address, pdst=target)
 
 
-def is_arp_reply(address: str):
-    return lambda packet: ARP in packet and packet[ARP].op == 2 and packet[ARP].psrc == address
-
-
 def test_D5_proxy_arp_through_the_tunnel(warm, taps):
     """D5: who-has for a floating IP of another node is answered, whole frame, with that node's fg- MAC."""
     there, node = Place(warm, "vm3"), "subnode2"
@@ -289,8 +285,8 @@ def test_D5_proxy_arp_through_the_tunnel(warm, taps):
     host, wire = taps.host(node, "br-ex"), taps.wire(there.node)
     with handled(warm, {there.node: Handled("arp_reply")}):
         host.send(arp_request(mac, address, there.fip))
-        on_wire = wire.one(match_inner(is_arp_reply(there.fip)), "ARP reply in the tunnel")
-        arrived = host.one(is_arp_reply(there.fip), "ARP reply at the node")
+        on_wire = wire.one(match_inner(is_arp_answer(there.fip)), "ARP reply in the tunnel")
+        arrived = host.one(is_arp_answer(there.fip), "ARP reply at the node")
     expected = Ether(src=there.fg_mac, dst=mac) / ARP(
         op=2, hwsrc=there.fg_mac, psrc=there.fip, hwdst=mac, pdst=address
     )
@@ -304,7 +300,7 @@ def test_D5_proxy_arp_on_the_own_node(warm, taps):
     host = taps.host(there.node, "br-ex")
     with handled(warm, {there.node: Handled("arp_reply")}):
         host.send(arp_request(mac, address, there.fip))
-        arrived = host.one(is_arp_reply(there.fip), "ARP reply")
+        arrived = host.one(is_arp_answer(there.fip), "ARP reply")
     assert_same(
         "at the node",
         arrived,
@@ -320,9 +316,9 @@ def test_D5_unassigned_addresses_are_not_answered(warm, taps):
     silent = ["172.24.5.200", warm.vms["vm3"].port.fixed_ip]
     for target in (*silent, Place(warm, "vm3").fip):
         host.send(arp_request(mac, address, target))
-    host.one(is_arp_reply(Place(warm, "vm3").fip), "ARP reply for the assigned address")
+    host.one(is_arp_answer(Place(warm, "vm3").fip), "ARP reply for the assigned address")
     for target in silent:
-        host.none(is_arp_reply(target), f"answer for {target}", timeout=1.0)
+        host.none(is_arp_answer(target), f"answer for {target}", timeout=1.0)
 
 
 def test_no_tenant_arp_leaves_through_the_tunnel(warm, taps):
@@ -330,7 +326,7 @@ def test_no_tenant_arp_leaves_through_the_tunnel(warm, taps):
     here = Place(warm, "vm1")
     vm, wire = taps.vm("vm1"), taps.wire(here.node)
     vm.send(arp_request(here.port.mac, here.port.fixed_ip, here.port.gateway))
-    reply = vm.one(is_arp_reply(here.port.gateway), "the router's answer")
+    reply = vm.one(is_arp_answer(here.port.gateway), "the router's answer")
     expected = ARP(
         op=2, hwsrc=here.qr_mac, psrc=here.port.gateway, hwdst=here.port.mac, pdst=here.port.fixed_ip
     )

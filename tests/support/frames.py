@@ -13,7 +13,7 @@ from typing import Callable, Container, Iterator
 logging.getLogger("scapy").setLevel(logging.ERROR)
 from scapy.contrib.geneve import GENEVE  # noqa: E402
 from scapy.layers.inet import IP, UDP  # noqa: E402
-from scapy.layers.l2 import GRE, Ether  # noqa: E402
+from scapy.layers.l2 import ARP, GRE, Ether  # noqa: E402
 from scapy.layers.vxlan import VXLAN  # noqa: E402
 from scapy.packet import Packet  # noqa: E402
 
@@ -177,6 +177,15 @@ def is_tunnelled(packet: Packet, ids: Container[int] | None = None) -> bool:
 def inner(raw: bytes) -> bytes:
     """The frame inside a tunnel packet without options, byte for byte."""
     return raw[42 if raw[23] == 47 else 50 :]
+
+
+def is_arp_answer(address: str) -> Match:
+    """An answer to who-has `address`. An announcement (arping -A) of it has the same opcode and asks about itself."""
+
+    def matches(packet: Packet) -> bool:
+        return ARP in packet and packet[ARP].op == 2 and packet[ARP].psrc == address != packet[ARP].pdst
+
+    return matches
 
 
 def match_inner(match: Match, sender: str | None = None) -> Match:
