@@ -82,21 +82,24 @@ class LabNode:
         device, topology = self.node.underlay_device, self.lab.topology
         self.run(["ip", "link", "add", device, "type", "veth", "peer", "name", self.name, "netns", wire.pid])
         bridged = self.lab.wire_kind == "bridge"
-        length = topology.underlay_prefix_length() if bridged else 32
+        version, bits = topology.underlay_version, topology.underlay_bits
+        length = topology.underlay_prefix_length() if bridged else bits
+        gateway, at_once = ROUTED_GATEWAY[version], "nodad" if version == 6 else ""
         lines = [
+            *(_quiet_ipv6(device) if version == 6 else []),
             f"ip link set {device} mtu {topology.underlay_mtu} up",
-            f"ip address add {self.node.underlay_address}/{length} dev {device}",
+            f"ip address add {self.node.underlay_address}/{length} dev {device} {at_once}",
             f"echo {int(self.lab.bridge_netfilter)} > /proc/sys/net/bridge/bridge-nf-call-iptables || true",
         ]
         if not bridged:
-            lines.append(f"ip route add default via {ROUTED_GATEWAY} dev {device} onlink")
+            lines.append(f"ip -{version} route add default via {gateway} dev {device} onlink")
         self.run("\n".join(lines))
         peer = [f"ip link set {self.name} mtu {topology.underlay_mtu} up"]
         if bridged:
             peer.append(f"ip link set {self.name} master wire")
         else:
-            peer.append(f"ip address add {ROUTED_GATEWAY}/32 dev {self.name}")
-            peer.append(f"ip route add {self.node.underlay_address}/32 dev {self.name}")
+            peer.append(f"ip address add {gateway}/{bits} dev {self.name} {at_once}")
+            peer.append(f"ip -{version} route add {self.node.underlay_address}/{bits} dev {self.name}")
         wire.run("\n".join(peer))
 
     def connect_physical(self, wire: Namespace, name: str) -> None:
@@ -184,7 +187,14 @@ class LabNode:
 
 
 FALLBACK_DEVICES = {"tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "sit0", "ip6tnl0", "ip6gre0", "ip6_vti0"}
-ROUTED_GATEWAY = "169.254.1.1"
+ROUTED_GATEWAY = {4: "169.254.1.1", 6: "fe80::1"}  # by IP version; the same at the end of each cable
+
+
+def _quiet_ipv6(device: str) -> list[str]:
+    """Commands for a node's IPv6 underlay: it is used at once, by static addresses, which survive that the device goes down
+    as IPv4's do. It keeps its link-local address: the kernel asks from there whether a neighbour is still reachable."""
+    values = {"accept_dad": 0, "accept_ra": 0, "router_solicitations": 0, "keep_addr_on_down": 1, "disable_ipv6": 0}
+    return [f"echo {value} > /proc/sys/net/ipv6/conf/{device}/{key}" for key, value in values.items()]
 
 
 class Lab:
@@ -307,7 +317,7 @@ class Lab:
                 "echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables || true"
             )
         else:
-            self.wire.run("echo 1 > /proc/sys/net/ipv4/ip_forward")
+            self.wire.run("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding || true")
         # auto: XDP is native where packets go from tunnel to tunnel, as they do on a legacy router's node and at a hub.
         relays = any(not router.distributed for router in self.topology.routers.values()) or any(
             network.hub for network in self.topology.networks.values()

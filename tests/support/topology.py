@@ -6,7 +6,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from timing import scaled
@@ -23,8 +23,13 @@ class Encapsulation:
     """What a type of tunnel is known by, whatever fiplane says."""
 
     prefix: str  # of its devices' names
-    protocol: int  # in the outer IPv4 header
+    protocol: int  # in the outer IP header
     mtu: int  # of a network, if the underlay's is 1500
+
+    @property
+    def overhead(self) -> int:
+        """What a tunnel takes of the underlay's MTU."""
+        return 1500 - self.mtu
 
 
 ENCAPSULATIONS = {
@@ -32,6 +37,7 @@ ENCAPSULATIONS = {
     "gre": Encapsulation("gre-", 47, 1458),
     "geneve": Encapsulation("gnv-", 17, 1450),
 }
+IPV6_EXTRA = 20  # bytes by which the outer header is longer than IPv4's
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,13 @@ class Network:
     tunnels: dict[tuple[str, str], tuple[str, int]]  # else from node to node: device, and VNI or key
     mtu: int
     gateways: tuple[str, ...]  # of its subnets: "172.24.4.1/23"
+    underlay: int  # IP version between the nodes
 
     @property
     def encapsulation(self) -> Encapsulation:
         """KeyError for a network without tunnels."""
-        return ENCAPSULATIONS[self.type]
+        over_ipv4 = ENCAPSULATIONS[self.type]
+        return over_ipv4 if self.underlay == 4 else replace(over_ipv4, mtu=over_ipv4.mtu - IPV6_EXTRA)
 
     @property
     def vlan(self) -> int | None:
@@ -161,7 +169,8 @@ class Topology:
         self.underlay_mtu: int = data["underlay_mtu"]
         self.physical_networks = {item["name"]: item["mtu"] for item in data["physical_networks"]}  # MTUs
         self.nodes = {node["name"]: _node(node) for node in data["nodes"]}
-        self.networks = {item["name"]: _network(item) for item in data["networks"]}
+        (self.underlay_version,) = {ipaddress.ip_address(node.underlay_address).version for node in self.nodes.values()}
+        self.networks = {item["name"]: _network(item, self.underlay_version) for item in data["networks"]}
         own_gateways = _own_gateways(data)
         self.ports = {item["name"]: _port(item, subnets, self.networks, own_gateways) for item in data["ports"]}
         self.routers = {item["name"]: _router(item) for item in data["routers"]}
@@ -242,12 +251,17 @@ class Topology:
         return [gateway for gateway in network.gateways if network.physical_network and gateway not in own]
 
     def underlay_prefix_length(self) -> int:
-        """Of the smallest network that holds every node's underlay address, but at most 24."""
-        addresses = [int(ipaddress.IPv4Address(node.underlay_address)) for node in self.nodes.values()]
-        length = 24
-        while len({address >> (32 - length) for address in addresses}) > 1:
+        """Of the smallest network that holds every node's underlay address, but at most what is usual: 24, or 64 of IPv6."""
+        addresses = [int(ipaddress.ip_address(node.underlay_address)) for node in self.nodes.values()]
+        length = 24 if self.underlay_version == 4 else 64
+        while len({address >> (self.underlay_bits - length) for address in addresses}) > 1:
             length -= 1
         return length
+
+    @property
+    def underlay_bits(self) -> int:
+        """Of an address: the prefix length of a single one."""
+        return 32 if self.underlay_version == 4 else 128
 
 
 def _owner(text: str) -> str:
@@ -269,7 +283,7 @@ def _node(item: dict) -> Node:
     )
 
 
-def _network(item: dict) -> Network:
+def _network(item: dict, underlay: int) -> Network:
     return Network(
         name=item["name"],
         id=item["id"],
@@ -288,6 +302,7 @@ def _network(item: dict) -> Network:
         gateways=tuple(
             f"{subnet['gateway_ip']}/{subnet['cidr'].split('/')[1]}" for subnet in item["subnets"] if subnet["gateway_ip"]
         ),
+        underlay=underlay,
     )
 
 
