@@ -15,7 +15,7 @@ import pytest
 
 from frames import inner, match_inner
 from lab import Lab, wait_for
-from maps import TABLES, bpftool_dump, dump, fip_in, pinned_ids
+from maps import TABLES, bpftool_dump, dump, fip_in, pinned_ids, underlay_octets
 from matrix import ping, ssh
 from timing import scaled
 
@@ -262,7 +262,7 @@ def test_hand_changes_are_mended(warm, what):
         "rule": (router.namespace, f"ip rule del from {fixed} lookup 16"),
         "router device": (router.namespace, f"ip link del {router.rfp}"),
         "fdb entry": ("", f"bridge fdb del {warm.nodes['primary'].node.macs['public']} dev vxlan-{external.segmentation_id}"
-                          f" dst 192.0.2.11 self"),
+                          f" dst {warm.nodes['primary'].node.underlay_address} self"),
         "tunnel device": ("", f"ip link del vxlan-{external.segmentation_id}"),
     }
     netns, command = commands[what]
@@ -286,11 +286,12 @@ def test_maps_are_readable(warm, table):
         return  # empty here: nothing is behind another router
     assert rows, f"{table} is empty"
     text = json.dumps(rows)
+    own, peer = (underlay_octets(warm.nodes[name].node.underlay_address) for name in ("subnode1", "primary"))
     words = {
-        "fl_config": ["vxlan_port", '"vtep": [192, 0, 2, 12]'],
+        "fl_config": ["vxlan_port", f'"vtep": {own}'],
         "fl_sources": ["FL_ROLE_PORT", "FL_ROLE_TUNNEL", "FL_ROLE_HOST", '"ifindex"'],
-        "fl_tunnels": ['"id": 1000001', '"peer": [192, 0, 2, 11]'],
-        "fl_fdb": ["FL_OUT_TUNNEL", "FL_OUT_ROUTER", '"remote": [192, 0, 2, 11]'],
+        "fl_tunnels": ['"id": 1000001', f'"peer": {peer}'],
+        "fl_fdb": ["FL_OUT_TUNNEL", "FL_OUT_ROUTER", f'"remote": {peer}'],
         "fl_arp": ['"ip": [172, 24, 5, 21]'],
         "fl_fip_in": ['"fip": [172, 24, 5, 21]', '"dnat": [10, 1, 0, 21]', "FL_OUT_PORT"],
         "fl_vms": ['"fixed": [10, 1, 0, 21]', '"fip": [172, 24, 5, 21]'],

@@ -82,8 +82,10 @@ def table_rows(node: LabNode) -> set[str]:
 def join(node: LabNode, peer: LabNode) -> None:
     node.run(
         f"ip link add {TUNNEL} type vxlan id {VNI} local {node.node.underlay_address} remote {peer.node.underlay_address}"
-        f" dev {node.node.underlay_device} dstport {node.lab.topology.vxlan_port} nolearning noudpcsum\n"
-        f"echo 1 > /proc/sys/net/ipv6/conf/{TUNNEL}/disable_ipv6; ip link set {TUNNEL} mtu 1450 master {BRIDGE} up"
+        f" dev {node.node.underlay_device} dstport {node.lab.topology.vxlan_port} nolearning"
+        " noudpcsum udp6zerocsumtx udp6zerocsumrx\n"
+        f"echo 1 > /proc/sys/net/ipv6/conf/{TUNNEL}/disable_ipv6; ip link set {TUNNEL} master {BRIDGE} up"
+        f" mtu {node.lab.topology.networks['public'].encapsulation.mtu}"
     )
 
 

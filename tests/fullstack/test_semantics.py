@@ -19,7 +19,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
 from equivalence.sockets import Capture, Injector
-from frames import assert_same, inner, is_tunnelled, match_inner
+from frames import assert_same, inner, is_tunnelled, match_inner, outer_header
 from lab import wait_for
 from test_wire import BROADCAST, EXTERNAL, TENANT, Place, carries, fresh_tag, host_address, host_mac, ipv4
 
@@ -89,11 +89,12 @@ def received(process) -> tuple[str, int, bytes]:
 def narrow(warm):
     """The underlay from vm1's node to vm3's has a smaller MTU than elsewhere: a path with a narrow hop."""
     here, there = warm.nodes[warm.vms["vm1"].node], warm.nodes[warm.vms["vm3"].node]
-    route = f"{there.node.underlay_address}/32 dev {here.node.underlay_device} src {here.node.underlay_address}"
-    here.run(f"ip route add {route} mtu {SMALL_MTU + 50}")
+    ip = f"ip -{warm.topology.underlay_version}"
+    route = f"{there.node.underlay_address} dev {here.node.underlay_device} src {here.node.underlay_address}"
+    here.run(f"{ip} route add {route} mtu {SMALL_MTU + warm.topology.networks[EXTERNAL].encapsulation.overhead}")
     time.sleep(0.5)  # until the agent has seen it
     yield Place(warm, "vm3")
-    here.run(f"ip route del {route}")
+    here.run(f"{ip} route del {route}")
     for place in (here, *warm.vms.values()):
         place.run(["ip", "route", "flush", "cache"])
     warm.wait_until_ready()
@@ -243,7 +244,7 @@ def test_vxlan_with_outer_checksum(warm, taps):
             outer.chksum = checksum
         wire.send(
             Ether(src=peer.mac("eth0"), dst=node.mac("eth0"))
-            / IP(src=peer.node.underlay_address, dst=node.node.underlay_address)
+            / outer_header(peer.node.underlay_address, node.node.underlay_address)
             / outer / VXLAN(flags=8, vni=warm.topology.networks[EXTERNAL].segmentation_id) / frame
         )  # fmt: skip
     arrived = arrival.one(carries(good), "packet with a right outer checksum")

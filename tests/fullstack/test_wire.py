@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import random
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
 from expect import Handled, handled
-from frames import assert_same, assert_tunnelled, inner, is_arp_answer, is_tunnelled, match_inner, wrap
+from frames import assert_same, assert_tunnelled, inner, is_arp_answer, is_tunnelled, match_inner, outer_header, wrap
 from lab import Lab
 from topology import Port
 
@@ -398,7 +399,7 @@ def test_M1_forged_tunnel_packets_are_dropped(warm, taps):
     def packet(source: str, number: int, tag: bytes) -> Packet:
         return (
             Ether(src=peer.mac("eth0"), dst=node.mac("eth0"))
-            / IP(src=source, dst=node.node.underlay_address)
+            / outer_header(source, node.node.underlay_address)
             / wrap(network, number, 40000)
             / Ether(src=host_mac(warm, "subnode2"), dst=there.fg_mac)
             / ipv4(host_address(warm, "subnode2"), there.fip, 64, payload("udp", tag), "udp", 96)
@@ -406,7 +407,8 @@ def test_M1_forged_tunnel_packets_are_dropped(warm, taps):
 
     good, stranger, wrong_network = fresh_tag(), fresh_tag(), fresh_tag()
     number = network.tunnel_id(there.node, peer.name)
-    wire.send(packet("192.0.2.99", number, stranger))
+    nobody = str(ipaddress.ip_address(peer.node.underlay_address) + 87)
+    wire.send(packet(nobody, number, stranger))
     wire.send(packet(peer.node.underlay_address, number + 77, wrong_network))
     wire.send(packet(peer.node.underlay_address, number, good))
     arrival.one(carries(good), "packet of a known peer")

@@ -13,6 +13,7 @@ from typing import Callable, Container, Iterator
 logging.getLogger("scapy").setLevel(logging.ERROR)
 from scapy.contrib.geneve import GENEVE  # noqa: E402
 from scapy.layers.inet import IP, UDP  # noqa: E402
+from scapy.layers.inet6 import IPv6  # noqa: E402
 from scapy.layers.l2 import ARP, GRE, Ether  # noqa: E402
 from scapy.layers.vxlan import VXLAN  # noqa: E402
 from scapy.packet import Packet  # noqa: E402
@@ -176,7 +177,20 @@ def is_tunnelled(packet: Packet, ids: Container[int] | None = None) -> bool:
 
 def inner(raw: bytes) -> bytes:
     """The frame inside a tunnel packet without options, byte for byte."""
+    if raw[12:14] == b"\x86\xdd":
+        return raw[70:]
     return raw[42 if raw[23] == 47 else 50 :]
+
+
+def outer(packet: Packet) -> Packet:
+    """The IP header, of either version, next to the Ethernet header."""
+    return packet[Ether].payload
+
+
+def ends(packet: Packet) -> tuple[str, str] | None:
+    """Source and destination of the outer IP header; None: there is none."""
+    header = outer(packet)
+    return (header.src, header.dst) if isinstance(header, (IP, IPv6)) else None
 
 
 def is_arp_answer(address: str) -> Match:
@@ -193,7 +207,7 @@ def match_inner(match: Match, sender: str | None = None) -> Match:
 
     def check(packet: Packet) -> bool:
         tunnel = tunnel_of(packet)
-        if tunnel is None or (sender is not None and packet[IP].src != sender):
+        if tunnel is None or (sender is not None and outer(packet).src != sender):
             return False
         return match(tunnel[1])
 
@@ -201,7 +215,7 @@ def match_inner(match: Match, sender: str | None = None) -> Match:
 
 
 def wrap(network: Network, number: int, port: int) -> Packet:
-    """What stands between the outer IPv4 header and the frame: as Linux's vxlan device (RFC 7348, no checksum), its
+    """What stands between the outer IP header and the frame: as Linux's vxlan device (RFC 7348, no checksum), its
     gretap device (RFC 2890, a key and nothing else) or its geneve device (RFC 8926, neither checksum nor options) makes it."""
     if network.type == "gre":
         return GRE(key_present=1, key=number, proto=0x6558)
@@ -209,21 +223,30 @@ def wrap(network: Network, number: int, port: int) -> Packet:
     return UDP(sport=port, dport=network.port, chksum=0) / shim
 
 
+def outer_header(source: str, destination: str, **fields) -> Packet:
+    """As Linux's tunnel devices make it; `fields` are those of IP or of IPv6."""
+    return IPv6(src=source, dst=destination, **fields) if ":" in source else IP(src=source, dst=destination, **fields)
+
+
 def assert_tunnelled(
     what: str, seen: bytes, source: LabNode, destination: LabNode, network: str, payload: Packet
 ) -> None:
-    """`seen` must be `payload` in a tunnel of a network on the way from one node to another, with outer TTL 64 and no DF.
-    The outer source port and IPv4 ID are the sender's choice; so is, in a star, which of the two tunnels it was seen in."""
+    """`seen` must be `payload` in a tunnel of a network on the way from one node to another, with outer TTL 64 and no DF,
+    or hop limit 64 and no flow label. The outer source port and IPv4 ID are the sender's choice; so is, in a star, which of the
+    two tunnels it was seen in."""
     got, lab = Ether(seen), source.lab
     port = got[UDP].sport if UDP in got else 0
     carrier = lab.topology.networks[network]
     legs = [tuple(lab.site(end) for end in leg) for leg in carrier.route(source.name, destination.name)]
-    sender, receiver = next((leg for leg in legs if leg[0].node.underlay_address == got[IP].src), legs[0])
+    sender, receiver = next((leg for leg in legs if leg[0].node.underlay_address == outer(got).src), legs[0])
     if carrier.type != "gre":
         assert port in OUTER_SOURCE_PORTS[carrier.type], f"{what}: outer source port {port}"
+    fields = {"tc": 0, "fl": 0, "hlim": 64}
+    if lab.topology.underlay_version == 4:
+        fields = {"ttl": 64, "id": outer(got).id}
     expected = (
         Ether(src=sender.mac(sender.node.underlay_device), dst=receiver.mac(receiver.node.underlay_device))
-        / IP(src=sender.node.underlay_address, dst=receiver.node.underlay_address, ttl=64, id=got[IP].id)
+        / outer_header(sender.node.underlay_address, receiver.node.underlay_address, **fields)
         / wrap(carrier, carrier.tunnel_id(sender.name, receiver.name), port)
         / payload
     )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from typing import Any
 
@@ -44,6 +45,12 @@ def pinned_ids(node: LabNode) -> dict[str, int]:
 
 def octets(address: str) -> list[int]:
     return [int(part) for part in address.split(".")]
+
+
+def underlay_octets(address: str) -> list[int]:
+    """An underlay address as the maps have it: 16 bytes, IPv4 in IPv4-mapped form (::ffff:a.b.c.d)."""
+    packed = ipaddress.ip_address(address).packed
+    return list(packed if len(packed) == 16 else bytes(10) + b"\xff\xff" + packed)
 
 
 def fip_in(node: LabNode, address: str) -> list[dict[str, Any]]:
