@@ -6,13 +6,14 @@ FIPLANE_FAST_PATH  on (default) or off
 FIPLANE_XDP        auto (default), native, generic or off
 FIPLANE_WIRE       bridge (default) or routed
 FIPLANE_TOPOLOGY   examples/NAME.yaml, for the modules that name none (default: devstack-dvr-vxlan)
-FIPLANE_TUNNEL     vxlan, gre or geneve: what the topology's tunnels are instead of what it says
+FIPLANE_TUNNEL     vxlan, gre or geneve: what the topology's tunnels are instead of what it says; vxlan6: VXLAN over IPv6
 FIPLANE_TIME_SCALE how many times slower this machine is than a real one (default 1)
 """
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
@@ -28,11 +30,12 @@ from frames import taps as open_taps  # noqa: E402
 from lab import Lab  # noqa: E402
 from matrix import run_matrix  # noqa: E402
 from timing import scaled  # noqa: E402
-from topology import ENCAPSULATIONS, Topology, TopologyError  # noqa: E402
+from topology import ENCAPSULATIONS, IPV6_EXTRA, Topology, TopologyError  # noqa: E402
 
 BUILD = Path(os.environ.get("FIPLANE_BUILD", ROOT / "build" / "release"))
 EXAMPLE = ROOT / "examples" / f"{os.environ.get('FIPLANE_TOPOLOGY', 'devstack-dvr-vxlan')}.yaml"
 TUNNEL = os.environ.get("FIPLANE_TUNNEL")
+UNDERLAY6 = ipaddress.IPv6Address("2001:db8:ac::")
 TEST_TIMEOUT = 120  # seconds; a test that needs more is stuck. A module may set its own (TIMEOUT)
 
 
@@ -49,16 +52,32 @@ def pytest_report_header() -> str:
     return "lab: " + ", ".join(f"{key}={value}" for key, value in values.items())
 
 
+def with_ipv6_underlay(text: str) -> str:
+    """A topology's text with each node's underlay address a.b.c.d as UNDERLAY6 and that, and no mtu for which the longer outer
+    header leaves no room."""
+    cloud = yaml.safe_load(text)
+    most = cloud.get("underlay_mtu", 1500) - (1500 - ENCAPSULATIONS["vxlan"].mtu) - IPV6_EXTRA
+    text = re.sub(r"\bmtu: (\d+)\b", lambda match: f"mtu: {min(int(match[1]), most)}", text)
+    for node in cloud["nodes"]:
+        old = ipaddress.ip_address(node["underlay"]["address"])
+        if old.version == 4:
+            text = re.sub(rf"(?<![\d.]){re.escape(str(old))}(?![\d.])", f'"{UNDERLAY6 + int(old)}"', text)
+    return text
+
+
 def over(tunnel: str, topology: Path) -> Path:
-    """The same cloud with tunnels of another type, on their usual port; the rest of the text stays as it is written. A file
-    in the build directory."""
+    """The same cloud with tunnels of another type, on their usual port, or over IPv6 (vxlan6); the rest of the text stays as
+    it is written. A file in the build directory."""
+    type = "vxlan" if tunnel == "vxlan6" else tunnel
     text = re.sub(r"^transport:.*\n([ \t].*\n)*", "", topology.read_text(), flags=re.MULTILINE)
-    text = re.sub(rf"\bnetwork_type: ({'|'.join(ENCAPSULATIONS)})\b", f"network_type: {tunnel}", text)
+    text = re.sub(rf"\bnetwork_type: ({'|'.join(ENCAPSULATIONS)})\b", f"network_type: {type}", text)
+    if tunnel == "vxlan6":
+        text = with_ipv6_underlay(text)
     changed = BUILD / "fullstack-topologies" / f"{topology.stem}-{tunnel}.yaml"
     changed.parent.mkdir(exist_ok=True)
-    changed.write_text(f"{text}\ntransport: {{type: {tunnel}}}\n")
+    changed.write_text(f"{text}\ntransport: {{type: {type}}}\n")
     types = {network.type for network in Topology.load(BUILD / "fiplane", changed).networks.values()} & ENCAPSULATIONS.keys()
-    if types != {tunnel}:
+    if types != {type}:
         raise TopologyError(f"FIPLANE_TUNNEL={tunnel}: {topology.name} has {' and '.join(sorted(types)) or 'no'} tunnels")
     return changed
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from scapy.layers.l2 import Ether
 
 import namespaces
 import skips
-from conftest import BUILD, ROOT, over
+from conftest import BUILD, ROOT, over, with_ipv6_underlay
 from frames import Tap, assert_same, dissect
 from measure import counts
 from namespaces import Namespace, StateDirectory
@@ -51,6 +52,27 @@ def test_tunnels_of_another_type(name, types):
     """FIPLANE_TUNNEL: with the topology's transport, without it, and on networks that say so themselves."""
     changed = Topology.load(BUILD / "fiplane", over("gre", ROOT / "examples" / f"{name}.yaml"))
     assert {network.type for network in changed.networks.values()} == types
+
+
+@pytest.mark.parametrize("name", ["devstack-star-vxlan", "devstack-nova-multi-host", "devstack-dvr-gre", "neutron-flat"])
+def test_tunnels_over_ipv6(name):
+    """FIPLANE_TUNNEL=vxlan6: whatever the tunnels were, they are VXLAN between nodes that have IPv6."""
+    before = Topology.load(BUILD / "fiplane", ROOT / "examples" / f"{name}.yaml")
+    changed = Topology.load(BUILD / "fiplane", over("vxlan6", ROOT / "examples" / f"{name}.yaml"))
+    assert {network.type for network in changed.networks.values()} <= {"vxlan", "flat"}
+    assert {network.mtu for network in changed.networks.values()} <= {1430, 1500}
+    assert [node.underlay_address.rsplit("::", 1)[0] for node in changed.nodes.values()] == ["2001:db8:ac"] * len(before.nodes)
+    for node, old in zip(changed.nodes.values(), before.nodes.values()):
+        assert ipaddress.ip_address(node.underlay_address).packed[-4:] == ipaddress.ip_address(old.underlay_address).packed
+    assert changed.underlay_prefix_length() == 64
+
+
+def test_an_mtu_that_leaves_no_room_for_ipv6_is_lowered():
+    cloud = "nodes: [{underlay: {address: 192.0.2.1}}, {underlay: {address: 192.0.2.11}}]\nnetworks: [{mtu: 1450}, {mtu: 1400}]\n"
+    assert with_ipv6_underlay(cloud) == (
+        'nodes: [{underlay: {address: "2001:db8:ac::c000:201"}}, {underlay: {address: "2001:db8:ac::c000:20b"}}]\n'
+        "networks: [{mtu: 1430}, {mtu: 1400}]\n"
+    )
 
 
 def test_a_topology_without_tunnels_has_none_of_another_type():
