@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import json
 import struct
+from random import Random
 from types import SimpleNamespace
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6TimeExceeded, IPv6, defragment6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
-from equivalence import freedom, report
+from equivalence import freedom, report, tunnel_cases
 from equivalence.build import checksum
 from equivalence.case import Case, Shot, arp_mark, ident, token
 from equivalence.exceptions import EXCEPTIONS
@@ -21,6 +24,7 @@ from equivalence.generate import Generator
 from equivalence.runner import Difference, Outcome, Runner, attribute, on_one_cpu
 from equivalence.site import Entry, Site
 from equivalence.sockets import GSO_TCPV4, GSO_UDP_L4, VNET_HEADER, finished
+from equivalence.tunnel_cases import KINDS6
 from maps import PINS
 from namespaces import AUXDATA, PACKET_AUXDATA, SOL_PACKET
 
@@ -38,8 +42,18 @@ def paper():
     return SimpleNamespace(topology=SimpleNamespace(vxlan_port=4789, floating_ips={}), vtep=VTEP, **addresses)
 
 
-def tunnelled(sport: int = 40000, inner: Ether | None = None) -> bytes:
-    entry = Entry("wire", "n", 100, b"\2" * 6, b"\4" * 6, VTEP, PEER)
+VTEP6, PEER6 = (bytes.fromhex("20010db800ac") + bytes(9) + number for number in (b"\x11", b"\x12"))
+
+
+@pytest.fixture
+def paper6(paper):
+    """Such a site with an IPv6 underlay."""
+    paper.vtep = VTEP6
+    return paper
+
+
+def tunnelled(sport: int = 40000, inner: Ether | None = None, ends: tuple[bytes, bytes] = (VTEP, PEER)) -> bytes:
+    entry = Entry("wire", "n", 100, b"\2" * 6, b"\4" * 6, *ends)
     return entry.wrap(bytes(inner or Ether() / IP(src="10.0.0.1") / UDP()), sport)
 
 
@@ -63,6 +77,57 @@ def test_every_other_byte_of_a_tunnel_packet_counts(paper, at):
     frame = tunnelled()
     wrong = patched(frame, at, bytes([frame[at] ^ 1]))
     assert freedom.normalised("wire", frame, paper) != freedom.normalised("wire", wrong, paper)
+
+
+def over_ipv6(sport: int = 40000) -> bytes:
+    return tunnelled(sport, ends=(VTEP6, PEER6))
+
+
+def test_over_ipv6_the_outer_port_alone_is_free(paper6):
+    frame = over_ipv6()
+    assert frame == bytes(
+        Ether(src="02:02:02:02:02:02", dst="04:04:04:04:04:04")
+        / IPv6(src="2001:db8:ac::11", dst="2001:db8:ac::12", hlim=64)
+        / UDP(sport=40000, dport=4789, chksum=0)
+        / VXLAN(flags=8, vni=100)
+        / Ether(frame[70:])
+    )
+    assert freedom.normalised("wire", frame, paper6) == freedom.normalised("wire", over_ipv6(50001), paper6)
+    for wrong in (over_ipv6(32767), over_ipv6(61000)):
+        assert freedom.normalised("wire", frame, paper6) != freedom.normalised("wire", wrong, paper6)
+    assert freedom.normalised("vm1", frame, paper6) != freedom.normalised("vm1", over_ipv6(50001), paper6)
+    for at in (*range(0, 54), *range(56, len(frame))):
+        wrong = patched(frame, at, bytes([frame[at] ^ 1]))
+        assert freedom.normalised("wire", frame, paper6) != freedom.normalised("wire", wrong, paper6), at
+
+
+def test_reassembly_timeouts_over_ipv6_are_left_out(paper6):
+    def error(source: str, kind: int, code: int) -> bool:
+        packet = Ether() / IPv6(src=source, dst="2001:db8:ac::12") / ICMPv6TimeExceeded(type=kind, code=code)
+        return freedom.is_from_a_clock("wire", bytes(packet), paper6)
+
+    assert error("2001:db8:ac::11", 3, 1)
+    assert not error("2001:db8:ac::12", 3, 1) and not error("2001:db8:ac::11", 3, 0) and not error("2001:db8:ac::11", 1, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS6)
+def test_odd_tunnel_packets_over_ipv6(monkeypatch, paper6, kind):
+    """Each is made, and goes from a peer to the node in IPv6, but for what it is about."""
+    paper6.topology.networks = {"n": SimpleNamespace(segmentation_id=100)}
+    paper6.topology.nodes = {"peer": SimpleNamespace(underlay_address="2001:db8:ac::12")}
+    entry = Entry("wire", "n", 100, b"\2" * 6, b"\4" * 6, PEER6, VTEP6)
+    paper6.journeys = [SimpleNamespace(entry=entry)]
+    monkeypatch.setattr(tunnel_cases, "KINDS6", (kind,))
+    inside = bytes(Ether() / IP() / UDP() / Raw(token(7)))
+    for seed in range(20):
+        case = tunnel_cases.odd_tunnel_case(paper6, Random(seed), 7, lambda *_: (inside, []))
+        for shot in case.shots:
+            packet = Ether(shot.frame)
+            assert IPv6 in packet and (kind == "other_destination" or packet[IPv6].dst == "2001:db8:ac::11")
+        if kind == "fragments":
+            pieces = sorted((IPv6(shot.frame[14:]) for shot in case.shots), key=lambda piece: piece.payload.offset)
+            assert len(pieces) == 2 and bytes(defragment6(pieces)).endswith(inside)
+        assert case.traits == [f"outer {kind}"]
 
 
 def test_a_wrong_outer_checksum_and_a_port_out_of_range_count(paper):

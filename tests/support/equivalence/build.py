@@ -27,6 +27,9 @@ def checksum(data: bytes) -> int:
 
 
 def pseudo_header(src: bytes, dst: bytes, protocol: int, length: int) -> bytes:
+    """Of IPv4, or of IPv6 if that is what the addresses are."""
+    if len(src) == 16:
+        return src + dst + struct.pack("!II", length, protocol)
     return src + dst + struct.pack("!BBH", 0, protocol, length & 0xFFFF)
 
 
@@ -135,8 +138,10 @@ def arp(operation: int, sender_mac: bytes, sender_ip: bytes, target_mac: bytes, 
     )  # fmt: skip
 
 
-def ipv6(src: bytes, dst: bytes, next_header: int, payload: bytes, *, traffic_class: int = 0, hops: int = 64) -> bytes:
-    return struct.pack("!IHBB", 6 << 28 | traffic_class << 20, len(payload), next_header, hops) + src + dst + payload
+def ipv6(src: bytes, dst: bytes, next_header: int, payload: bytes, *, traffic_class: int = 0, flow: int = 0, hops: int = 64,
+         length: int | None = None) -> bytes:  # fmt: skip
+    size = (len(payload) if length is None else length) & 0xFFFF
+    return struct.pack("!IHBB", 6 << 28 | traffic_class << 20 | flow, size, next_header, hops) + src + dst + payload
 
 
 def vxlan(vni: int, frame: bytes, *, flags: int = 0x08000000, reserved: int = 0) -> bytes:

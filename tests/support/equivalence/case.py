@@ -67,21 +67,35 @@ def number_in(frame: bytes) -> int | None:
     return None
 
 
-def ip_offset(frame: bytes, at: int = 0) -> int | None:
-    """Where the IPv4 header of the Ethernet frame at `at` begins, behind any VLAN tags."""
+def _behind_tags(frame: bytes, at: int) -> int:
+    """Where what the Ethernet frame at `at` carries begins, behind any VLAN tags; its type is the two bytes before."""
     at += 12
     while frame[at : at + 2] in (b"\x81\x00", b"\x88\xa8"):
         at += 4
-    at += 2
+    return at + 2
+
+
+def ip_offset(frame: bytes, at: int = 0) -> int | None:
+    """Where the IPv4 header of the Ethernet frame at `at` begins, behind any VLAN tags."""
+    at = _behind_tags(frame, at)
     return at if frame[at - 2 : at] == b"\x08\x00" and len(frame) >= at + 20 and frame[at] >> 4 == 4 else None
 
 
+def ipv6_offset(frame: bytes) -> int | None:
+    """Where the IPv6 header of a frame begins, behind any VLAN tags."""
+    at = _behind_tags(frame, 0)
+    return at if frame[at - 2 : at] == b"\x86\xdd" and len(frame) >= at + 40 and frame[at] >> 4 == 6 else None
+
+
 def inner_frame(frame: bytes, tunnel_port: int) -> int | None:
-    """Where the inner frame of a VXLAN packet begins, if this is one."""
-    ip = ip_offset(frame)
-    if ip is None or frame[ip + 9] != 17 or int.from_bytes(frame[ip + 6 : ip + 8], "big") & 0x1FFF:
+    """Where the inner frame of a VXLAN packet, over IPv4 or IPv6, begins, if this is one."""
+    ip, ip6 = ip_offset(frame), ipv6_offset(frame)
+    if ip6 is not None and frame[ip6 + 6] == 17:
+        udp = ip6 + 40
+    elif ip is not None and frame[ip + 9] == 17 and not int.from_bytes(frame[ip + 6 : ip + 8], "big") & 0x1FFF:
+        udp = ip + (frame[ip] & 15) * 4
+    else:
         return None
-    udp = ip + (frame[ip] & 15) * 4
     return udp + 16 if frame[udp + 2 : udp + 4] == tunnel_port.to_bytes(2, "big") else None
 
 

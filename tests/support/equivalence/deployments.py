@@ -20,6 +20,7 @@ DEPLOYMENTS = {
     item.name: item
     for item in (
         Deployment("dvr", ROOT / "examples" / "devstack-dvr-vxlan.yaml", ("primary",)),
+        Deployment("dvr-ipv6", ROOT / "examples" / "devstack-dvr-vxlan-ipv6.yaml", ("primary",)),
         Deployment("east-west", ROOT / "examples" / "devstack-dvr-east-west.yaml", ("primary",)),
         Deployment("star", ROOT / "examples" / "devstack-star-vxlan.yaml", ("primary", "subnode1")),
         Deployment("legacy", ROOT / "examples" / "devstack-legacy-vxlan.yaml", ("primary", "subnode1")),

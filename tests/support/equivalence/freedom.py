@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What may differ between two runs of Linux itself, and nothing else.
 
-1. The outer header of a tunnel packet that the node sends: UDP source port within 32768..60999, IPv4 ID, and the IPv4
-   checksum as it follows.
+1. The outer header of a tunnel packet that the node sends: UDP source port within 32768..60999; over IPv4 also the ID,
+   and the checksum as it follows.
 2. A packet that the node's own stack or router makes: the IPv4 ID and the checksum as it follows. Linux takes IDs from
    counters that other packets move. Such a packet comes from an own address; or it is an ICMP error from a floating
    IP (translated, or of a legacy router) with precedence "internetwork control", which no case's own errors have.
@@ -20,10 +20,11 @@ of range, or a header whose checksum is wrong, stays, and so differs.
 from __future__ import annotations
 
 from equivalence.build import ICMP, SCTP, TCP, UDP, UDPLITE, checksum, ones_sum
-from equivalence.case import inner_frame, ip_offset
+from equivalence.case import inner_frame, ip_offset, ipv6_offset
 from equivalence.site import WIRE, Site
 
 OUTER_PORTS = range(32768, 61000)
+ICMPV6 = 58
 LOWEST_PORT = b"\x80\0"
 ZERO = b"\0\0"
 # Where the port or identifier that source NAT chooses is, and the checksum over it: offsets in the transport header.
@@ -37,6 +38,9 @@ def is_from_a_clock(name: str, frame: bytes, site: Site) -> bool:
 
 def _is_reassembly_timeout(name: str, frame: bytes, site: Site) -> bool:
     inner = inner_frame(frame, site.topology.vxlan_port) if name == WIRE else None
+    ip6 = ipv6_offset(frame) if name == WIRE else None
+    if ip6 is not None and inner is None:
+        return frame[ip6 + 8 : ip6 + 24] == site.vtep and frame[ip6 + 6] == ICMPV6 and frame[ip6 + 40 : ip6 + 42] == b"\3\1"
     ip = ip_offset(frame, inner or 0)
     if ip is None or frame[ip + 9] != 1 or not _is_made_here(frame, ip, site):
         return False
@@ -57,15 +61,21 @@ def normalised(name: str, frame: bytes, site: Site) -> bytes:
     """`frame`, as captured at the capture `name`."""
     inner = inner_frame(frame, site.topology.vxlan_port) if name == WIRE else None
     if inner == 50 and frame[26:30] == site.vtep:
-        if int.from_bytes(frame[34:36], "big") in OUTER_PORTS:
-            frame = frame[:34] + LOWEST_PORT + frame[36:]
-        frame = _without_ident(frame, 14)
+        frame = _without_ident(_without_outer_port(frame, 34), 14)
+    if inner == 70 and frame[22:38] == site.vtep:
+        frame = _without_outer_port(frame, 54)
     ip = ip_offset(frame, inner or 0)
     if ip is not None and _is_made_here(frame, ip, site):
         frame = _without_ident(frame, ip)
     if ip is not None and frame[ip + 12 : ip + 16] in site.snat_addresses:
         frame = _without_chosen_port(frame, ip)
     return frame
+
+
+def _without_outer_port(frame: bytes, at: int) -> bytes:
+    if int.from_bytes(frame[at : at + 2], "big") not in OUTER_PORTS:
+        return frame
+    return frame[:at] + LOWEST_PORT + frame[at + 2 :]
 
 
 def _without_chosen_port(frame: bytes, ip: int) -> bytes:

@@ -15,7 +15,7 @@ import struct
 import time
 from dataclasses import dataclass, field
 
-from equivalence.build import ETH_IPV4, UDP, eth, ipv4, udp, vxlan
+from equivalence.build import ETH_IPV4, ETH_IPV6, UDP, eth, ipv4, ipv6, udp, vxlan
 from equivalence.sockets import Capture, Injector
 from lab import Lab, LabNode
 from namespaces import Namespace, inside
@@ -39,7 +39,7 @@ def mac_bytes(text: str) -> bytes:
 
 
 def ip_bytes(text: str) -> bytes:
-    return socket.inet_aton(text)
+    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,11 @@ class Entry:
             return frame
         payload = vxlan(self.vni, frame)
         datagram = udp(self.outer_src, self.outer_dst, sport, self.port, payload, check=0)
-        return eth(
-            self.outer_dst_mac,
-            self.outer_src_mac,
-            ETH_IPV4,
-            ipv4(self.outer_src, self.outer_dst, UDP, datagram, ident=sport),
-        )
+        if len(self.outer_src) == 16:
+            kind, packet = ETH_IPV6, ipv6(self.outer_src, self.outer_dst, UDP, datagram)
+        else:
+            kind, packet = ETH_IPV4, ipv4(self.outer_src, self.outer_dst, UDP, datagram, ident=sport)
+        return eth(self.outer_dst_mac, self.outer_src_mac, kind, packet)
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,6 @@ class Site:
             for key in icmp_msgs_per_sec icmp_msgs_burst; do
                 [ ! -w /proc/sys/net/ipv4/$key ] || echo 1000000 > /proc/sys/net/ipv4/$key
             done
-            echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
             echo {FRAGMENTS_WAIT} > /proc/sys/net/ipv4/ipfrag_time
             echo 67108864 > /proc/sys/net/ipv4/ipfrag_high_thresh
             for file in /proc/sys/net/ipv4/neigh/*/base_reachable_time_ms; do echo {FOREVER_MS} > $file; done
@@ -190,15 +188,31 @@ class Site:
                 esac
             done
         """
-        self.node.run(f"ethtool -K {device} tx off tso off gso off;" + everywhere)
+        no_ipv6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6\n"
+        node_ipv6 = no_ipv6 if self.topology.underlay_version == 4 else self._only_ipv6_underlay()
+        self.node.run(f"ethtool -K {device} tx off tso off gso off\n" + node_ipv6 + everywhere)
         for name in self.namespaces:
-            self.node.run_in(name, everywhere)
+            self.node.run_in(name, no_ipv6 + everywhere)
         for name, other in self.topology.nodes.items():
             if name != self.name:
                 mac = self.peer_macs[name].hex(":")
                 self.node.run(["ip", "neigh", "replace", other.underlay_address, "lladdr", mac, "dev", device,
                                "nud", "reachable"])  # fmt: skip
         self._introduce_external_stations()
+
+    def _only_ipv6_underlay(self) -> str:
+        """Commands that leave IPv6 to the underlay device alone, where nothing expires, nothing is limited, and nobody is asked
+        for either."""
+        device = self.node.node.underlay_device
+        return f"""
+            for place in /proc/sys/net/ipv6/conf/*; do
+                case $place in */all|*/lo|*/{device}) ;; *) echo 1 > $place/disable_ipv6 ;; esac
+            done
+            echo 0 > /proc/sys/net/ipv6/icmp/ratelimit
+            echo {FRAGMENTS_WAIT} > /proc/sys/net/ipv6/ip6frag_time
+            for file in /proc/sys/net/ipv6/neigh/*/base_reachable_time_ms; do echo {FOREVER_MS} > $file; done
+            for file in /proc/sys/net/ipv6/neigh/*/mcast_solicit; do echo 0 > $file; done
+        """
 
     def _introduce_external_stations(self) -> None:
         """Whoever is on an external segment is a reachable neighbour of this node's routers there."""

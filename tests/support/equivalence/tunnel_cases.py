@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import struct
 from random import Random
 from typing import Callable
 
-from equivalence.build import DF, ETH_IPV4, MF, UDP, eth, ipv4, udp, vlan, vxlan
+from equivalence.build import DF, ETH_IPV4, ETH_IPV6, MF, UDP, eth, ipv4, ipv6, udp, vlan, vxlan
 from equivalence.case import Case, Shot, ident, outer_port
 from equivalence.site import Entry, Journey, Site, ip_bytes
 
@@ -16,6 +17,21 @@ KINDS = (
     "other_destination", "other_mac", "broadcast_mac", "vlan", "source_port", "other_port", "truncated", "nested",
     "total_long",
 )  # fmt: skip
+IPV4_ONLY = ("df", "ip_checksum")
+KINDS6 = (*(kind for kind in KINDS if kind not in IPV4_ONLY), "flow_label")
+NEAR6 = bytes.fromhex("20010db800ac") + bytes(9)  # and one byte: like the nodes' addresses
+HOP_BY_HOP, DESTINATION_OPTIONS, FRAGMENT = 0, 60, 44
+# By length of an address: nobody's that a packet may come from, and others' that it may go to.
+STRANGERS = {4: (b"\xc0\0\2\x63", b"\xc6\x33\x64\1"), 16: (NEAR6 + b"\x63", b"\x20\1\x0d\xb8" + bytes(11) + b"\1")}
+OTHER_DESTINATIONS = {
+    4: (b"\xc0\0\2\x64", b"\xff\xff\xff\xff", b"\xe0\0\0\1", b"\x7f\0\0\1"),
+    16: (NEAR6 + b"\x64", b"\xff\2" + bytes(13) + b"\1", bytes(15) + b"\1"),
+}
+# Of IPv6: which header has them, and padding (PadN) that Linux takes, or that is too long for it.
+OPTIONS = {
+    4: (b"\1\1\1\1", b"\x94\4\0\0", b"\7\7\4" + bytes(4)),
+    16: tuple((header, bytes([1, length, *bytes(length)])) for header in (HOP_BY_HOP, DESTINATION_OPTIONS) for length in (4, 12)),
+}
 
 
 def odd_tunnel_case(
@@ -23,7 +39,7 @@ def odd_tunnel_case(
 ) -> Case:
     journey = rng.choice([journey for journey in site.journeys if journey.entry.tunnelled])
     inner, traits = packet(rng, number, journey)
-    what = rng.choice(KINDS)
+    what = rng.choice(KINDS if len(site.vtep) == 4 else KINDS6)
     if what == "nested":
         inner = journey.entry.wrap(inner, outer_port(number))
     frames = _outer(site, rng, number, journey.entry, inner, what)
@@ -54,7 +70,7 @@ def _outer(site: Site, rng: Random, number: int, entry: Entry, inner: bytes, wha
         case "other_vni":
             vni = rng.choice([network.segmentation_id for network in site.topology.networks.values()])
         case "unknown_peer":
-            src = rng.choice((b"\xc0\0\2\x63", b"\xc6\x33\x64\1", site.vtep))
+            src = rng.choice(STRANGERS[len(site.vtep)] + (site.vtep,))
         case "peer_network":
             src = rng.choice([ip_bytes(node.underlay_address) for node in site.topology.nodes.values()])
         case "reserved_byte":
@@ -62,7 +78,7 @@ def _outer(site: Site, rng: Random, number: int, entry: Entry, inner: bytes, wha
         case "flags":
             tunnel["flags"] = rng.choice((0, 0x88000000, 0x0C000000, 0x08000001, 0x08FFFF00, 0x18000000, 0x28000000))
         case "options":
-            header["options"] = rng.choice((b"\1\1\1\1", b"\x94\4\0\0", b"\7\7\4" + bytes(4)))
+            header["options"] = rng.choice(OPTIONS[len(site.vtep)])
         case "ip_checksum":
             header["check"] = rng.getrandbits(16)
         case "udp_length":
@@ -73,11 +89,13 @@ def _outer(site: Site, rng: Random, number: int, entry: Entry, inner: bytes, wha
         case "total_long":
             header["total"] = 36 + len(inner) + rng.randrange(1, 100)
         case "other_destination":
-            dst = rng.choice((b"\xc0\0\2\x64", b"\xff\xff\xff\xff", b"\xe0\0\0\1", b"\x7f\0\0\1"))
+            dst = rng.choice(OTHER_DESTINATIONS[len(site.vtep)])
         case "other_mac":
             dst_mac = b"\x02\x44" + rng.randbytes(4)
         case "broadcast_mac":
-            dst_mac = rng.choice((b"\xff" * 6, b"\1\0\x5e\0\0\1"))
+            dst_mac = rng.choice((b"\xff" * 6, b"\1\0\x5e\0\0\1" if len(site.vtep) == 4 else b"\x33\x33\0\0\0\1"))
+        case "flow_label":
+            header["flow"] = rng.randrange(1, 1 << 20)
         case "source_port":
             sport = rng.choice((0, 1, 53, 4789, 32768, 60999, 65535))
         case "other_port":
@@ -93,8 +111,29 @@ def _outer(site: Site, rng: Random, number: int, entry: Entry, inner: bytes, wha
             parts = [rng.choice(parts)]
         elif rng.random() < 0.5:
             parts.reverse()
-        packets = [ipv4(src, dst, UDP, part, fragment=flags, **header) for part, flags in parts]
+        packets = [_ip(src, dst, part, fragment=flags, **header) for part, flags in parts]
     else:
-        packets = [ipv4(src, dst, UDP, payload, **header) + tail]
-    frames = [eth(dst_mac, entry.outer_src_mac, ETH_IPV4, packet) for packet in packets]
+        packets = [_ip(src, dst, payload, **header) + tail]
+    kind = ETH_IPV4 if len(src) == 4 else ETH_IPV6
+    frames = [eth(dst_mac, entry.outer_src_mac, kind, packet) for packet in packets]
     return [vlan(frame, rng.choice((0, 5))) for frame in frames] if what == "vlan" else frames
+
+
+def _ip(src: bytes, dst: bytes, payload: bytes, *, fragment: int = 0, **header) -> bytes:
+    """UDP over IPv4, or over IPv6 with what of `header` means something there. `header`: of ipv4(), and `flow`."""
+    if len(src) == 4:
+        return ipv4(src, dst, UDP, payload, fragment=fragment, **header)
+    fields = {ours: header[theirs] for theirs, ours in (("tos", "traffic_class"), ("ttl", "hops"), ("flow", "flow"))
+              if theirs in header}  # fmt: skip
+    if "total" in header:
+        fields["length"] = header["total"] - 20  # IPv4's counts its own header
+    following = UDP
+    if "options" in header:
+        kind, options = header["options"]
+        payload = bytes([following, len(options) // 8]) + options + payload
+        following = kind
+    if fragment:
+        place = (fragment & 0x1FFF) << 3 | bool(fragment & MF)
+        payload = struct.pack("!BBHI", following, 0, place, header["ident"]) + payload
+        following = FRAGMENT
+    return ipv6(src, dst, following, payload, **fields)
