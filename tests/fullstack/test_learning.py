@@ -27,6 +27,10 @@ BRIDGE, TUNNEL, VNI = "br-ex", "guests0", 77
 SETTLED = 1.0
 
 
+def mtu_of(node: LabNode) -> int:
+    return node.lab.topology.networks["public"].encapsulation.mtu
+
+
 @dataclass
 class Guest:
     name: str
@@ -46,7 +50,7 @@ class Guest:
             f"echo 1 > /proc/sys/net/ipv6/conf/{self.port}/disable_ipv6; ip link set {self.port} master {BRIDGE} up"
         )
         self.namespace.run(
-            f"echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip link set eth0 address {self.mac} mtu 1450 up\n"
+            f"echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip link set eth0 address {self.mac} mtu {mtu_of(self.node)} up\n"
             f"ip address add {self.address}/23 dev eth0"
         )
 
@@ -80,12 +84,13 @@ def table_rows(node: LabNode) -> set[str]:
 
 
 def join(node: LabNode, peer: LabNode) -> None:
+    # As fiplane's own devices have it: devices that differ in what they accept cannot share a port.
+    checksums = "noudpcsum" if node.lab.topology.underlay_version == 4 else "udp6zerocsumtx udp6zerocsumrx"
     node.run(
         f"ip link add {TUNNEL} type vxlan id {VNI} local {node.node.underlay_address} remote {peer.node.underlay_address}"
-        f" dev {node.node.underlay_device} dstport {node.lab.topology.vxlan_port} nolearning"
-        " noudpcsum udp6zerocsumtx udp6zerocsumrx\n"
+        f" dev {node.node.underlay_device} dstport {node.lab.topology.vxlan_port} nolearning {checksums}\n"
         f"echo 1 > /proc/sys/net/ipv6/conf/{TUNNEL}/disable_ipv6; ip link set {TUNNEL} master {BRIDGE} up"
-        f" mtu {node.lab.topology.networks['public'].encapsulation.mtu}"
+        f" mtu {mtu_of(node)}"
     )
 
 
