@@ -41,14 +41,14 @@ fl_inline bool fl_is_arp_question(const struct fl_arp_body *arp, const struct fl
 /* A reply goes back where the request came from: through the tunnel with its ends exchanged, out of the port, or up
  * into the host's stack. */
 fl_inline struct fl_verdict fl_arp_send(struct fl_ctx *ctx, const struct fl_frame *frame,
-					const struct fl_arp_reply *reply, const struct fl_outer *outer)
+					const struct fl_arp_reply *reply, const struct fl_outer *outer, __u32 outer_len)
 {
 	const __u32 base = frame->base;
 	const bool wrapped = fl_is_underlay(frame);
 	const bool written = (wrapped ? ctx_write(ctx, base, &reply->eth, FL_ETH_LEN) :
 					ctx_write_plain(ctx, base, &reply->eth, FL_ETH_LEN)) &&
 			     ctx_write(ctx, base + FL_ETH_LEN, &reply->arp, sizeof(reply->arp)) &&
-			     (!wrapped || fl_write_outer(ctx, outer, frame->tunnel));
+			     (!wrapped || fl_write_outer(ctx, outer, outer_len));
 
 	if (!written)
 		return fl_drop(FL_REASON_DROP_REWRITE);
@@ -57,27 +57,24 @@ fl_inline struct fl_verdict fl_arp_send(struct fl_ctx *ctx, const struct fl_fram
 				   .ifindex = ctx_ifindex(ctx)};
 }
 
-/* The outer headers of the answer to the tunnel packet in front of us. */
-fl_inline bool fl_arp_outer(const struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_outer *outer)
+/* The outer headers of the answer to the tunnel packet in front of us. Their length, 0 if there is no answer. */
+fl_inline __u32 fl_arp_outer(const struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_outer *outer)
 {
-	const struct fl_config *config = fl_get_config();
 	const struct fl_eth *eth = ctx_at(ctx, 0, FL_OUTER_MAX);
 
-	if (!eth || !config)
-		return false;
-	const struct iphdr *ip = (const struct iphdr *)(eth + 1);
-	const struct udphdr *udp = (const struct udphdr *)(ip + 1);
+	if (!eth || !frame->peer)
+		return 0;
+	const void *ip = eth + 1;
+	const struct udphdr *udp = fl_udp_of(frame->tunnel, ip);
 	struct fl_out back = {
 		.tunnel = frame->tunnel,
 		.tunnel_id = fl_tunnel_id(frame->tunnel, fl_shim_of(frame->tunnel, ip)->id),
 	};
 
-	fl_set_ip(back.remote, ip->saddr);
-	fl_set_ip(back.local, ip->daddr);
+	*(struct fl_address *)back.remote = *frame->peer;
 	*(struct fl_mac *)back.outer_dmac = eth->smac;
 	*(struct fl_mac *)back.outer_smac = eth->dmac;
-	fl_build_outer(outer, config, &back, fl_kept_port(udp->source), FL_ARP_FRAME_LEN, 0);
-	return true;
+	return fl_checked_len(frame, fl_build_outer(outer, &back, fl_kept_port(udp->source), FL_ARP_FRAME_LEN, 0));
 }
 
 /*
@@ -92,7 +89,8 @@ fl_inline struct fl_verdict fl_arp_stage(struct fl_ctx *ctx, const struct fl_fra
 		fl_is_multicast_mac(&inner->eth.dmac) ? fl_to_linux(FL_REASON_ARP_OTHER) : fl_go_on();
 	struct fl_arp_key key = {.segment = frame->segment};
 	struct fl_arp_reply reply;
-	struct fl_outer outer;
+	struct fl_outer outer = {};
+	__u32 outer_len = 0;
 	const struct fl_arp *row;
 	__be32 sender, target;
 
@@ -127,12 +125,15 @@ fl_inline struct fl_verdict fl_arp_stage(struct fl_ctx *ctx, const struct fl_fra
 	reply.arp.target_mac = arp->sender_mac;
 	reply.arp.target_ip[0] = arp->sender_ip[0];
 	reply.arp.target_ip[1] = arp->sender_ip[1];
-	if (fl_is_underlay(frame) && !fl_arp_outer(ctx, frame, &outer))
-		return not_answered;
+	if (fl_is_underlay(frame)) {
+		outer_len = fl_arp_outer(ctx, frame, &outer);
+		if (!outer_len)
+			return not_answered;
+	}
 	/* Requests come padded from real wires, Linux's replies are not. */
 	if (frame->len > frame->base + FL_ARP_FRAME_LEN && !ctx_trim(ctx, frame->base + FL_ARP_FRAME_LEN))
 		return not_answered;
-	return fl_arp_send(ctx, frame, &reply, &outer);
+	return fl_arp_send(ctx, frame, &reply, &outer, outer_len);
 }
 
 #endif

@@ -15,6 +15,7 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/udp.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -45,18 +46,33 @@ struct fl_shim {
 	__be32 id;
 };
 
-/* What fiplane puts in front of an inner frame, from .eth on: 50 bytes over UDP, 42 over GRE. */
+struct fl_over_udp {
+	struct udphdr udp;
+	struct fl_shim shim;
+};
+
+/* What fiplane puts in front of an inner frame, from .eth on: 50 bytes over UDP, 42 over GRE, 70 over UDP and IPv6. */
 struct fl_outer {
 	__u8 pad[2];
 	struct fl_eth eth;
-	struct iphdr ip;
 	union {
 		struct {
-			struct udphdr udp;
-			struct fl_shim shim;
-		} over_udp;
-		struct fl_shim gre;
+			struct iphdr ip;
+			union {
+				struct fl_over_udp over_udp;
+				struct fl_shim gre;
+			};
+		};
+		struct {
+			struct ipv6hdr ip6;
+			struct fl_over_udp over_udp6;
+		};
 	};
+};
+
+/* An address of either version, in the form of the ABI's fields of 16 bytes. */
+struct fl_address {
+	__be32 w[4];
 };
 
 /* The inner frame's own headers: 34 bytes from .eth on. */
@@ -68,11 +84,14 @@ struct fl_inner {
 
 #define FL_ETH_LEN sizeof(struct fl_eth)
 #define FL_IP_LEN sizeof(struct iphdr)
+#define FL_IP6_LEN sizeof(struct ipv6hdr)
 #define FL_OUTER_MAX (sizeof(struct fl_outer) - offsetof(struct fl_outer, eth))
+#define FL_UDP_OUTER_LEN (FL_ETH_LEN + FL_IP_LEN + sizeof(struct fl_over_udp))
 #define FL_INNER_LEN (sizeof(struct fl_inner) - offsetof(struct fl_inner, eth))
 
 FL_STATIC_ASSERT(FL_ETH_LEN == ETH_HLEN, "fl_eth");
-FL_STATIC_ASSERT(FL_OUTER_MAX == 50, "VXLAN over IPv4");
+FL_STATIC_ASSERT(FL_UDP_OUTER_LEN == 50, "VXLAN over IPv4");
+FL_STATIC_ASSERT(FL_OUTER_MAX == 70, "VXLAN over IPv6");
 FL_STATIC_ASSERT(FL_INNER_LEN == 34, "Ethernet and IPv4");
 
 /* An IPv4 address of the ABI (wire order bytes) as one number in wire order, and back. */
@@ -84,6 +103,21 @@ fl_inline __be32 fl_ip(const __u8 bytes[4])
 fl_inline void fl_set_ip(__u8 bytes[4], __be32 address)
 {
 	*(__be32 *)bytes = address;
+}
+
+fl_inline const struct fl_address *fl_address(const __u8 bytes[16])
+{
+	return (const struct fl_address *)bytes;
+}
+
+fl_inline struct fl_address fl_mapped(__be32 address)
+{
+	return (struct fl_address){{0, 0, bpf_htonl(0xffff), address}};
+}
+
+fl_inline bool fl_same_address(const struct fl_address *a, const struct fl_address *b)
+{
+	return ((a->w[0] ^ b->w[0]) | (a->w[1] ^ b->w[1]) | (a->w[2] ^ b->w[2]) | (a->w[3] ^ b->w[3])) == 0;
 }
 
 fl_inline const struct fl_mac *fl_mac(const __u8 bytes[6])

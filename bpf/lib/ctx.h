@@ -10,12 +10,14 @@
  *  ctx_gso_size(ctx)             payload of one segment, 0 unless the packet will be segmented
  *  ctx_has_vlan(ctx)             a VLAN tag is kept beside the frame
  *  ctx_hash(ctx)                 flow hash of a plain frame
- *  ctx_push_outer(ctx, type)     makes room for a tunnel type's outer headers; its content is undefined until written
- *  ctx_pop_outer(ctx, len)       removes outer headers of len bytes
+ *  ctx_push_outer(ctx, len)      makes room for outer headers of len bytes; its content is undefined until written
+ *  ctx_pop_outer(ctx, len)       removes outer headers of len bytes from an inner IPv4 packet
  *  ctx_trim(ctx, len)            cuts the frame to len bytes
  *  ctx_write_plain(...)          writes bytes whose ones' complement sum does not change, or that precede the network
  *                                header
  *  ctx_write(...)                writes any bytes behind the outermost Ethernet header
+ *  ctx_write_outer(ctx, outer, len)
+ *                                the same of outer headers of len bytes in all
  *  ctx_fix_l4(ctx, at, change, udp)
  *                                updates a transport checksum with a pseudo header by the change of its addresses
  *

@@ -22,8 +22,10 @@
 #define fl_ctx __sk_buff
 
 #define FL_GROW_FLAGS \
-	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L2(FL_ETH_LEN) | \
-	 BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_NO_CSUM_RESET)
+	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L2(FL_ETH_LEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH | \
+	 BPF_F_ADJ_ROOM_NO_CSUM_RESET)
+/* BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (Linux 6.3), which older headers do not have. */
+#define FL_DECAP_TO_IPV4 (1ULL << 7)
 
 fl_inline __u32 ctx_len(const struct fl_ctx *ctx)
 {
@@ -77,6 +79,19 @@ fl_inline bool ctx_write(struct fl_ctx *ctx, __u32 offset, const void *from, __u
 	return bpf_skb_store_bytes(ctx, offset, from, size, BPF_F_RECOMPUTE_CSUM) == 0;
 }
 
+/* Each length is a constant: bounds that clang checks in another register than the one it passes on are none to the
+ * verifier. */
+fl_inline bool ctx_write_outer(struct fl_ctx *ctx, const struct fl_outer *outer, __u32 len)
+{
+	const void *from = (const void *)&outer->eth + FL_ETH_LEN;
+
+	if (len == FL_OUTER_MAX)
+		return ctx_write(ctx, FL_ETH_LEN, from, FL_OUTER_MAX - FL_ETH_LEN);
+	if (len == FL_GRE_LEN)
+		return ctx_write(ctx, FL_ETH_LEN, from, FL_GRE_LEN - FL_ETH_LEN);
+	return ctx_write(ctx, FL_ETH_LEN, from, FL_UDP_OUTER_LEN - FL_ETH_LEN);
+}
+
 /* UDP: a checksum of zero means none and stays; one that becomes zero is sent as 0xffff (RFC 768). */
 fl_inline bool ctx_fix_l4(struct fl_ctx *ctx, __u32 offset, __u32 change, bool udp)
 {
@@ -92,29 +107,33 @@ fl_inline bool ctx_trim(struct fl_ctx *ctx, __u32 len)
 
 /* Fails for what the kernel cannot encapsulate a second time or not at all: an ethertype other than IP, GSO types
  * other than TCP and UDP_L4, an skb that is encapsulated already. */
-fl_inline bool ctx_push_outer(struct fl_ctx *ctx, enum fl_tunnel_type type)
+fl_inline bool ctx_push_outer(struct fl_ctx *ctx, __u32 len)
 {
-	const __u64 l4 = fl_is_over_udp(type) ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
+	const __u64 l3 = len == FL_OUTER_MAX ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+	const __u64 l4 = len == FL_GRE_LEN ? BPF_F_ADJ_ROOM_ENCAP_L4_GRE : BPF_F_ADJ_ROOM_ENCAP_L4_UDP;
 
-	if (bpf_skb_adjust_room(ctx, fl_outer_len(type), BPF_ADJ_ROOM_MAC, FL_GROW_FLAGS | l4))
+	if (bpf_skb_adjust_room(ctx, len, BPF_ADJ_ROOM_MAC, FL_GROW_FLAGS | l3 | l4))
 		return false;
 #ifdef FL_POISON_HEADROOM
 	/* Only in the objects of the tests: the kernel zeroes the room, which would hide a byte that is never written. */
 	struct fl_outer poison;
 
 	__builtin_memset(&poison, 0xff, sizeof(poison));
-	bpf_skb_store_bytes(ctx, FL_ETH_LEN, &poison, FL_GRE_LEN, BPF_F_RECOMPUTE_CSUM);
-	if (fl_is_over_udp(type))
-		bpf_skb_store_bytes(ctx, FL_ETH_LEN + FL_GRE_LEN, &poison, FL_OUTER_MAX - FL_GRE_LEN,
-				    BPF_F_RECOMPUTE_CSUM);
+	ctx_write_outer(ctx, &poison, len);
 #endif
 	return true;
 }
 
-/* Takes the bytes behind the outer Ethernet header away and so leaves that header in front of the inner packet. */
+/*
+ * Takes the bytes behind the outer Ethernet header away and so leaves that header in front of the inner packet. From
+ * IPv6 to IPv4 skb->protocol has to follow, which who gets the packet believes: kernels that cannot do that fail here,
+ * and the packet goes to the tunnel device.
+ */
 fl_inline bool ctx_pop_outer(struct fl_ctx *ctx, __u32 len)
 {
-	return bpf_skb_adjust_room(ctx, -(__s32)len, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) == 0;
+	const __u64 to_ipv4 = len == FL_OUTER_MAX ? FL_DECAP_TO_IPV4 : 0;
+
+	return bpf_skb_adjust_room(ctx, -(__s32)len, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO | to_ipv4) == 0;
 }
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "lib/base.h"
 #include "lib/csum.h"
+#include "lib/encap.h"
 
 #define fl_ctx xdp_md
 
@@ -63,6 +64,17 @@ fl_inline bool ctx_write_plain(struct fl_ctx *ctx, __u32 offset, const void *fro
 	return ctx_write(ctx, offset, from, size);
 }
 
+/* Stores of a constant number only, so in parts: each length of outer headers begins with the next shorter one. */
+fl_inline bool ctx_write_outer(struct fl_ctx *ctx, const struct fl_outer *outer, __u32 len)
+{
+	const void *from = &outer->eth;
+
+	return ctx_write(ctx, FL_ETH_LEN, from + FL_ETH_LEN, FL_GRE_LEN - FL_ETH_LEN) &&
+	       (len <= FL_GRE_LEN || ctx_write(ctx, FL_GRE_LEN, from + FL_GRE_LEN, FL_UDP_OUTER_LEN - FL_GRE_LEN)) &&
+	       (len <= FL_UDP_OUTER_LEN ||
+		ctx_write(ctx, FL_UDP_OUTER_LEN, from + FL_UDP_OUTER_LEN, FL_OUTER_MAX - FL_UDP_OUTER_LEN));
+}
+
 /* As bpf_l4_csum_replace does for an skb: see ctx_skb.h about zero in UDP. */
 fl_inline bool ctx_fix_l4(struct fl_ctx *ctx, __u32 offset, __u32 change, bool udp)
 {
@@ -88,8 +100,7 @@ fl_inline bool ctx_trim(struct fl_ctx *ctx, __u32 len)
 }
 
 /* Every frame of the underlay is encapsulated already: a call that the compiler cannot drop is an error. */
-__attribute__((error("XDP has no plain frames to encapsulate"))) bool ctx_push_outer(struct fl_ctx *ctx,
-										     enum fl_tunnel_type type);
+__attribute__((error("XDP has no plain frames to encapsulate"))) bool ctx_push_outer(struct fl_ctx *ctx, __u32 len);
 __attribute__((error("XDP has no plain frames to hash"))) __u32 ctx_hash(struct fl_ctx *ctx);
 
 fl_inline bool ctx_pop_outer(struct fl_ctx *ctx, __u32 len)

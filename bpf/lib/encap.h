@@ -4,6 +4,7 @@
  * whose first half is a constant.
  *
  *	VXLAN	UDP, then flags (the I bit alone) and the VNI		RFC 7348
+ *	VXLAN6	the same over IPv6					RFC 6935
  *	Geneve	UDP, then version, no options, Ethernet and the VNI	RFC 8926
  *	GRE	flags (the K bit alone), Ethernet and the key		RFC 2784, RFC 2890
  */
@@ -22,10 +23,18 @@ fl_inline bool fl_is_over_udp(enum fl_tunnel_type type)
 	return type != FL_TUNNEL_GRE;
 }
 
-/* Length of the outer headers, and so the offset of the inner frame. */
+fl_inline bool fl_is_over_ipv6(enum fl_tunnel_type type)
+{
+	return type == FL_TUNNEL_VXLAN6;
+}
+
+/* Length of the outer headers, and so the offset of the inner frame. All types of one length have the same headers but
+ * for the shim. */
 fl_inline __u32 fl_outer_len(enum fl_tunnel_type type)
 {
-	return fl_is_over_udp(type) ? FL_OUTER_MAX : FL_GRE_LEN;
+	if (fl_is_over_ipv6(type))
+		return FL_OUTER_MAX;
+	return fl_is_over_udp(type) ? FL_UDP_OUTER_LEN : FL_GRE_LEN;
 }
 
 fl_inline __be32 fl_shim_first(enum fl_tunnel_type type)

@@ -15,10 +15,10 @@
 
 /*
  * Whether Linux would learn something from a frame of this source MAC (its three 16-bit words, the first one lowest).
- * @port, @peer: of the frame. Global, so that the verifier sees it alone and once; inlined, all that comes after would be
+ * @port, @peer: of the frame; a plain one has no peer. Global, so that the verifier sees it alone and once; inlined, all that comes after would be
  * followed once for each way through it.
  */
-__noinline bool fl_teaches(__u32 segment, __u32 port, __be32 peer, __u64 smac)
+__noinline bool fl_teaches(__u32 segment, __u32 port, const struct fl_address *peer, __u64 smac)
 {
 	struct fl_fdb_key key = {.segment = segment};
 	struct fl_mac *mac = (struct fl_mac *)key.mac;
@@ -31,7 +31,7 @@ __noinline bool fl_teaches(__u32 segment, __u32 port, __be32 peer, __u64 smac)
 	if (!row || row->out.port != port)
 		return true;
 	/* The tunnel device is still to come, and may learn another peer. */
-	if (peer && fl_ip(row->out.remote) != peer)
+	if (peer && !fl_same_address(fl_address(row->out.remote), peer))
 		return true;
 	fl_stamp(&row->last_use);
 	return false;

@@ -30,28 +30,22 @@ fl_inline bool fl_keeps_gro(const struct fl_frame *frame, const struct fl_inner 
 		(frame->hook == FL_HOOK_XDP_UNDERLAY && out->kind != FL_OUT_TUNNEL));
 }
 
-fl_inline bool fl_tunnel_headers(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_out *out,
-				 __u8 inner_tos, struct fl_outer *outer)
+/* Length of the headers in @outer; 0: only Linux can send this there. */
+fl_inline __u32 fl_tunnel_headers(struct fl_ctx *ctx, const struct fl_frame *frame, const struct fl_out *out,
+				  __u8 inner_tos, struct fl_outer *outer)
 {
-	const struct fl_config *config = fl_get_config();
 	const struct udphdr *udp;
 	__be16 source_port;
 
-	if (!config)
-		return false;
 	if (fl_is_underlay(frame)) {
-		/* Between headers of different lengths bytes would have to move. */
-		if (frame->base != fl_outer_len(out->tunnel))
-			return false;
-		udp = ctx_at(ctx, FL_ETH_LEN + FL_IP_LEN, sizeof(*udp));
+		udp = ctx_at(ctx, FL_ETH_LEN + (frame->base == FL_OUTER_MAX ? FL_IP6_LEN : FL_IP_LEN), sizeof(*udp));
 		if (!udp)
-			return false;
+			return 0;
 		source_port = fl_kept_port(udp->source);
 	} else {
 		source_port = fl_source_port(ctx_hash(ctx));
 	}
-	fl_build_outer(outer, config, out, source_port, frame->len - frame->base, inner_tos);
-	return true;
+	return fl_checked_len(frame, fl_build_outer(outer, out, source_port, frame->len - frame->base, inner_tos));
 }
 
 /* Writes the inner headers at @base: all of them if the packet was routed, else only what a room change moved. */
@@ -80,14 +74,14 @@ fl_inline struct fl_verdict fl_output_tunnel(struct fl_ctx *ctx, const struct fl
 					     const struct fl_inner *inner, const struct fl_nat *nat, __u8 inner_tos,
 					     const struct fl_out *out)
 {
-	struct fl_outer outer;
+	struct fl_outer outer = {};
+	const __u32 len = fl_tunnel_headers(ctx, frame, out, inner_tos, &outer);
 
-	if (!fl_tunnel_headers(ctx, frame, out, inner_tos, &outer))
+	if (!len)
 		return fl_to_linux(FL_REASON_ENCAP_REFUSED);
-	if (!fl_is_underlay(frame) && !ctx_push_outer(ctx, out->tunnel))
+	if (!fl_is_underlay(frame) && !ctx_push_outer(ctx, len))
 		return fl_to_linux(fl_no_room_reason(inner));
-	if (!fl_write_inner(ctx, fl_outer_len(out->tunnel), inner, nat, !fl_is_underlay(frame)) ||
-	    !fl_write_outer(ctx, &outer, out->tunnel))
+	if (!fl_write_inner(ctx, len, inner, nat, !fl_is_underlay(frame)) || !fl_write_outer(ctx, &outer, len))
 		return fl_drop(FL_REASON_DROP_REWRITE);
 	return fl_go_on();
 }

@@ -20,7 +20,7 @@ struct fl_frame {
 	__u32 segment;
 	__u32 port; /* by which it came into the segment's bridge: tunnel device, VM port, or the bridge itself */
 	__u32 flags; /* FL_SRC_* of that port */
-	__be32 peer; /* outer source address; 0 of a plain frame */
+	const struct fl_address *peer; /* outer source address, in the tunnel's row; NULL of a plain frame */
 };
 
 fl_inline bool fl_is_underlay(const struct fl_frame *frame)

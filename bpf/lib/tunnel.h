@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Tunnels over IPv4: what is accepted, and the one builder of outer headers. lib/encap.h has what the types differ in. */
+/* Tunnels over IP: what is accepted, and the one builder of outer headers. lib/encap.h has what the types differ in. */
 #ifndef FL_TUNNEL_H
 #define FL_TUNNEL_H
 
@@ -12,7 +12,7 @@
 #include "lib/verdict.h"
 
 #define FL_TUNNEL_TTL 64
-#define FL_OUTER_LEN_MASK 63 /* for the verifier, which does not know what a row holds */
+#define FL_OUTER_LEN_MASK 127 /* for the verifier, which does not know what a row holds */
 #define FL_ECN_MASK 3
 #define FL_ECN_ECT0 2
 #define FL_ECN_CE 3
@@ -25,19 +25,22 @@ fl_inline const struct fl_config *fl_get_config(void)
 	return bpf_map_lookup_elem(&fl_config, &zero);
 }
 
-/* The last header before the inner frame. */
-fl_inline const struct fl_shim *fl_shim_of(enum fl_tunnel_type type, const struct iphdr *ip)
+fl_inline const struct udphdr *fl_udp_of(enum fl_tunnel_type type, const void *ip)
 {
-	const struct fl_shim *behind_ip = (const struct fl_shim *)(ip + 1);
+	return ip + (fl_is_over_ipv6(type) ? FL_IP6_LEN : FL_IP_LEN);
+}
 
-	return fl_is_over_udp(type) ? behind_ip + 1 : behind_ip;
+/* The last header before the inner frame. */
+fl_inline const struct fl_shim *fl_shim_of(enum fl_tunnel_type type, const void *ip)
+{
+	return fl_is_over_udp(type) ? (const struct fl_shim *)(fl_udp_of(type, ip) + 1) : ip + FL_IP_LEN;
 }
 
 /*
  * Which tunnel type, of those that this node has, a packet to its VTEP may be. With options the next header is
  * elsewhere: then it is one that only Linux can tell. In a later fragment there is none.
  */
-fl_inline enum fl_tunnel_type fl_outer_type(const struct fl_config *config, const struct iphdr *ip)
+fl_inline enum fl_tunnel_type fl_ipv4_type(const struct fl_config *config, const struct iphdr *ip)
 {
 	const struct udphdr *udp = (const struct udphdr *)(ip + 1);
 	const bool has_options = *(const __u8 *)ip != 0x45;
@@ -59,27 +62,105 @@ fl_inline enum fl_tunnel_type fl_outer_type(const struct fl_config *config, cons
 	return FL_TUNNEL_NONE;
 }
 
-/* A tunnel packet to this node's VTEP: do its headers hold no question that Linux would have to answer? Padding behind
- * the outer packet and lengths that disagree are such a question. */
-fl_inline struct fl_verdict fl_check_outer(const struct fl_frame *frame, enum fl_tunnel_type type,
-					   const struct iphdr *ip)
+fl_inline struct fl_address fl_source_of(enum fl_tunnel_type type, const void *ip)
 {
-	const __u32 len = frame->len - FL_ETH_LEN;
+	if (fl_is_over_ipv6(type))
+		return *(const struct fl_address *)&((const struct ipv6hdr *)ip)->saddr;
+	return fl_mapped(((const struct iphdr *)ip)->saddr);
+}
+
+/* With an extension header, a fragment's among them, the packet is none that is known here: Linux takes it. */
+fl_inline enum fl_tunnel_type fl_ipv6_type(const struct fl_config *config, const struct ipv6hdr *ip)
+{
 	const struct udphdr *udp = (const struct udphdr *)(ip + 1);
 
-	if (*(const __u8 *)ip != 0x45 || ip->frag_off & bpf_htons(FL_IP_MORE_FRAGMENTS) ||
-	    bpf_ntohs(ip->tot_len) != len || !fl_is_plain_shim(type, fl_shim_of(type, ip)) || !csum_ip_is_right(ip))
+	if (ip->nexthdr == IPPROTO_UDP && config->vxlan_port && udp->dest == bpf_htons(config->vxlan_port))
+		return FL_TUNNEL_VXLAN6;
+	return FL_TUNNEL_NONE;
+}
+
+fl_inline bool fl_is_plain_ipv4(const struct iphdr *ip, __u32 len)
+{
+	return *(const __u8 *)ip == 0x45 && !(ip->frag_off & bpf_htons(FL_IP_MORE_FRAGMENTS)) &&
+	       bpf_ntohs(ip->tot_len) == len && csum_ip_is_right(ip);
+}
+
+/* The flow label is free. */
+fl_inline bool fl_is_plain_ipv6(const struct ipv6hdr *ip, __u32 len)
+{
+	return *(const __u8 *)ip >> 4 == 6 && bpf_ntohs(ip->payload_len) == len - FL_IP6_LEN;
+}
+
+/* The type-of-service byte or traffic class of an IP header of @version. */
+fl_inline __u8 fl_tos_of(const __u8 *ip, bool ipv6)
+{
+	return ipv6 ? ip[0] << 4 | ip[1] >> 4 : ip[1];
+}
+
+/*
+ * A tunnel packet to this node's VTEP: do its headers hold no question that Linux would have to answer? Padding behind
+ * the outer packet and lengths that disagree are such a question. Without a UDP checksum nothing but the hop limit's
+ * router protects an IPv6 header; that is the device's choice (RFC 6936), which the row stands for.
+ */
+fl_inline struct fl_verdict fl_check_outer(const struct fl_frame *frame, enum fl_tunnel_type type, const void *ip)
+{
+	const __u32 len = frame->len - FL_ETH_LEN;
+	const bool ipv6 = fl_is_over_ipv6(type);
+	const struct udphdr *udp = fl_udp_of(type, ip);
+	__u8 tos;
+
+	if (!(ipv6 ? fl_is_plain_ipv6(ip, len) : fl_is_plain_ipv4(ip, len)) ||
+	    !fl_is_plain_shim(type, fl_shim_of(type, ip)))
 		return fl_to_linux(FL_REASON_TUNNEL_HEADER);
 	if (fl_is_over_udp(type)) {
-		if (bpf_ntohs(udp->len) != len - FL_IP_LEN)
+		if (bpf_ntohs(udp->len) != len - (ipv6 ? FL_IP6_LEN : FL_IP_LEN))
 			return fl_to_linux(FL_REASON_TUNNEL_HEADER);
 		if (udp->check)
 			return fl_to_linux(FL_REASON_OUTER_CHECKSUM);
 	}
 	/* RFC 6040: CE is copied to the inner header, or the packet dropped; ECT(1) turns an inner ECT(0) to ECT(1). */
-	if (unlikely(ip->tos & 1))
-		return fl_to_linux((ip->tos & FL_ECN_MASK) == FL_ECN_CE ? FL_REASON_OUTER_CE : FL_REASON_TUNNEL_HEADER);
+	tos = fl_tos_of(ip, ipv6);
+	if (unlikely(tos & 1))
+		return fl_to_linux((tos & FL_ECN_MASK) == FL_ECN_CE ? FL_REASON_OUTER_CE : FL_REASON_TUNNEL_HEADER);
 	return fl_go_on();
+}
+
+/* What is in front of the inner frame of a packet to this node's VTEP. */
+struct fl_found {
+	enum fl_tunnel_type type;
+	const void *ip; /* into the packet; NULL: no tunnel packet to this node */
+};
+
+fl_inline struct fl_found fl_find_outer(struct fl_ctx *ctx, const struct fl_config *config)
+{
+	/* The shortest of a tunnel packet; an inner Ethernet header makes all longer than the longest of outer headers
+	 * over IPv4. */
+	const struct fl_eth *eth = ctx_at(ctx, 0, FL_UDP_OUTER_LEN);
+	struct fl_found found = {};
+	struct fl_address destination;
+
+	if (!eth)
+		return found;
+	if (eth->proto == bpf_htons(ETH_P_IP)) {
+		const struct iphdr *ip = (const struct iphdr *)(eth + 1);
+
+		destination = fl_mapped(ip->daddr);
+		found.type = fl_ipv4_type(config, ip);
+	} else if (eth->proto == bpf_htons(ETH_P_IPV6)) {
+		const struct ipv6hdr *ip;
+
+		eth = ctx_at(ctx, 0, FL_OUTER_MAX);
+		if (!eth)
+			return found;
+		ip = (const struct ipv6hdr *)(eth + 1);
+		destination = *(const struct fl_address *)&ip->daddr;
+		found.type = fl_ipv6_type(config, ip);
+	} else {
+		return found;
+	}
+	if (found.type != FL_TUNNEL_NONE && fl_same_address(&destination, fl_address(config->vtep)))
+		found.ip = eth + 1;
+	return found;
 }
 
 /* Sets what is not known of the frame yet if the packet came through the tunnel of a known peer. */
@@ -89,43 +170,38 @@ fl_inline struct fl_verdict fl_parse_outer(struct fl_ctx *ctx, struct fl_frame *
 	struct fl_tunnel_key key = {};
 	const struct fl_tunnel *tunnel;
 	struct fl_verdict verdict;
+	struct fl_found found;
 
-	/* An inner Ethernet header makes the shortest tunnel packet longer than that, whatever its type. */
 	if (!ctx_pull(ctx, FL_OUTER_MAX))
 		return fl_to_linux(FL_REASON_PULL_FAILED);
-	const struct fl_eth *eth = ctx_at(ctx, 0, FL_OUTER_MAX);
-
-	if (!eth || !config || ctx_has_vlan(ctx))
+	if (!config || ctx_has_vlan(ctx))
 		return fl_to_linux(FL_REASON_NOT_OVERLAY);
-	const struct iphdr *ip = (const struct iphdr *)(eth + 1);
-
-	if (eth->proto != bpf_htons(ETH_P_IP) || fl_ip(config->vtep) == 0 || ip->daddr != fl_ip(config->vtep))
-		return fl_to_linux(FL_REASON_NOT_OVERLAY);
-	key.type = fl_outer_type(config, ip);
-	if (key.type == FL_TUNNEL_NONE)
+	found = fl_find_outer(ctx, config);
+	if (!found.ip)
 		return fl_to_linux(FL_REASON_NOT_OVERLAY);
 	/* A GSO packet's lengths are not those of its segments; the tunnel device takes it whole. */
 	if (ctx_gso_size(ctx))
 		return fl_to_linux(FL_REASON_TO_TUNNEL_DEV);
 
-	verdict = fl_check_outer(frame, key.type, ip);
+	verdict = fl_check_outer(frame, found.type, found.ip);
 	if (fl_is_decided(verdict))
 		return verdict;
-	key.id = fl_tunnel_id(key.type, fl_shim_of(key.type, ip)->id);
-	fl_set_ip(key.peer, ip->saddr);
+	key.type = found.type;
+	key.id = fl_tunnel_id(key.type, fl_shim_of(key.type, found.ip)->id);
+	*(struct fl_address *)key.peer = fl_source_of(found.type, found.ip);
 	tunnel = bpf_map_lookup_elem(&fl_tunnels, &key);
 	if (!tunnel)
 		return fl_to_linux(FL_REASON_UNKNOWN_PEER);
 	/* A promiscuous device sees frames for other hosts, too, which ip_rcv drops. */
-	if (!fl_same_mac(&eth->dmac, fl_mac(tunnel->mac)))
+	if (!fl_same_mac(&((const struct fl_eth *)found.ip - 1)->dmac, fl_mac(tunnel->mac)))
 		return fl_to_linux(FL_REASON_NOT_OVERLAY);
-	frame->tunnel = key.type;
-	/* From the row and not by its type: the verifier follows all that comes after once for each constant. */
+	/* From the row, although the key has the same: the verifier follows all that comes after once for each constant. */
+	frame->tunnel = tunnel->type;
+	frame->peer = fl_address(tunnel->peer);
 	frame->base = tunnel->outer_len & FL_OUTER_LEN_MASK;
 	frame->segment = tunnel->segment;
 	frame->port = tunnel->ifindex;
 	frame->flags = tunnel->flags;
-	frame->peer = fl_ip(key.peer);
 	return fl_go_on();
 }
 
@@ -152,50 +228,94 @@ fl_inline __be16 fl_kept_port(__be16 port)
 	return above < FL_PORT_COUNT ? port : fl_source_port(port);
 }
 
-/*
- * The outer headers as Linux's tunnel device writes them if it has no UDP checksum, TTL 64 and no path MTU discovery.
- * @source_port: of UDP. @inner_len: the inner frame with its Ethernet header. A GSO packet's lengths are wrong here if
- * they exceed 16 bits; segmentation sets them for each segment.
- */
-fl_inline void fl_build_outer(struct fl_outer *outer, const struct fl_config *config, const struct fl_out *out,
-			      __be16 source_port, __u32 inner_len, __u8 inner_tos)
+fl_inline void fl_build_udp(struct fl_over_udp *to, const struct fl_config *config, enum fl_tunnel_type type,
+			    __be16 source_port, __u32 len)
 {
-	const bool over_udp = fl_is_over_udp(out->tunnel);
-	const __u32 udp_len = inner_len + sizeof(outer->over_udp);
-	struct fl_shim *shim = over_udp ? &outer->over_udp.shim : &outer->gre;
+	to->udp.source = source_port;
+	to->udp.dest = fl_tunnel_port(config, type);
+	to->udp.len = bpf_htons(len);
+	to->udp.check = 0;
+}
 
-	outer->eth.dmac = *fl_mac(out->outer_dmac);
-	outer->eth.smac = *fl_mac(out->outer_smac);
+fl_inline void fl_build_ipv4(struct fl_outer *outer, const struct fl_config *config, const struct fl_out *out,
+			     __u8 protocol, __u32 payload_len, __u8 tos)
+{
 	outer->eth.proto = bpf_htons(ETH_P_IP);
-
 	*(__u8 *)&outer->ip = 0x45;
-	outer->ip.tos = fl_outer_tos(inner_tos);
-	outer->ip.tot_len = bpf_htons(FL_IP_LEN + (over_udp ? udp_len : inner_len + sizeof(outer->gre)));
+	outer->ip.tos = tos;
+	outer->ip.tot_len = bpf_htons(FL_IP_LEN + payload_len);
 	outer->ip.id = bpf_get_prandom_u32();
 	outer->ip.frag_off = 0;
 	outer->ip.ttl = FL_TUNNEL_TTL;
-	outer->ip.protocol = over_udp ? IPPROTO_UDP : IPPROTO_GRE;
-	outer->ip.saddr = fl_ip(out->local);
-	outer->ip.daddr = fl_ip(out->remote);
+	outer->ip.protocol = protocol;
+	outer->ip.saddr = fl_address(config->vtep)->w[3];
+	outer->ip.daddr = fl_address(out->remote)->w[3];
 	csum_ip_fill(&outer->ip);
-
-	if (over_udp) {
-		outer->over_udp.udp.source = source_port;
-		outer->over_udp.udp.dest = fl_tunnel_port(config, out->tunnel);
-		outer->over_udp.udp.len = bpf_htons(udp_len);
-		outer->over_udp.udp.check = 0;
-	}
-	shim->first = fl_shim_first(out->tunnel);
-	shim->id = fl_shim_id(out->tunnel, out->tunnel_id);
 }
 
-/* All bytes of the outer headers, at the front of the frame. */
-fl_inline bool fl_write_outer(struct fl_ctx *ctx, const struct fl_outer *outer, enum fl_tunnel_type type)
+/* No flow label: a vxlan device has none unless it is told. */
+fl_inline void fl_build_ipv6(struct fl_outer *outer, const struct fl_config *config, const struct fl_out *out,
+			     __u32 payload_len, __u8 tos)
 {
-	if (!ctx_write_plain(ctx, 0, &outer->eth, FL_ETH_LEN))
-		return false;
-	return fl_is_over_udp(type) ? ctx_write(ctx, FL_ETH_LEN, &outer->ip, FL_OUTER_MAX - FL_ETH_LEN) :
-				      ctx_write(ctx, FL_ETH_LEN, &outer->ip, FL_GRE_LEN - FL_ETH_LEN);
+	outer->eth.proto = bpf_htons(ETH_P_IPV6);
+	*(__be32 *)&outer->ip6 = bpf_htonl(0x60000000 | (__u32)tos << 20);
+	outer->ip6.payload_len = bpf_htons(payload_len);
+	outer->ip6.nexthdr = IPPROTO_UDP;
+	outer->ip6.hop_limit = FL_TUNNEL_TTL;
+	*(struct fl_address *)&outer->ip6.saddr = *fl_address(config->vtep);
+	*(struct fl_address *)&outer->ip6.daddr = *fl_address(out->remote);
+}
+
+/*
+ * The outer headers as Linux's tunnel device writes them if it has no UDP checksum, TTL 64 and no path MTU discovery.
+ * @source_port: of UDP. @inner_len: the inner frame with its Ethernet header. A GSO packet's lengths are wrong here if
+ * they exceed 16 bits; segmentation sets them for each segment. Returns their length, fl_outer_len(), or 0 if there is
+ * no configuration.
+ *
+ * Global, so that the verifier sees it alone and once, and follows what comes after for no type in particular.
+ */
+__noinline __u32 fl_build_outer(struct fl_outer *outer, const struct fl_out *out, __u32 source_port, __u32 inner_len,
+				__u32 inner_tos)
+{
+	const struct fl_config *config = fl_get_config();
+	const __u32 udp_len = inner_len + sizeof(struct fl_over_udp);
+	const __u8 tos = fl_outer_tos(inner_tos);
+	enum fl_tunnel_type type;
+	struct fl_shim *shim;
+
+	if (!outer || !out || !config)
+		return 0;
+	type = out->tunnel;
+	outer->eth.dmac = *fl_mac(out->outer_dmac);
+	outer->eth.smac = *fl_mac(out->outer_smac);
+	if (fl_is_over_ipv6(type)) {
+		fl_build_ipv6(outer, config, out, udp_len, tos);
+		fl_build_udp(&outer->over_udp6, config, type, source_port, udp_len);
+		shim = &outer->over_udp6.shim;
+	} else if (fl_is_over_udp(type)) {
+		fl_build_ipv4(outer, config, out, IPPROTO_UDP, udp_len, tos);
+		fl_build_udp(&outer->over_udp, config, type, source_port, udp_len);
+		shim = &outer->over_udp.shim;
+	} else {
+		fl_build_ipv4(outer, config, out, IPPROTO_GRE, inner_len + sizeof(struct fl_shim), tos);
+		shim = &outer->gre;
+	}
+	shim->first = fl_shim_first(type);
+	shim->id = fl_shim_id(type, out->tunnel_id);
+	return fl_outer_len(type);
+}
+
+/* @len, of outer headers for this frame; 0 if they cannot replace what it has: between headers of different lengths bytes
+ * would have to move. */
+fl_inline __u32 fl_checked_len(const struct fl_frame *frame, __u32 len)
+{
+	return fl_is_underlay(frame) && len != frame->base ? 0 : len;
+}
+
+/* All @len bytes of the outer headers, at the front of the frame. */
+fl_inline bool fl_write_outer(struct fl_ctx *ctx, const struct fl_outer *outer, __u32 len)
+{
+	return ctx_write_plain(ctx, 0, &outer->eth, FL_ETH_LEN) && ctx_write_outer(ctx, outer, len);
 }
 
 #endif

@@ -5,8 +5,9 @@
  * is the only definition of each of these things.
  *
  * Conventions
- *  - IPv4 and MAC addresses are byte arrays in wire order, so that a bare
- *    `bpftool map dump` reads "fip": [172,24,5,11].
+ *  - Addresses are byte arrays in wire order, so that a bare `bpftool map dump`
+ *    reads "fip": [172,24,5,11]. Those of 16 bytes are IPv6, or IPv4 in mapped
+ *    form (RFC 4291, 2.5.5.2): ten bytes 0, two of 255, then the four.
  *  - All other integers are in host byte order; names say the unit where there is one.
  *  - Keys and values have no holes: pads are named and always zero. Sizes are asserted below.
  *  - Enumerations are stored as enums (4 bytes), so that bpftool prints their names.
@@ -25,7 +26,7 @@
 #endif
 
 /* Raised with every change of a key or value layout: an agent that finds another number rebuilds the maps. */
-#define FL_ABI_LAYOUT 5
+#define FL_ABI_LAYOUT 6
 
 #define FL_MAX_FLOATING_IPS 131072
 #define FL_MAX_VMS 262144
@@ -118,12 +119,13 @@ enum fl_reason {
 };
 /* clang-format on */
 
-/* How a tunnel wraps Ethernet frames. The outer packet is IPv4 in all of them. */
+/* How a tunnel wraps Ethernet frames. The outer packet is IPv4 unless it says otherwise. */
 enum fl_tunnel_type {
 	FL_TUNNEL_NONE,
 	FL_TUNNEL_VXLAN, /* RFC 7348: UDP and a VNI */
 	FL_TUNNEL_GENEVE, /* RFC 8926, without options: UDP and a VNI */
 	FL_TUNNEL_GRE, /* RFC 2784 and 2890: GRE with a key and neither checksum nor sequence number */
+	FL_TUNNEL_VXLAN6, /* VXLAN over IPv6, without UDP checksums (RFC 6935) */
 };
 
 /* UDP source ports of tunnel packets, from the first to before the last: Linux's default ip_local_port_range, which its
@@ -134,7 +136,7 @@ enum fl_tunnel_type {
 /* fl_config: one entry, key 0. Written by the agent, read by every program. */
 struct fl_config {
 	__u32 layout; /* FL_ABI_LAYOUT of the writer */
-	__u8 vtep[4]; /* this node's own tunnel address; 0.0.0.0: no tunnels, the underlay programs pass everything */
+	__u8 vtep[16]; /* this node's own tunnel address; all 0: no tunnels, the underlay programs pass everything */
 	__u16 vxlan_port; /* UDP destination port of VXLAN tunnels, 0 if there are none */
 	__u16 geneve_port; /* the same of Geneve */
 	__u8 gre; /* 1 if there are GRE tunnels */
@@ -178,7 +180,7 @@ struct fl_source {
 struct fl_tunnel_key {
 	enum fl_tunnel_type type;
 	__u32 id; /* VNI or GRE key */
-	__u8 peer[4];
+	__u8 peer[16];
 };
 
 struct fl_tunnel {
@@ -186,8 +188,9 @@ struct fl_tunnel {
 	__u32 ifindex; /* the kernel's tunnel device that would have received it: the frame's port of the bridge */
 	__u8 mac[6]; /* of the underlay device that leads to the peer; a frame for another MAC is not this node's */
 	__u8 outer_len; /* of the outer headers, bytes: offset of the inner frame */
-	__u8 pad;
+	__u8 type; /* enum fl_tunnel_type, as in the key; so is .peer */
 	__u32 flags; /* FL_SRC_ISOLATED, FL_SRC_ROUTED, FL_SRC_LEARNS */
+	__u8 peer[16];
 };
 
 enum fl_out_kind {
@@ -211,8 +214,7 @@ struct fl_out {
 	__u32 mtu; /* largest L3 packet, bytes, that Linux would send out here without complaint */
 	enum fl_tunnel_type tunnel; /* tunnel only, like all that follows */
 	__u32 tunnel_id; /* VNI or GRE key */
-	__u8 remote[4]; /* peer's tunnel address */
-	__u8 local[4]; /* own tunnel address */
+	__u8 remote[16]; /* peer's tunnel address; packets come from fl_config.vtep */
 	__u8 outer_dmac[6]; /* next hop on the underlay */
 	__u8 outer_smac[6];
 };
@@ -358,19 +360,19 @@ struct fl_meta {
 	__u32 flags; /* FL_OUT_PEER */
 };
 
-FL_STATIC_ASSERT(sizeof(struct fl_config) == 16, "fl_config");
+FL_STATIC_ASSERT(sizeof(struct fl_config) == 28, "fl_config");
 FL_STATIC_ASSERT(sizeof(struct fl_source_key) == 8, "fl_source_key");
 FL_STATIC_ASSERT(sizeof(struct fl_source) == 24, "fl_source");
-FL_STATIC_ASSERT(sizeof(struct fl_tunnel_key) == 12, "fl_tunnel_key");
-FL_STATIC_ASSERT(sizeof(struct fl_tunnel) == 20, "fl_tunnel");
-FL_STATIC_ASSERT(sizeof(struct fl_out) == 48, "fl_out");
+FL_STATIC_ASSERT(sizeof(struct fl_tunnel_key) == 24, "fl_tunnel_key");
+FL_STATIC_ASSERT(sizeof(struct fl_tunnel) == 36, "fl_tunnel");
+FL_STATIC_ASSERT(sizeof(struct fl_out) == 56, "fl_out");
 FL_STATIC_ASSERT(sizeof(struct fl_fdb_key) == 12, "fl_fdb_key");
-FL_STATIC_ASSERT(sizeof(struct fl_fdb) == 56, "fl_fdb");
+FL_STATIC_ASSERT(sizeof(struct fl_fdb) == 64, "fl_fdb");
 FL_STATIC_ASSERT(sizeof(struct fl_arp_key) == 8, "fl_arp_key");
 FL_STATIC_ASSERT(sizeof(struct fl_arp) == 8, "fl_arp");
-FL_STATIC_ASSERT(sizeof(struct fl_next) == 80, "fl_next");
+FL_STATIC_ASSERT(sizeof(struct fl_next) == 88, "fl_next");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_key) == 8, "fl_fip_key");
-FL_STATIC_ASSERT(sizeof(struct fl_fip_in) == 88, "fl_fip_in");
+FL_STATIC_ASSERT(sizeof(struct fl_fip_in) == 96, "fl_fip_in");
 FL_STATIC_ASSERT(sizeof(struct fl_vm_key) == 16, "fl_vm_key");
 FL_STATIC_ASSERT(sizeof(struct fl_vm) == 16, "fl_vm");
 FL_STATIC_ASSERT(sizeof(struct fl_sender_key) == 20, "fl_sender_key");

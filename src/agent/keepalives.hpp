@@ -19,7 +19,7 @@ class Keepalives {
     /// Last use of a row of fl_dests, seconds since boot; 0: never, or no such row.
     using LastUse = std::function<std::uint32_t(const fl_dest_key&)>;
     /// Asks Linux to confirm a neighbour.
-    using Confirm = std::function<Result<>(const NetnsName&, int ifindex, Ipv4)>;
+    using Confirm = std::function<Result<>(const NetnsName&, int ifindex, const IpAddress&)>;
 
     /// To be called every second. `now` is in seconds since boot, on the clock that the programs stamp with.
     void tick(const std::vector<Keepalive>& keepalives, std::uint32_t now, const LastUse& last_use,
@@ -28,7 +28,7 @@ class Keepalives {
     [[nodiscard]] std::uint64_t confirmations() const { return confirmations_; }
 
   private:
-    using Id = std::tuple<NetnsName, int, Ipv4>;
+    using Id = std::tuple<NetnsName, int, IpAddress>;
     [[nodiscard]] bool wanted(const Keepalive& keepalive, std::uint32_t now, const LastUse& last_use) const;
 
     std::map<Id, std::uint32_t> asked_;  ///< when each one was last asked for, seconds since boot

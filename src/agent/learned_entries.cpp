@@ -24,7 +24,7 @@ void LearnedEntries::tick(const std::vector<LearnedEntry>& entries, std::uint32_
                           const Refresh& refresh) {
     auto before = std::exchange(known_, {});
     for (const LearnedEntry& entry : entries) {
-        const Id id{entry.ifindex, entry.peer.value_or(Ipv4{}), entry.mac};
+        const Id id{entry.ifindex, entry.peer.value_or(IpAddress{}), entry.mac};
         const auto old = before.find(id);
         Known& known = known_[id] = old == before.end() ? Known{} : old->second;
         if (!due(entry, known, now)) continue;

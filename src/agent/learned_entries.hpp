@@ -28,7 +28,7 @@ class LearnedEntries {
     [[nodiscard]] std::uint64_t refreshes() const { return refreshes_; }
 
   private:
-    using Id = std::tuple<int, Ipv4, Mac>;
+    using Id = std::tuple<int, IpAddress, Mac>;
     struct Known {
         std::uint32_t refreshed = 0;  ///< when, seconds since boot; 0: not by us yet
         std::uint32_t last_use = 0;   ///< as of then

@@ -193,7 +193,7 @@ void NodeManager::on_second() {
     keepalives_.tick(
         fast_path_.compiled().keepalives, fast_path_seconds(),
         [this](const fl_dest_key& key) { return fast_path_.last_use(key); },
-        [this](const NetnsName& netns, int ifindex, Ipv4 address) {
+        [this](const NetnsName& netns, int ifindex, const IpAddress& address) {
             return observer_->use_neighbour(netns, ifindex, address);
         });
     learned_entries_.tick(

@@ -35,6 +35,9 @@ Result<> read_links(Rtnl& rtnl, const NetnsName& name, ActualNetns& out) {
 
 Result<> read_all(const Netns& netns, Rtnl& rtnl, ActualNetns& out) {
     if (auto done = store(rtnl.addresses(), out.addresses); !done) return done;
+    if (netns.name().empty()) {
+        if (auto done = store(rtnl.ipv6_addresses(), out.ipv6_addresses); !done) return done;
+    }
     if (auto done = store(rtnl.routes(), out.routes); !done) return done;
     if (auto done = store(rtnl.rules(), out.rules); !done) return done;
     if (auto done = store(rtnl.neighbours(), out.neighbours); !done) return done;
@@ -111,6 +114,7 @@ Result<ActualNode> read_underlay() {
     root.ours = true;
     if (auto done = read_links(*rtnl, "", root); !done) return pass_on(done);
     if (auto done = store(rtnl->addresses(), root.addresses); !done) return pass_on(done);
+    if (auto done = store(rtnl->ipv6_addresses(), root.ipv6_addresses); !done) return pass_on(done);
     node.netns.emplace("", std::move(root));
     return node;
 }

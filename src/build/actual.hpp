@@ -6,6 +6,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "build/desired.hpp"
@@ -22,6 +23,7 @@ struct ActualNetns {
     std::map<std::string, Link> links;
     std::map<int, std::string> names;
     std::vector<Address> addresses;
+    std::vector<std::pair<int, IpAddress>> ipv6_addresses;  ///< with their devices; of the node's own namespace
     std::vector<Route> routes;
     std::vector<PolicyRule> rules;
     std::vector<Neighbour> neighbours;

@@ -238,11 +238,11 @@ Result<> check_sources(const Topology& topology, std::size_t node) {
         const Network& network = topology.networks[index];
         if (!is_geneve(index)) continue;
         for (const TunnelEnd& end : topology.tunnel_ends(network, node)) {
-            const Ipv4 peer = topology.nodes[end.peers.front()].underlay_address;
+            const Ipv4 peer = topology.nodes[end.peers.front()].underlay_address.ipv4().value();
             if (!asked.insert(peer).second) continue;
             auto source = rtnl->source_towards(peer);
             if (!source) return pass_on(source);
-            if (source->value_or(here.underlay_address) == here.underlay_address) continue;
+            if (!*source || **source == here.underlay_address) continue;
             return fail(ExitCode::kFailed,
                         fmt::format("Geneve packets to {} would come from {}, not from {}, node {}'s underlay address",
                                     peer.str(), (*source)->str(), here.underlay_address.str(), here.name),

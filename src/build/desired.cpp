@@ -159,11 +159,13 @@ DesiredDevice Desire::tunnel_device(const Network& network, const Tunnel& tunnel
         return device;
     }
     const std::size_t peer = tunnel.end.peers.front();
-    const Ipv4 remote = topology_.nodes[peer].underlay_address;
+    // Only VXLAN runs over IPv6.
+    const Ipv4 local = node_.underlay_address.ipv4().value();
+    const Ipv4 remote = topology_.nodes[peer].underlay_address.ipv4().value();
     if (network.type == NetworkType::kGeneve) {
         device.kind = GeneveKind{tunnel.end.id, remote, topology_.geneve_port};
     } else {
-        device.kind = GretapKind{tunnel.end.id, node_.underlay_address, remote, node_.underlay_device};
+        device.kind = GretapKind{tunnel.end.id, local, remote, node_.underlay_device};
     }
     // Between the devices of a mesh the bridge must not forward: every node has its own tunnel to every other.
     device.port_flags->isolated = network.shape == Shape::kMesh;
@@ -243,10 +245,13 @@ void Desire::root_tables() {
         if (!port) continue;
         AdmittedTunnels& type = admitted[network.type];
         type.set = network.type == NetworkType::kVxlan ? "vteps" : fmt::format("{}_vteps", word_of(network.type));
+        // Another name, since a set cannot change its type.
+        type.peers.ipv6 = topology_.is_over_ipv6();
+        if (type.peers.ipv6) type.set += "6";
         type.port = *port;
         for (const Tunnel& tunnel : tunnels_of(index)) {
             for (const std::size_t peer : tunnel.end.peers)
-                type.peers.insert(topology_.nodes[peer].underlay_address);
+                type.peers.members.insert(topology_.nodes[peer].underlay_address);
         }
     }
     if (!admitted.empty()) {

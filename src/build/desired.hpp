@@ -31,7 +31,7 @@ struct BridgeKind {
 
 struct VxlanKind {
     std::uint32_t vni = 0;
-    Ipv4 local;
+    IpAddress local;
     std::uint16_t port = 0;
     std::string underlay_device;
     bool proxy = false;  ///< the device answers ARP and ND from its neighbours and lets none through
@@ -111,7 +111,7 @@ struct DesiredRoute {
 struct DesiredFdb {
     std::string device;
     Mac mac;
-    std::optional<Ipv4> destination;
+    std::optional<IpAddress> destination;
     auto operator<=>(const DesiredFdb&) const = default;
 };
 

@@ -217,10 +217,15 @@ Result<> check_underlay(const Topology& topology, std::size_t node, const Actual
     }
     std::string present;
     bool found = false;
+    const auto note = [&](const IpAddress& address, const std::string& text) {
+        found = found || address == here.underlay_address;
+        present += (present.empty() ? "" : ", ") + text;
+    };
     for (const auto& address : root.addresses) {
-        if (address.ifindex != underlay->ifindex) continue;
-        found = found || address.address.address == here.underlay_address;
-        present += (present.empty() ? "" : ", ") + address.address.str();
+        if (address.ifindex == underlay->ifindex) note(address.address.address, address.address.str());
+    }
+    for (const auto& [ifindex, address] : root.ipv6_addresses) {
+        if (ifindex == underlay->ifindex) note(address, address.str());
     }
     if (!found) {
         return fail(ExitCode::kMissingDevice,
@@ -234,7 +239,7 @@ Result<> check_underlay(const Topology& topology, std::size_t node, const Actual
             if (auto fits = check_physical_mtu(topology, here, network, root); !fits) return fits;
             continue;
         }
-        const std::uint32_t needed = network.mtu + tunnel_overhead(network.type);
+        const std::uint32_t needed = network.mtu + topology.tunnel_overhead(network.type);
         if (needed <= underlay->mtu) continue;
         return fail(ExitCode::kBadTopology,
                     fmt::format("network {} has MTU {}, which needs {} on {}, and that has {}", network.name,

@@ -37,7 +37,7 @@ void NodeDiff::remove_fdb(const DesiredFdb& entry) {
 void NodeDiff::fdb_differences() {
     const ActualNetns& root = now("");
     const DesiredNetns& wanted = desired_.netns.at("");
-    std::map<std::string, std::map<Mac, std::set<Ipv4>>> tunnels;
+    std::map<std::string, std::map<Mac, std::set<IpAddress>>> tunnels;
     for (const auto& [name, device] : wanted.devices) {
         if (std::holds_alternative<VxlanKind>(device.kind) && live("", name) != nullptr) tunnels[name];
     }
@@ -71,8 +71,8 @@ void NodeDiff::fdb_differences() {
 
 /// One MAC has one destination, and replacing sets it; the all-zero MAC has a list, to each of which frames are
 /// flooded.
-void NodeDiff::tunnel_entries(const std::string& device, const Link& link, std::map<Mac, std::set<Ipv4>> wanted) {
-    std::map<Mac, std::set<Ipv4>> present;
+void NodeDiff::tunnel_entries(const std::string& device, const Link& link, std::map<Mac, std::set<IpAddress>> wanted) {
+    std::map<Mac, std::set<IpAddress>> present;
     for (const auto& entry : now("").fdb) {
         // Own mode makes none that say more than a destination.
         const bool plain = !entry.elsewhere && entry.underlay_ifindex == 0;
@@ -83,14 +83,14 @@ void NodeDiff::tunnel_entries(const std::string& device, const Link& link, std::
     for (const auto& [mac, destinations] : present) {
         const auto found = wanted.find(mac);
         const bool replaceable = found != wanted.end() && !mac.is_unset() && destinations.size() == 1;
-        for (const Ipv4 destination : destinations) {
+        for (const IpAddress& destination : destinations) {
             const bool right = found != wanted.end() && found->second.contains(destination);
             if (!right && !replaceable) remove_fdb({device, mac, destination});
         }
     }
     for (const auto& [mac, destinations] : wanted) {
         const auto found = present.find(mac);
-        for (const Ipv4 destination : destinations) {
+        for (const IpAddress& destination : destinations) {
             if (found != present.end() && found->second.contains(destination)) continue;
             const bool change = found != present.end() && !mac.is_unset();
             set_fdb({device, mac, destination}, change ? Step::Action::kChange : Step::Action::kAdd);

@@ -52,7 +52,7 @@ class NodeDiff {
     void set_route(const NetnsName& name, const DesiredRoute& route, const Route* before);
     void rule_differences(const NetnsName& name, const DesiredNetns& wanted);
     void fdb_differences();
-    void tunnel_entries(const std::string& device, const Link& link, std::map<Mac, std::set<Ipv4>> wanted);
+    void tunnel_entries(const std::string& device, const Link& link, std::map<Mac, std::set<IpAddress>> wanted);
     void set_fdb(const DesiredFdb& entry, Step::Action action);
     void remove_fdb(const DesiredFdb& entry);
     void nft_differences(const NetnsName& name, const DesiredNetns& wanted);

@@ -40,10 +40,17 @@ std::string describe(const std::string& name, const DesiredDevice& device) {
         device.kind);
 }
 
+/// As add_vxlan makes them.
+bool sends_plain_headers(const VxlanInfo& now) {
+    constexpr std::uint8_t kHopLimit = 64;
+    if (now.local.is_ipv6()) return now.sends_no_checksum6 && now.takes_no_checksum6 && now.ttl == kHopLimit;
+    return !now.udp_checksum;
+}
+
 bool same_tunnel(const VxlanInfo& now, const VxlanKind& wanted, int underlay_ifindex) {
     return now.vni == wanted.vni && now.local == wanted.local && now.port == wanted.port && !now.remote &&
            now.underlay_ifindex == underlay_ifindex && !now.learning && now.proxy == wanted.proxy &&
-           !now.udp_checksum && !now.collect_metadata;
+           !now.collect_metadata && sends_plain_headers(now);
 }
 
 bool same_tunnel(const GreInfo& now, const GretapKind& wanted, int underlay_ifindex) {

@@ -54,17 +54,18 @@ std::string first_difference(const nf::Chain& now, const NftChain& wanted) {
                        at < wanted.rules.size() ? wanted.rules[at] : "none");
 }
 
-std::set<Ipv4> addresses_in(const std::vector<nf::Value>& values) {
-    std::set<Ipv4> out;
+std::set<IpAddress> addresses_in(const std::vector<nf::Value>& values) {
+    std::set<IpAddress> out;
     for (const auto& value : values) {
         if (const auto* prefix = std::get_if<Prefix>(&value); prefix != nullptr) out.insert(prefix->address);
+        if (const auto* address = std::get_if<IpAddress>(&value); address != nullptr) out.insert(*address);
     }
     return out;
 }
 
 /// Elements as nft writes them, by what identifies them: for maps the key and, for display, the whole.
 struct Elements {
-    std::map<Ipv4, std::string> text;
+    std::map<IpAddress, std::string> text;
 };
 
 Elements elements_of(const std::map<Ipv4, Ipv4>& map) {
@@ -74,9 +75,9 @@ Elements elements_of(const std::map<Ipv4, Ipv4>& map) {
     return out;
 }
 
-Elements elements_of(const std::set<Ipv4>& set) {
+Elements elements_of(const std::set<IpAddress>& set) {
     Elements out;
-    for (const Ipv4 key : set)
+    for (const IpAddress& key : set)
         out.text.emplace(key, key.str());
     return out;
 }
@@ -104,8 +105,9 @@ class TableDiff {
         for (const auto& [name, elements] : desired_->maps) {
             compare_elements(name, "map", "ipv4_addr : ipv4_addr", elements_of(elements), actual_elements(maps_, name));
         }
-        for (const auto& [name, elements] : desired_->sets) {
-            compare_elements(name, "set", "ipv4_addr", elements_of(elements), actual_elements(sets_, name));
+        for (const auto& [name, set] : desired_->sets) {
+            compare_elements(name, "set", set.ipv6 ? "ipv6_addr" : "ipv4_addr", elements_of(set.members),
+                             actual_elements(sets_, name));
         }
         remove_stale_containers();
         assemble(new_table);

@@ -118,7 +118,7 @@ NftTable snat_table(const std::string& external_device, Ipv4 address) {
 NftTable node_table(const NodeNat& nat) {
     NftTable table = with_translations(nat.fixed_by_fip);
     for (const auto& [fip, fixed] : nat.fixed_by_fip)
-        table.sets[kFipSet].insert(fip);
+        table.sets[kFipSet].members.insert(fip);
     const std::string dnat = fmt::format("dnat to ip daddr map @{}", kFipInMap);
     table.chains.push_back({"prerouting", "nat", "prerouting", kDestinationNat, "", {dnat}});
     table.chains.push_back({"output", "nat", "output", kDestinationNat, "", {dnat}});
@@ -165,8 +165,8 @@ NftTable tunnel_table(const std::string& underlay_device, const std::vector<Admi
     NftChain input{"input", "filter", "input", kFilter, "", {}};
     for (const AdmittedTunnels& type : types) {
         table.sets[type.set] = type.peers;
-        input.rules.push_back(
-            fmt::format("iifname \"{}\" udp dport {} ip saddr @{} accept", underlay_device, type.port, type.set));
+        input.rules.push_back(fmt::format("iifname \"{}\" udp dport {} {} saddr @{} accept", underlay_device, type.port,
+                                          type.peers.ipv6 ? "ip6" : "ip", type.set));
         input.rules.push_back(fmt::format("udp dport {} counter drop", type.port));
     }
     table.chains.push_back(std::move(input));

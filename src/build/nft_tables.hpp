@@ -30,11 +30,18 @@ struct NftChain {
     std::vector<std::string> rules;  ///< in nft's own words (linux/nft_text.cpp): they are compared with what is there
 };
 
+/// A set of addresses of one IP version.
+struct NftSet {
+    bool ipv6 = false;
+    std::set<IpAddress> members;
+    bool operator==(const NftSet&) const = default;
+};
+
 struct NftTable {
     nf::Family family = nf::Family::kIp;
     std::vector<NftChain> chains;
     std::map<std::string, std::map<Ipv4, Ipv4>> maps;
-    std::map<std::string, std::set<Ipv4>> sets;
+    std::map<std::string, NftSet> sets;
 };
 
 /// What has a router's own external address as its source (l3/router_info.py, _add_snat_rules and
@@ -77,7 +84,7 @@ struct NodeNat {
 struct AdmittedTunnels {
     std::string set;         ///< the peers' name in the table
     std::uint16_t port = 0;  ///< host order
-    std::set<Ipv4> peers;
+    NftSet peers;
 };
 /// The node's own namespace: tunnel packets from known peers on the underlay device only.
 [[nodiscard]] NftTable tunnel_table(const std::string& underlay_device, const std::vector<AdmittedTunnels>& types);

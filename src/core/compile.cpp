@@ -176,7 +176,7 @@ void compile_l2(World& world) {
     tables.config.layout = FL_ABI_LAYOUT;
     copy_bytes(tables.config.vtep, world.l2.vtep());
     for (const auto& [type, port] : world.l2.tunnel_ports()) {
-        if (type == FL_TUNNEL_VXLAN) tables.config.vxlan_port = port;
+        if (type == FL_TUNNEL_VXLAN || type == FL_TUNNEL_VXLAN6) tables.config.vxlan_port = port;
         if (type == FL_TUNNEL_GENEVE) tables.config.geneve_port = port;
         if (type == FL_TUNNEL_GRE) tables.config.gre = 1;
     }
@@ -195,6 +195,8 @@ void compile_l2(World& world) {
         row.flags = port.is_isolated() ? FL_SRC_ISOLATED : 0;
         if (port.learns() || port.learns_peers()) row.flags |= FL_SRC_LEARNS;
         // The inner Ethernet header counts for the underlay's MTU, the outer one does not: they are as long.
+        row.type = static_cast<std::uint8_t>(port.tunnel->type);
+        copy_bytes(row.peer, key.second);
         row.outer_len = static_cast<std::uint8_t>(tunnel_overhead(port.tunnel->type));
         row.segment = port.segment->id();
         row.ifindex = static_cast<std::uint32_t>(key.first);

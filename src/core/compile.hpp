@@ -60,7 +60,7 @@ struct DeviceRole {
 struct Keepalive {
     NetnsName netns;
     int ifindex = 0;
-    Ipv4 address;
+    IpAddress address;
     std::uint16_t state = 0;         ///< NUD_*, 0: not in the table yet, wanted
     bool always = false;             ///< underlay next hops: kept alive whether used or not
     std::vector<fl_dest_key> dests;  ///< rows whose last_use tells whether it is used
@@ -69,8 +69,8 @@ struct Keepalive {
 /// A learned entry of a bridge's table, or of a vxlan device's own, that a row rests on. Linux does not see the frames
 /// that BPF carries, so it would let the entry age: the agent keeps it alive while they come.
 struct LearnedEntry {
-    int ifindex = 0;           ///< the bridge's port; the vxlan device
-    std::optional<Ipv4> peer;  ///< set: an entry of the vxlan device's own table, which leads there
+    int ifindex = 0;                ///< the bridge's port; the vxlan device
+    std::optional<IpAddress> peer;  ///< set: an entry of the vxlan device's own table, which leads there
     Mac mac;
     std::uint32_t ageing = 0;  ///< for how long Linux keeps it after the last frame, seconds; not 0
     fl_fdb_key row{};          ///< whose last_use moves while frames come from the MAC

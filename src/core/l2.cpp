@@ -13,8 +13,7 @@ namespace {
 constexpr std::uint16_t kNudNoarp = 0x40;
 constexpr std::uint16_t kNudPermanent = 0x80;
 constexpr std::uint8_t kNtfExtLearned = 0x10;
-constexpr std::uint8_t kForwarding = 3;    // BR_STATE_FORWARDING
-constexpr std::uint32_t kMulticast = 0xe;  // 224/4
+constexpr std::uint8_t kForwarding = 3;  // BR_STATE_FORWARDING
 /// The agent looks once a second at what is used: what a bridge forgets sooner than this is left to it. Seconds.
 constexpr std::uint32_t kMinAgeing = 3;
 /// Of one port. A guest may invent addresses, and must not take the room of others' rows.
@@ -50,6 +49,10 @@ std::string bridge_refusal(const NetnsIndex& root, const Link& bridge) {
     if (bridge.bridge->vlan_filtering) return bridge.name + " filters VLANs";
     if (bridge.bridge->stp) return bridge.name + " runs STP";
     return bridge_netfilter_refusal(root);
+}
+
+std::string endpoint(const IpAddress& address, std::uint16_t port) {
+    return fmt::format(fmt::runtime(address.is_ipv6() ? "[{}]:{}" : "{}:{}"), address.str(), port);
 }
 
 MacTarget left_to_bridge(const BridgePort& port, const char* why) {
@@ -143,7 +146,7 @@ void L2::add_tunnel(BridgePort& port) const {
     port.refusal = header_refusal(*port.link);
     Tunnel& tunnel = *port.tunnel;
     if (port.refusal.empty() && tunnel.route_gives_local) {
-        const auto source = source_towards(root_, *tunnel.remote);
+        const auto source = source_towards(root_, *tunnel.remote->ipv4());
         if (source) tunnel.local = *source;
         if (!source) port.refusal = fmt::format("{} has no local address: {}", port.link->name, source.error());
     }
@@ -177,7 +180,7 @@ std::vector<BridgePort*> L2::tunnels() {
 
 /// The programs have room for one own address: the one that most devices use.
 void L2::elect_vtep() {
-    std::map<Ipv4, int> votes;
+    std::map<IpAddress, int> votes;
     for (const BridgePort* port : tunnels()) {
         if (port->refusal.empty()) ++votes[port->tunnel->local];
     }
@@ -204,8 +207,8 @@ void L2::refuse_tunnel(BridgePort& port) {
     const Tunnel& tunnel = *port.tunnel;
     const std::uint16_t elected = port.refusal.empty() && tunnel.local == vtep_ ? tunnel_ports_.at(tunnel.type) : 0;
     if (port.refusal.empty() && (tunnel.local != vtep_ || tunnel.port != elected)) {
-        port.refusal = fmt::format("{} uses {}:{}, other tunnels {}:{}", port.link->name, tunnel.local.str(),
-                                   tunnel.port, vtep_.str(), tunnel_ports_[tunnel.type]);
+        port.refusal = fmt::format("{} uses {}, other tunnels {}", port.link->name, endpoint(tunnel.local, tunnel.port),
+                                   endpoint(vtep_, tunnel_ports_[tunnel.type]));
     }
     if (!port.refusal.empty()) notes_.push_back("tunnel stays slow: " + port.refusal);
 }
@@ -228,9 +231,9 @@ void L2::read_tunnel_tables() {
     }
 }
 
-void L2::add_path(const BridgePort& port, Ipv4 peer) {
+void L2::add_path(const BridgePort& port, const IpAddress& peer) {
     if (!port.refusal.empty() || !port.segment->refusal.empty()) return;
-    const std::pair<int, Ipv4> key{port.link->ifindex, peer};
+    const std::pair<int, IpAddress> key{port.link->ifindex, peer};
     if (!underlay_.contains(key)) underlay_[key] = find_path(port, peer);
 }
 
@@ -334,7 +337,7 @@ std::optional<L2::Remote> L2::peer_of(const BridgePort& port, const Mac& mac) co
     if (listed == remotes_.end()) listed = remotes_.find({port.link->ifindex, Mac{}});
     if (listed == remotes_.end() || listed->second.size() != 1) return std::nullopt;
     const Remote& only = listed->second.front();
-    if (only.peer.is_unset() || only.peer.value >> 28 == kMulticast) return std::nullopt;
+    if (only.peer.is_unset() || only.peer.is_multicast()) return std::nullopt;
     return only;
 }
 

@@ -53,11 +53,11 @@ struct MacTarget {
         kNone,  ///< a port, but the entry is left to the bridge
     };
     Kind kind = Kind::kNone;
-    const BridgePort* port = nullptr;    ///< never null; kHost: the segment's `host`
-    fl_out out{};                        ///< kPort, kHost and kTunnel, if `reason` is empty
-    std::string reason;                  ///< why the fast path does not send there
-    bool ages = false;                   ///< not a static entry: the bridge forgets it
-    std::optional<Ipv4> learned_peer{};  ///< kTunnel: the vxlan device learned where, and forgets it
+    const BridgePort* port = nullptr;         ///< never null; kHost: the segment's `host`
+    fl_out out{};                             ///< kPort, kHost and kTunnel, if `reason` is empty
+    std::string reason;                       ///< why the fast path does not send there
+    bool ages = false;                        ///< not a static entry: the bridge forgets it
+    std::optional<IpAddress> learned_peer{};  ///< kTunnel: the vxlan device learned where, and forgets it
 };
 
 /// One L2 broadcast domain as far as this node sees it.
@@ -102,11 +102,11 @@ class L2 {
     /// The port of a segment in scope, by the ifindex of its device in the root namespace.
     [[nodiscard]] const BridgePort* port(int ifindex) const;
     /// Own tunnel address; unset if there are no tunnels.
-    [[nodiscard]] Ipv4 vtep() const { return vtep_; }
+    [[nodiscard]] const IpAddress& vtep() const { return vtep_; }
     /// Tunnel types in use, with their UDP port (0 for GRE).
     [[nodiscard]] const std::map<fl_tunnel_type, std::uint16_t>& tunnel_ports() const { return tunnel_ports_; }
     /// By tunnel device and peer.
-    [[nodiscard]] const std::map<std::pair<int, Ipv4>, UnderlayPath>& underlay() const { return underlay_; }
+    [[nodiscard]] const std::map<std::pair<int, IpAddress>, UnderlayPath>& underlay() const { return underlay_; }
     /// Sentences about what stays slow.
     [[nodiscard]] const std::vector<std::string>& notes() const { return notes_; }
 
@@ -119,26 +119,26 @@ class L2 {
     void refuse_tunnel(BridgePort& port);
     [[nodiscard]] std::vector<BridgePort*> tunnels();
     void read_tunnel_tables();
-    void add_path(const BridgePort& port, Ipv4 peer);
+    void add_path(const BridgePort& port, const IpAddress& peer);
     void read_bridge_tables();
     void add_entry(Segment& segment, const FdbEntry& entry);
     void limit_learned(Segment& segment);
     void note_floods(const Segment& segment);
     [[nodiscard]] MacTarget target_for(const Segment& segment, const FdbEntry& entry) const;
     [[nodiscard]] MacTarget tunnel_target(const BridgePort& port, const Mac& mac) const;
-    [[nodiscard]] UnderlayPath find_path(const BridgePort& port, Ipv4 peer) const;
+    [[nodiscard]] UnderlayPath find_path(const BridgePort& port, const IpAddress& peer) const;
 
     const NetnsIndex& root_;
     std::map<int, Segment> segments_;
     std::map<int, Segment*> segment_of_port_;
-    std::map<std::pair<int, Ipv4>, UnderlayPath> underlay_;
+    std::map<std::pair<int, IpAddress>, UnderlayPath> underlay_;
     struct Remote {
-        Ipv4 peer;  ///< unset: elsewhere than programs can send
+        IpAddress peer;  ///< unset: elsewhere than programs can send
         bool learned = false;
     };
     [[nodiscard]] std::optional<Remote> peer_of(const BridgePort& port, const Mac& mac) const;
     std::map<std::pair<int, Mac>, std::vector<Remote>> remotes_;  ///< vxlan tables: device and MAC
-    Ipv4 vtep_;
+    IpAddress vtep_;
     std::map<fl_tunnel_type, std::uint16_t> tunnel_ports_;
     std::vector<std::string> notes_;
 };

@@ -24,10 +24,10 @@ std::string_view device_prefix(NetworkType type) {
     return type == NetworkType::kGeneve ? "gnv" : word_of(type);
 }
 
-fl_tunnel_type tunnel_type(NetworkType type) {
+fl_tunnel_type tunnel_type(NetworkType type, bool over_ipv6) {
     switch (type) {
         case NetworkType::kVxlan:
-            return FL_TUNNEL_VXLAN;
+            return over_ipv6 ? FL_TUNNEL_VXLAN6 : FL_TUNNEL_VXLAN;
         case NetworkType::kGre:
             return FL_TUNNEL_GRE;
         case NetworkType::kGeneve:
@@ -97,8 +97,12 @@ std::vector<TunnelEnd> Topology::tunnel_ends(const Network& network, std::size_t
     return ends;
 }
 
-std::uint32_t tunnel_overhead(NetworkType type) {
-    return tunnel_overhead(tunnel_type(type));
+bool Topology::is_over_ipv6() const {
+    return !nodes.empty() && nodes.front().underlay_address.is_ipv6();
+}
+
+std::uint32_t Topology::tunnel_overhead(NetworkType network_type) const {
+    return fiplane::tunnel_overhead(tunnel_type(network_type, is_over_ipv6()));
 }
 
 std::string_view word_of(NetworkType type) {

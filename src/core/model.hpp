@@ -36,7 +36,7 @@ enum class VifType { kBridge, kMacvtap };
 struct Node {
     std::string name;
     std::string underlay_device;  ///< "eth0"
-    Ipv4 underlay_address;
+    IpAddress underlay_address;
     /// The node's own addresses on networks' bridges (br-ex).
     struct BridgeAddress {
         std::size_t network;
@@ -178,6 +178,13 @@ struct Topology {
     /// Where a floating IP is translated: on the VM's node if the router is distributed, else where the router is.
     [[nodiscard]] std::optional<std::size_t> node_of(const FloatingIp& fip) const;
 
+    /// The underlay is IPv6, on all nodes; then all tunnels are VXLAN.
+    [[nodiscard]] bool is_over_ipv6() const;
+
+    /// Bytes that a network's tunnels take of the underlay's MTU, the inner Ethernet header included; not for provider
+    /// networks.
+    [[nodiscard]] std::uint32_t tunnel_overhead(NetworkType network_type) const;
+
     /// UDP destination port of a type's tunnels; none of GRE.
     [[nodiscard]] std::optional<std::uint16_t> udp_port(NetworkType type) const;
 
@@ -188,9 +195,6 @@ struct Topology {
     [[nodiscard]] std::vector<TunnelEnd> tunnel_ends(const Network& network, std::size_t node) const;
 };
 
-/// Bytes that a network's tunnels take of the underlay's MTU, the inner Ethernet header included; not for provider
-/// networks.
-[[nodiscard]] std::uint32_t tunnel_overhead(NetworkType type);
 /// Neutron's word: "vxlan", "gre", "geneve", "vlan", "flat".
 [[nodiscard]] std::string_view word_of(NetworkType type);
 /// For messages: "VXLAN", "GRE", "Geneve".

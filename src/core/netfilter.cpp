@@ -68,12 +68,17 @@ Outcome Evaluator::evaluate(Hook hook, const Packet& packet, bool untracked) con
         const auto found = hooks.find(ingress ? packet.iifname : packet.oifname);
         if (found != hooks.end()) chains = &found->second;
     } else {
-        if (!prepared_->ruleset.opaque.empty()) {
-            outcome.stopped = prepared_->ruleset.opaque.front() + " cannot be read";
+        constexpr std::uint16_t kIpv6 = 0x86dd;
+        const bool ipv6 = packet.ether_type == kIpv6;
+        const Ruleset& ruleset = prepared_->ruleset;
+        for (const auto* opaque : {&ruleset.opaque, ipv6 ? &ruleset.opaque_ipv6 : &ruleset.opaque}) {
+            if (opaque->empty()) continue;
+            outcome.stopped = opaque->front() + " cannot be read";
             return outcome;
         }
-        const auto found = prepared_->ip_hooks.find(hook);
-        if (found != prepared_->ip_hooks.end()) chains = &found->second;
+        const auto& hooks = ipv6 ? prepared_->ip6_hooks : prepared_->ip_hooks;
+        const auto found = hooks.find(hook);
+        if (found != hooks.end()) chains = &found->second;
     }
     if (chains == nullptr) return outcome;
     Interpreter interpreter(*chains, *prepared_, hook, packet);

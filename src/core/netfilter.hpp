@@ -40,8 +40,8 @@ enum class Field {
     kOther,  ///< anything else: a match on it is undecidable
 };
 
-/// A literal: text for names, a prefix for addresses, a MAC, a number.
-using Value = std::variant<std::string, Prefix, Mac, std::uint64_t>;
+/// A literal: text for names, a prefix for addresses, a MAC, a number; an IPv6 address only as a member of a set.
+using Value = std::variant<std::string, Prefix, Mac, std::uint64_t, IpAddress>;
 
 struct Match {
     Field field = Field::kOther;
@@ -121,6 +121,8 @@ struct Ruleset {
     std::map<std::string, std::vector<Value>> sets;
     /// Tables that nft cannot show (iptables-legacy), one phrase each; any of them stops a walk through the namespace.
     std::vector<std::string> opaque;
+    /// Those of ip6tables-legacy, which stop IPv6 packets only.
+    std::vector<std::string> opaque_ipv6;
 
     [[nodiscard]] std::size_t rule_count() const;
     static std::string scoped_name(Family family, const std::string& table, const std::string& name);
@@ -132,7 +134,7 @@ struct Packet {
     std::string oifname;
     std::optional<Mac> ether_saddr;
     std::uint16_t ether_type = 0x0800;
-    std::optional<Ipv4> saddr;
+    std::optional<Ipv4> saddr;  ///< none of an IPv6 packet, whose addresses rules cannot be compared with
     /// The destination: an address (length 32) or a region, i.e. any address of the prefix for which no longer
     /// prefix is known anywhere.
     std::optional<Prefix> daddr;
@@ -182,11 +184,11 @@ class Evaluator {
     Evaluator(Evaluator&&) noexcept;
     Evaluator& operator=(Evaluator&&) = delete;
 
-    /// Evaluates all base chains of `hook` (families ip and inet; netdev for kIngress and kEgress, chains of device
-    /// `packet.iifname` and `packet.oifname`) in the kernel's order, once for tracked packets and once for packets that
-    /// conntrack calls invalid; the outcome counts only where both agree on addresses and acceptance. Untracked packets
-    /// (notrack seen before conntrack) skip NAT chains. Where a match is undecidable both answers are followed and
-    /// their outcomes compared.
+    /// Evaluates all base chains of `hook` (families ip, or ip6 for such a packet, and inet; netdev for kIngress and
+    /// kEgress, chains of device `packet.iifname` and `packet.oifname`) in the kernel's order, once for tracked packets
+    /// and once for packets that conntrack calls invalid; the outcome counts only where both agree on addresses and
+    /// acceptance. Untracked packets (notrack seen before conntrack) skip NAT chains. Where a match is undecidable both
+    /// answers are followed and their outcomes compared.
     [[nodiscard]] Outcome evaluate(Hook hook, const Packet& packet, bool untracked = false) const;
 
     /// Every place that looks at the source address; which of them know `source` (indices into source_tests()).

@@ -87,8 +87,10 @@ Evaluator::Prepared::Prepared(const Ruleset& source) : ruleset(source) {
     }
     for (const Chain& chain : ruleset.chains)
         add_chain(chain);
-    for (auto& [hook, chains] : ip_hooks)
-        std::stable_sort(chains.begin(), chains.end());
+    for (auto* hooks : {&ip_hooks, &ip6_hooks}) {
+        for (auto& [hook, chains] : *hooks)
+            std::stable_sort(chains.begin(), chains.end());
+    }
     for (auto* hooks : {&ingress_hooks, &egress_hooks}) {
         for (auto& [device, chains] : *hooks)
             std::stable_sort(chains.begin(), chains.end());
@@ -99,9 +101,14 @@ Evaluator::Prepared::Prepared(const Ruleset& source) : ruleset(source) {
 }
 
 void Evaluator::Prepared::add_chain(const Chain& chain) {
-    if (chain.hook && (chain.family == Family::kIp || chain.family == Family::kInet)) {
+    const bool inet = chain.family == Family::kInet;
+    if (chain.hook && (inet || chain.family == Family::kIp)) {
         ip_hooks[*chain.hook].push_back({&chain, effective_priority(chain)});
-    } else if (chain.hook && chain.family == Family::kNetdev) {
+    }
+    if (chain.hook && (inet || chain.family == Family::kIp6)) {
+        ip6_hooks[*chain.hook].push_back({&chain, effective_priority(chain)});
+    }
+    if (chain.hook && chain.family == Family::kNetdev) {
         auto& hooks = *chain.hook == Hook::kEgress ? egress_hooks : ingress_hooks;
         hooks[chain.device].push_back({&chain, chain.priority});
     }
@@ -244,11 +251,14 @@ bool Evaluator::Prepared::reads_tracking(const Chain& chain, std::unordered_set<
 }
 
 void Evaluator::Prepared::note_tracking() {
-    for (const auto& [hook, chains] : ip_hooks) {
-        std::unordered_set<const Chain*> seen;
-        tracking_matters[hook] = std::ranges::any_of(chains, [&](const HookChain& at) {
-            return at.chain->type == ChainType::kNat || reads_tracking(*at.chain, seen);
-        });
+    for (const auto* hooks : {&ip_hooks, &ip6_hooks}) {
+        for (const auto& [hook, chains] : *hooks) {
+            std::unordered_set<const Chain*> seen;
+            const bool matters = std::ranges::any_of(chains, [&](const HookChain& at) {
+                return at.chain->type == ChainType::kNat || reads_tracking(*at.chain, seen);
+            });
+            tracking_matters[hook] = tracking_matters[hook] || matters;
+        }
     }
 }
 

@@ -52,6 +52,7 @@ struct Evaluator::Prepared {
 
     const Ruleset& ruleset;
     std::map<Hook, std::vector<HookChain>> ip_hooks;              ///< families ip and inet
+    std::map<Hook, std::vector<HookChain>> ip6_hooks;             ///< families ip6 and inet
     std::map<std::string, std::vector<HookChain>> ingress_hooks;  ///< netdev, by device
     std::map<std::string, std::vector<HookChain>> egress_hooks;   ///< the same
     std::map<Hook, bool> tracking_matters;  ///< a NAT chain or a conntrack match is in reach of the hook

@@ -19,15 +19,22 @@ using NetnsName = std::string;
 
 struct VxlanInfo {
     std::uint32_t vni = 0;
-    Ipv4 local;
-    std::optional<Ipv4> remote;  ///< default destination, if one is set
-    std::uint16_t port = 0;      ///< UDP, host order
-    int underlay_ifindex = 0;    ///< IFLA_VXLAN_LINK, 0 if none
+    IpAddress local;
+    std::optional<IpAddress> remote;  ///< default destination, if one is set
+    std::uint16_t port = 0;           ///< UDP, host order
+    int underlay_ifindex = 0;         ///< IFLA_VXLAN_LINK, 0 if none
     bool learning = false;
     std::uint32_t ageing = 0;  ///< of learned entries, seconds; 0: they do not age
     bool proxy = false;
-    bool udp_checksum = false;
+    bool udp_checksum = false;         ///< over IPv4
+    bool sends_no_checksum6 = false;   ///< over IPv6: udp6zerocsumtx
+    bool takes_no_checksum6 = false;   ///< over IPv6: udp6zerocsumrx
+    bool extensions = false;           ///< of the header: group policy, generic protocol, remote checksum offload
+    std::uint32_t flow_label = 0;      ///< over IPv6, host order
+    bool inherits_flow_label = false;  ///< over IPv6: the inner packet's
     bool collect_metadata = false;
+    bool inherits_ttl = false;
+    std::uint8_t df = 0;   ///< VXLAN_DF_*: 0 never sets it
     std::uint8_t ttl = 0;  ///< 0: the host's default
     std::uint8_t tos = 0;
     bool operator==(const VxlanInfo&) const = default;
@@ -177,23 +184,43 @@ struct PolicyRule {
     bool operator==(const PolicyRule&) const = default;
 };
 
+/// Linux would send to a neighbour in this NUD_* state at once: PERMANENT, NOARP, REACHABLE, STALE, DELAY or PROBE.
+[[nodiscard]] constexpr bool is_usable_neighbour(std::uint16_t state) {
+    return (state & 0xde) != 0;
+}
+
 struct Neighbour {
     int ifindex = 0;
     Ipv4 address;
     Mac mac;
     std::uint16_t state = 0;  ///< NUD_*
     bool operator==(const Neighbour&) const = default;
-    /// Linux would send to it at once: PERMANENT, NOARP, REACHABLE, STALE, DELAY or PROBE.
-    [[nodiscard]] bool usable() const { return (state & 0xde) != 0; }
+    [[nodiscard]] bool usable() const { return is_usable_neighbour(state); }
+};
+
+/// How the kernel sends from a vxlan device's address to one of its IPv6 peers. Routes, rules and neighbours above are
+/// IPv4: of IPv6 nothing but these ways matters, so the kernel itself is asked for each (RTM_GETROUTE).
+struct Ipv6Way {
+    IpAddress local;
+    IpAddress peer;
+    int bound_to = 0;                          ///< device that packets must leave by, 0: any
+    RouteType type = RouteType::kUnreachable;  ///< kUnreachable, too, where there is no route
+    int oif = 0;
+    std::optional<IpAddress> gateway;
+    bool multipath = false;
+    std::uint32_t mtu = 0;    ///< smaller one of the route's and the device's own for IPv6
+    Mac mac;                  ///< of the next hop
+    std::uint16_t state = 0;  ///< NUD_* of the next hop, 0: not in the table
+    bool operator==(const Ipv6Way&) const = default;
 };
 
 struct FdbEntry {
     int ifindex = 0;  ///< the port (bridge table) or the vxlan device (its own table)
     int bridge = 0;   ///< bridge ifindex for entries of a bridge; 0 for a vxlan device's own table
     Mac mac;
-    std::optional<Ipv4> destination;  ///< vxlan table: remote VTEP
-    int underlay_ifindex = 0;         ///< vxlan table: by which device (NDA_IFINDEX); 0: it names none
-    /// vxlan table: to another port or VNI than the device's own, to a group of next hops, or not over IPv4.
+    std::optional<IpAddress> destination;  ///< vxlan table: remote VTEP
+    int underlay_ifindex = 0;              ///< vxlan table: by which device (NDA_IFINDEX); 0: it names none
+    /// vxlan table: to another port or VNI than the device's own, or to a group of next hops.
     bool elsewhere = false;
     std::uint16_t vlan = 0;
     std::uint16_t state = 0;  ///< NUD_PERMANENT: local to the bridge; NUD_NOARP: static; else learned
@@ -228,6 +255,7 @@ struct NetnsView {
     std::vector<PolicyRule> rules;  ///< by priority, in kernel order
     std::vector<Neighbour> neighbours;
     std::vector<FdbEntry> fdb;
+    std::vector<Ipv6Way> ipv6_ways;  ///< by local address, peer and device; in the node's own namespace
     Sysctls sysctls;
     nf::Ruleset netfilter;
 

@@ -12,9 +12,26 @@ constexpr std::uint8_t kUdp = 17;
 constexpr std::uint8_t kGre = 47;
 constexpr std::uint32_t kMulticast = 0xe;  // 224/4
 
+/// The hop limit that a device without a TTL takes is its own, which a router's advertisement may set
+/// (ip6_dst_hoplimit), so it must have one.
+std::string vxlan_ipv6_refusal(const std::string& name, const VxlanInfo& vxlan) {
+    if (!vxlan.sends_no_checksum6) return name + " sends UDP checksums over IPv6 (noudp6zerocsumtx)";
+    if (!vxlan.takes_no_checksum6) return name + " drops packets without a UDP checksum (noudp6zerocsumrx)";
+    if (vxlan.ttl == 0) return name + " has no TTL of its own, which IPv6 needs";
+    if (vxlan.flow_label != 0 || vxlan.inherits_flow_label) return name + " sets a flow label";
+    return {};
+}
+
 std::string vxlan_refusal(const std::string& name, const VxlanInfo& vxlan) {
     if (vxlan.collect_metadata) return name + " is in collect-metadata mode";
-    if (vxlan.udp_checksum) return name + " sends UDP checksums";
+    if (vxlan.extensions) return name + " has extensions of the header (gbp, gpe or remcsum)";
+    if (vxlan.inherits_ttl) return name + " copies the inner packet's TTL";
+    if (vxlan.df != 0) return name + " sets DF, or copies that of the inner packet";
+    if (vxlan.local.is_ipv6()) {
+        if (auto why = vxlan_ipv6_refusal(name, vxlan); !why.empty()) return why;
+    } else if (vxlan.udp_checksum) {
+        return name + " sends UDP checksums";
+    }
     if (vxlan.ttl != 0 && vxlan.ttl != kTunnelTtl) return fmt::format("{} sends with TTL {}", name, vxlan.ttl);
     if (vxlan.tos != 0) return fmt::format("{} sends with TOS {}", name, vxlan.tos);
     if (vxlan.local.is_unset()) return name + " has no local address";
@@ -64,7 +81,7 @@ std::string geneve_refusal(const std::string& name, const GeneveInfo& geneve) {
 std::optional<Tunnel> tunnel_of(const Link& link) {
     if (link.vxlan) {
         const VxlanInfo& vxlan = *link.vxlan;
-        return Tunnel{.type = FL_TUNNEL_VXLAN,
+        return Tunnel{.type = vxlan.local.is_ipv6() ? FL_TUNNEL_VXLAN6 : FL_TUNNEL_VXLAN,
                       .id = vxlan.vni,
                       .local = vxlan.local,
                       .port = vxlan.port,
@@ -86,7 +103,7 @@ std::optional<Tunnel> tunnel_of(const Link& link) {
         const GeneveInfo& geneve = *link.geneve;
         return Tunnel{.type = FL_TUNNEL_GENEVE,
                       .id = geneve.vni,
-                      .local = geneve.local.value_or(Ipv4{}),
+                      .local = geneve.local ? *geneve.local : IpAddress{},
                       .port = geneve.port,
                       .remote = geneve.remote,
                       .underlay_ifindex = 0,
@@ -104,8 +121,9 @@ std::string header_refusal(const Link& link) {
 }
 
 std::uint32_t tunnel_overhead(fl_tunnel_type type) {
-    constexpr std::uint32_t kIpv4 = 20, kUdpHeader = 8, kShim = 8, kEthernet = 14;
-    return kIpv4 + (type == FL_TUNNEL_GRE ? 0 : kUdpHeader) + kShim + kEthernet;
+    constexpr std::uint32_t kIpv4 = 20, kIpv6 = 40, kUdpHeader = 8, kShim = 8, kEthernet = 14;
+    const std::uint32_t ip = type == FL_TUNNEL_VXLAN6 ? kIpv6 : kIpv4;
+    return ip + (type == FL_TUNNEL_GRE ? 0 : kUdpHeader) + kShim + kEthernet;
 }
 
 std::uint8_t outer_protocol(fl_tunnel_type type) {

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/types.hpp"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <span>
 
 namespace fiplane {
 
@@ -56,6 +58,53 @@ std::optional<Ipv4> Ipv4::parse(std::string_view text) {
     return Ipv4{value};
 }
 
+namespace {
+
+constexpr std::array<std::uint8_t, 12> kMapped{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+
+}  // namespace
+
+IpAddress::IpAddress(Ipv4 address) {
+    if (address.is_unset()) return;
+    std::ranges::copy(kMapped, bytes_.begin());
+    std::ranges::copy(address.bytes(), bytes_.begin() + kMapped.size());
+}
+
+std::optional<Ipv4> IpAddress::ipv4() const {
+    if (!std::ranges::equal(kMapped, std::span(bytes_).first<kMapped.size()>())) return std::nullopt;
+    return Ipv4::from_bytes(bytes_.data() + kMapped.size());
+}
+
+bool IpAddress::is_multicast() const {
+    const auto four = ipv4();
+    return four ? four->value >> 28 == 0xe : bytes_[0] == 0xff;
+}
+
+bool IpAddress::is_link_local() const {
+    const auto four = ipv4();
+    return four ? four->value >> 16 == 0xa9fe : bytes_[0] == 0xfe && (bytes_[1] & 0xc0) == 0x80;
+}
+
+std::string IpAddress::str() const {
+    if (const auto four = ipv4()) return four->str();
+    std::array<char, INET6_ADDRSTRLEN> text{};
+    inet_ntop(AF_INET6, bytes_.data(), text.data(), text.size());
+    return text.data();
+}
+
+IpAddress IpAddress::from_bytes(const std::uint8_t* wire) {
+    IpAddress address;
+    std::copy_n(wire, kSize, address.bytes_.begin());
+    return address;
+}
+
+std::optional<IpAddress> IpAddress::parse(std::string_view text) {
+    if (const auto four = Ipv4::parse(text)) return *four;
+    IpAddress address;
+    if (inet_pton(AF_INET6, std::string(text).c_str(), address.bytes_.data()) != 1) return std::nullopt;
+    return address;
+}
+
 std::string Prefix::str() const {
     return fmt::format("{}/{}", address.str(), length);
 }
@@ -89,6 +138,9 @@ std::optional<Mac> Mac::parse(std::string_view text) {
 }
 
 void copy_bytes(std::uint8_t* to, Ipv4 address) {
+    std::ranges::copy(address.bytes(), to);
+}
+void copy_bytes(std::uint8_t* to, const IpAddress& address) {
     std::ranges::copy(address.bytes(), to);
 }
 void copy_bytes(std::uint8_t* to, const Mac& mac) {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// IPv4 addresses, prefixes and MAC addresses as values: ordered, hashable by std::map, printable, parsable.
+// IP addresses, prefixes and MAC addresses as values: ordered, hashable by std::map, printable, parsable.
 #pragma once
 
 #include <array>
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -26,6 +27,38 @@ struct Ipv4 {
     [[nodiscard]] std::uint32_t network() const;
     /// Dotted quad only; nothing before or after it.
     static std::optional<Ipv4> parse(std::string_view text);
+};
+
+/// An address of either family: a tunnel's end. Ordered with the IPv4 addresses as IPv4-mapped ones (RFC
+/// 4291, 2.5.5.2).
+class IpAddress {
+  public:
+    static constexpr std::size_t kSize = 16;
+
+    IpAddress() = default;
+    /// Unset, if `address` is.
+    IpAddress(Ipv4 address);  // NOLINT(google-explicit-constructor): an IPv4 address is one
+
+    auto operator<=>(const IpAddress&) const = default;
+    /// "::", which stands for both families' unset address.
+    [[nodiscard]] bool is_unset() const { return *this == IpAddress{}; }
+    [[nodiscard]] bool is_ipv4() const { return ipv4().has_value(); }
+    [[nodiscard]] bool is_ipv6() const { return !is_unset() && !is_ipv4(); }
+    [[nodiscard]] std::optional<Ipv4> ipv4() const;
+    [[nodiscard]] bool is_multicast() const;
+    [[nodiscard]] bool is_link_local() const;
+    /// Wire order; IPv4 in mapped form.
+    [[nodiscard]] const std::array<std::uint8_t, kSize>& bytes() const { return bytes_; }
+    /// Dotted quad, or IPv6 as RFC 5952 writes it.
+    [[nodiscard]] std::string str() const;
+
+    /// From 16 bytes in wire order.
+    static IpAddress from_bytes(const std::uint8_t* wire);
+    /// An address of either family, without a zone, and nothing before or after it.
+    static std::optional<IpAddress> parse(std::string_view text);
+
+  private:
+    std::array<std::uint8_t, kSize> bytes_{};
 };
 
 /// An IPv4 prefix. `address` may have host bits set (an interface address); network() has none.
@@ -60,8 +93,9 @@ struct Mac {
     static std::optional<Mac> parse(std::string_view text);
 };
 
-/// Writes an address in wire order to `to`, which has room for its 4 or 6 bytes: a field of a map's row.
+/// Writes an address in wire order to `to`, which has room for its 4, 16 or 6 bytes: a field of a map's row.
 void copy_bytes(std::uint8_t* to, Ipv4 address);
+void copy_bytes(std::uint8_t* to, const IpAddress& address);
 void copy_bytes(std::uint8_t* to, const Mac& mac);
 
 }  // namespace fiplane

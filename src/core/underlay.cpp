@@ -11,14 +11,19 @@ namespace fiplane {
 namespace {
 
 constexpr std::uint16_t kNudFixed = 0xc0;  // PERMANENT or NOARP
+constexpr std::uint16_t kIpv6Type = 0x86dd;
 
 /// Root's OUTPUT and POSTROUTING and the device's egress chain, which an encapsulated packet of the kernel's would
 /// pass.
-std::string output_refusal(const NetnsIndex& root, const Link& device, const Tunnel& tunnel, Ipv4 peer) {
+std::string output_refusal(const NetnsIndex& root, const Link& device, const Tunnel& tunnel, const IpAddress& peer) {
     nf::Packet packet;
     packet.oifname = device.name;
-    packet.saddr = tunnel.local;
-    packet.daddr = Prefix::host(peer);
+    if (const auto to = peer.ipv4()) {
+        packet.saddr = tunnel.local.ipv4();
+        packet.daddr = Prefix::host(*to);
+    } else {
+        packet.ether_type = kIpv6Type;
+    }
     packet.protocol = outer_protocol(tunnel.type);
     bool untracked = false;
     for (const nf::Hook hook : {nf::Hook::kOutput, nf::Hook::kPostrouting, nf::Hook::kEgress}) {
@@ -42,6 +47,57 @@ std::vector<Ipv4> source_candidates(const NetnsView& root, const Route& route) {
     return near.empty() ? any : near;
 }
 
+/// Where packets to a peer go first.
+struct NextHop {
+    const Link* device = nullptr;
+    IpAddress address;
+    Mac mac;
+    std::uint16_t state = 0;  ///< NUD_*, 0: not in the table
+    std::uint32_t mtu = 0;    ///< of the way there, bytes of L3 packet
+};
+
+std::expected<NextHop, std::string> next_hop_ipv4(const NetnsIndex& root, const Tunnel& tunnel, Ipv4 peer) {
+    const Ipv4 asked_with = tunnel.route_gives_local ? Ipv4{} : tunnel.local.ipv4().value_or(Ipv4{});
+    const Lookup lookup =
+        root.routing().lookup({Source::Kind::kKnown, asked_with}, Prefix::host(peer), "lo", tunnel.underlay_ifindex);
+    if (!lookup.stopped.empty()) return std::unexpected(lookup.stopped);
+    const Route& route = *lookup.route;
+    if (route.type != RouteType::kUnicast || route.multipath) {
+        return std::unexpected("route " + describe(route, root.view()) + " is not followed");
+    }
+    NextHop hop;
+    hop.device = root.link(route.oif);
+    if (hop.device == nullptr) return std::unexpected("the route's device is not known");
+    const Ipv4 address = route.gateway.value_or(peer);
+    hop.address = address;
+    if (const Neighbour* neighbour = root.neighbour(route.oif, address)) {
+        hop.mac = neighbour->mac;
+        hop.state = neighbour->state;
+    }
+    hop.mtu = route.mtu == 0 ? hop.device->mtu : std::min(route.mtu, hop.device->mtu);
+    return hop;
+}
+
+std::expected<NextHop, std::string> next_hop_ipv6(const NetnsIndex& root, const Tunnel& tunnel, const IpAddress& peer) {
+    const auto& ways = root.view().ipv6_ways;
+    const auto way = std::ranges::find_if(ways, [&](const Ipv6Way& each) {
+        return each.local == tunnel.local && each.peer == peer && each.bound_to == tunnel.underlay_ifindex;
+    });
+    if (way == ways.end()) return std::unexpected("its IPv6 route is not known yet");
+    if (way->type == RouteType::kUnreachable) return std::unexpected("no IPv6 route");
+    if (way->type != RouteType::kUnicast) return std::unexpected("its IPv6 route is not followed");
+    if (way->multipath) return std::unexpected("its IPv6 route has several next hops, which are not followed");
+    NextHop hop{root.link(way->oif), way->gateway.value_or(peer), way->mac, way->state, way->mtu};
+    if (hop.device == nullptr) return std::unexpected("the route's device is not known");
+    return hop;
+}
+
+std::expected<NextHop, std::string> next_hop(const NetnsIndex& root, const Tunnel& tunnel, const IpAddress& peer) {
+    if (tunnel.local.is_ipv6() != peer.is_ipv6()) return std::unexpected("it is of another IP version");
+    const auto four = peer.ipv4();
+    return four ? next_hop_ipv4(root, tunnel, *four) : next_hop_ipv6(root, tunnel, peer);
+}
+
 }  // namespace
 
 std::expected<Ipv4, std::string> source_towards(const NetnsIndex& root, Ipv4 destination) {
@@ -58,52 +114,40 @@ std::expected<Ipv4, std::string> source_towards(const NetnsIndex& root, Ipv4 des
                                               : named + " has no source, and its device several addresses");
 }
 
-UnderlayPath L2::find_path(const BridgePort& port, Ipv4 peer) const {
+UnderlayPath L2::find_path(const BridgePort& port, const IpAddress& peer) const {
     UnderlayPath path;
     const Tunnel& tunnel = *port.tunnel;
     const std::uint32_t overhead = tunnel_overhead(tunnel.type);
-    const Ipv4 asked_with = tunnel.route_gives_local ? Ipv4{} : tunnel.local;
-    const Lookup lookup =
-        root_.routing().lookup({Source::Kind::kKnown, asked_with}, Prefix::host(peer), "lo", tunnel.underlay_ifindex);
-    const auto refuse = [&](std::string why) {
+    const auto refuse = [&](const std::string& why) {
         path.reason = fmt::format("tunnel peer {} of {}: {}", peer.str(), port.link->name, why);
         return path;
     };
-    if (!lookup.stopped.empty()) return refuse(lookup.stopped);
-    const Route& route = *lookup.route;
-    if (route.type != RouteType::kUnicast || route.multipath) {
-        return refuse("route " + describe(route, root_.view()) + " is not followed");
-    }
-    const Link* device = root_.link(route.oif);
-    if (device == nullptr) return refuse("the route's device is not known");
-    path.device = device->ifindex;
-    path.mac = device->mac;
-    if (!device->admin_up || !device->running) return refuse(device->name + " is down");
-    const std::string filtered = output_refusal(root_, *device, tunnel, peer);
+    const auto hop = next_hop(root_, tunnel, peer);
+    if (!hop) return refuse(hop.error());
+    const Link& device = *hop->device;
+    path.device = device.ifindex;
+    path.mac = device.mac;
+    if (!device.admin_up || !device.running) return refuse(device.name + " is down");
+    const std::string filtered = output_refusal(root_, device, tunnel, peer);
     if (!filtered.empty()) return refuse(filtered);
-    const Ipv4 next_hop = route.gateway.value_or(peer);
-    const Neighbour* neighbour = root_.neighbour(device->ifindex, next_hop);
-    if (neighbour == nullptr || (neighbour->state & kNudFixed) == 0) {
+    if ((hop->state & kNudFixed) == 0) {
         // Nothing but our own packets may go to a peer: unless the agent asks, nobody resolves it or keeps it fresh.
-        const std::uint16_t state = neighbour == nullptr ? std::uint16_t{0} : neighbour->state;
-        path.keepalive = Keepalive{{}, device->ifindex, next_hop, state, true, {}};
+        path.keepalive = Keepalive{{}, device.ifindex, hop->address, hop->state, true, {}};
     }
-    if (neighbour == nullptr || !neighbour->usable()) {
-        return refuse(fmt::format("neighbour {} on {} is not resolved", next_hop.str(), device->name));
+    if (!is_usable_neighbour(hop->state)) {
+        return refuse(fmt::format("neighbour {} on {} is not resolved", hop->address.str(), device.name));
     }
-    const std::uint32_t underlay_mtu = route.mtu == 0 ? device->mtu : std::min(route.mtu, device->mtu);
-    if (underlay_mtu <= overhead) return refuse(fmt::format("MTU of {} is too small", device->name));
+    if (hop->mtu <= overhead) return refuse(fmt::format("MTU of {} is too small", device.name));
     path.out.kind = FL_OUT_TUNNEL;
-    path.out.ifindex = static_cast<std::uint32_t>(device->ifindex);
+    path.out.ifindex = static_cast<std::uint32_t>(device.ifindex);
     path.out.port = static_cast<std::uint32_t>(port.link->ifindex);
     if (port.is_isolated()) path.out.flags |= FL_OUT_ISOLATED;
-    path.out.mtu = std::min(port.link->mtu, underlay_mtu - overhead);
+    path.out.mtu = std::min(port.link->mtu, hop->mtu - overhead);
     path.out.tunnel = tunnel.type;
     path.out.tunnel_id = tunnel.id;
     copy_bytes(path.out.remote, peer);
-    copy_bytes(path.out.local, tunnel.local);
-    copy_bytes(path.out.outer_dmac, neighbour->mac);
-    copy_bytes(path.out.outer_smac, device->mac);
+    copy_bytes(path.out.outer_dmac, hop->mac);
+    copy_bytes(path.out.outer_smac, device.mac);
     return path;
 }
 

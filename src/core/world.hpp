@@ -40,7 +40,7 @@ struct World {
     void finish_keepalives();
 
   private:
-    std::map<std::tuple<NetnsName, int, Ipv4>, Keepalive> keepalives_;
+    std::map<std::tuple<NetnsName, int, IpAddress>, Keepalive> keepalives_;
 };
 
 [[nodiscard]] fl_arp_key arp_key(const Segment& segment, Ipv4 address);

@@ -38,7 +38,8 @@ std::string describe(const fl_source_key& key) {
     return fmt::format("device {} VLAN {}", key.ifindex, key.vlan);
 }
 std::string describe(const fl_tunnel_key& key) {
-    return fmt::format("{} {} from {}", key.type == FL_TUNNEL_GRE ? "key" : "VNI", key.id, ip(key.peer));
+    return fmt::format("{} {} from {}", key.type == FL_TUNNEL_GRE ? "key" : "VNI", key.id,
+                       IpAddress::from_bytes(key.peer).str());
 }
 std::string describe(const fl_fdb_key& key) {
     return fmt::format("{} in segment {}", mac(key.mac), key.segment);

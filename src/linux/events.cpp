@@ -22,8 +22,9 @@ constexpr std::size_t kMessageRoom = 8 << 10;
 /// Bound of one receive(): under a storm the caller gets its turn and is woken again at once.
 constexpr int kMaxMessages = 1 << 16;
 
-constexpr std::array kRouteGroups = {RTNLGRP_LINK,  RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE,  RTNLGRP_IPV4_RULE,
-                                     RTNLGRP_NEIGH, RTNLGRP_NEXTHOP,     RTNLGRP_IPV4_NETCONF};
+constexpr std::array kRouteGroups = {RTNLGRP_LINK,       RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE,   RTNLGRP_IPV4_RULE,
+                                     RTNLGRP_NEIGH,      RTNLGRP_NEXTHOP,     RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_IFADDR,
+                                     RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE};
 constexpr std::array kNetfilterGroups = {NFNLGRP_NFTABLES};
 
 /// Opens a socket in the calling thread's namespace and joins the groups.
@@ -49,6 +50,12 @@ Result<UniqueFd> open_groups(const Netns& netns, int protocol, const Groups& gro
 
 /// `family` is the first byte behind the header, in all of rtnetlink's messages.
 void note_route_message(EventBatch& batch, int type, unsigned char family) {
+    const bool of_link = type == RTM_NEWLINK || type == RTM_DELLINK;
+    const bool of_nexthop = type == RTM_NEWNEXTHOP || type == RTM_DELNEXTHOP;
+    if (family == AF_INET6 && !of_link && !of_nexthop) {
+        batch.ipv6 = true;
+        return;
+    }
     switch (type) {
         case RTM_NEWLINK:
         case RTM_DELLINK:
@@ -72,8 +79,7 @@ void note_route_message(EventBatch& batch, int type, unsigned char family) {
             break;
         case RTM_NEWNEIGH:
         case RTM_DELNEIGH:
-            // One group carries all families, and IPv6 hosts keep it busy.
-            batch.neighbours = batch.neighbours || family != AF_INET6;
+            batch.neighbours = true;
             break;
         default:
             break;

@@ -18,9 +18,10 @@ struct EventBatch {
     bool rules = false;
     bool neighbours = false;  ///< neighbours and FDB entries
     bool netfilter = false;
+    bool ipv6 = false;     ///< IPv6 addresses, routes, rules or neighbours
     bool overrun = false;  ///< ENOBUFS: messages were lost, everything may have changed
     [[nodiscard]] bool any() const {
-        return links || addresses || routes || rules || neighbours || netfilter || overrun;
+        return links || addresses || routes || rules || neighbours || netfilter || ipv6 || overrun;
     }
 };
 

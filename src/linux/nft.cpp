@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <memory>
 
 #include "linux/nft_devices.hpp"
@@ -116,13 +117,12 @@ Result<> fill_devices(const Netns& netns, nf::Ruleset& ruleset) {
 
 /// Tables of iptables-legacy, which nf_tables does not see. The file is there only if the kernel has ip_tables, and a
 /// table is listed once somebody has used it.
-Result<std::vector<std::string>> legacy_tables(const Netns& netns) {
-    auto inside = NetnsGuard::enter(netns);
-    if (!inside) return pass_on(inside);
+/// Of the calling thread's namespace. `word`: "ip" or "ip6".
+std::vector<std::string> legacy_tables(const std::string& word) {
     std::vector<std::string> phrases;
-    std::ifstream names("/proc/thread-self/net/ip_tables_names");
+    std::ifstream names(fmt::format("/proc/thread-self/net/{}_tables_names", word));
     for (std::string name; std::getline(names, name);) {
-        if (!name.empty()) phrases.push_back(fmt::format("iptables-legacy table {}", name));
+        if (!name.empty()) phrases.push_back(fmt::format("{}tables-legacy table {}", word, name));
     }
     return phrases;
 }
@@ -138,9 +138,10 @@ Result<nf::Ruleset> read_ruleset(const Netns& netns) {
         return ruleset;
     }
     if (auto filled = fill_devices(netns, *ruleset); !filled) return pass_on(filled);
-    auto legacy = legacy_tables(netns);
-    if (!legacy) return pass_on(legacy);
-    ruleset->opaque.insert(ruleset->opaque.end(), legacy->begin(), legacy->end());
+    auto inside = NetnsGuard::enter(netns);
+    if (!inside) return pass_on(inside);
+    std::ranges::move(legacy_tables("ip"), std::back_inserter(ruleset->opaque));
+    std::ranges::move(legacy_tables("ip6"), std::back_inserter(ruleset->opaque_ipv6));
     return ruleset;
 }
 

@@ -31,6 +31,9 @@ using Json = nlohmann::json;
 /// [[key, value], ...] as addresses; none if one is anything else.
 [[nodiscard]] std::optional<std::map<Ipv4, Ipv4>> parse_address_map(const Json& elements);
 
+/// Members of a set of single IPv6 addresses.
+[[nodiscard]] std::optional<std::vector<nf::Value>> parse_ipv6_addresses(const Json& elements);
+
 /// Where a rule stands, and the named sets and maps that it may refer to.
 struct RuleScope {
     nf::Family family;

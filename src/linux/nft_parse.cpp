@@ -124,8 +124,17 @@ class Parser {
     void parse_set(const Json& set) {
         if (!family_of(set)) return;
         const std::string name = scoped(set, set.at("name").get<std::string>());
-        const nf::Field field = field_of_type(set.value("type", Json()));
-        if (field == nf::Field::kOther || !is_fixed(set, name)) return;
+        if (!is_fixed(set, name)) return;
+        const Json type = set.value("type", Json());
+        if (type == "ipv6_addr") {
+            // No match looks into it; its members are for those who made it.
+            if (auto addresses = nft::parse_ipv6_addresses(set.value("elem", Json::array()))) {
+                ruleset_.sets.emplace(name, std::move(*addresses));
+            }
+            return;
+        }
+        const nf::Field field = field_of_type(type);
+        if (field == nf::Field::kOther) return;
         if (auto values = nft::parse_values(field, set.value("elem", Json::array()))) {
             ruleset_.sets.emplace(name, std::move(*values));
         }

@@ -150,6 +150,17 @@ std::optional<Values> parse_values(Field field, const Json& values) {
     return out;
 }
 
+std::optional<Values> parse_ipv6_addresses(const Json& elements) {
+    Values out;
+    for (const auto& element : elements) {
+        const Json value = element_value(element);
+        const auto address = value.is_string() ? IpAddress::parse(value.get<std::string>()) : std::nullopt;
+        if (!address) return std::nullopt;
+        out.emplace_back(*address);
+    }
+    return out;
+}
+
 std::optional<std::map<Ipv4, Ipv4>> parse_address_map(const Json& elements) {
     std::map<Ipv4, Ipv4> out;
     for (const auto& element : elements) {

@@ -31,6 +31,11 @@ Request& Request::ipv4(int attribute, Ipv4 value) {
     return bytes(attribute, wire.data(), wire.size());
 }
 
+Request& Request::address(int attribute, const IpAddress& value) {
+    if (const auto four = value.ipv4()) return ipv4(attribute, *four);
+    return bytes(attribute, value.bytes().data(), IpAddress::kSize);
+}
+
 Request& Request::mac(int attribute, const Mac& value) {
     return bytes(attribute, value.bytes.data(), value.bytes.size());
 }
@@ -70,6 +75,15 @@ std::optional<Ipv4> Attributes::ipv4(int attribute) const {
     const nlattr* found = find(attribute);
     if (found == nullptr || nla_len(found) != 4) return std::nullopt;
     return Ipv4::from_bytes(static_cast<const std::uint8_t*>(nla_data(found)));
+}
+
+std::optional<IpAddress> Attributes::address(int attribute) const {
+    const nlattr* found = find(attribute);
+    if (found != nullptr && nla_len(found) == static_cast<int>(IpAddress::kSize)) {
+        return IpAddress::from_bytes(static_cast<const std::uint8_t*>(nla_data(found)));
+    }
+    const auto four = ipv4(attribute);
+    return four ? std::optional<IpAddress>(*four) : std::nullopt;
 }
 
 std::optional<Mac> Attributes::mac(int attribute) const {

@@ -45,6 +45,8 @@ class Request {
     /// With a terminating NUL.
     Request& text(int attribute, const std::string& value);
     Request& ipv4(int attribute, Ipv4 value);
+    /// 4 or 16 bytes.
+    Request& address(int attribute, const IpAddress& value);
     Request& mac(int attribute, const Mac& value);
 
     [[nodiscard]] bool complete() const { return msg_ && !overflow_; }
@@ -97,6 +99,8 @@ class Attributes {
     }
     [[nodiscard]] std::string text(int attribute) const;
     [[nodiscard]] std::optional<Ipv4> ipv4(int attribute) const;
+    /// Of either family, by its length.
+    [[nodiscard]] std::optional<IpAddress> address(int attribute) const;
     [[nodiscard]] std::optional<Mac> mac(int attribute) const;
     /// What is nested in an attribute; empty if it is absent.
     [[nodiscard]] Attributes nested(int attribute) const;

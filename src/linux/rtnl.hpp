@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/result.hpp"
@@ -30,12 +31,13 @@ struct BridgeSpec {
 struct VxlanSpec {
     std::string name{};
     std::uint32_t vni = 0;
-    Ipv4 local;
+    /// Over IPv6 the hop limit is 64: the device's default may be a router's advertisement.
+    IpAddress local;
     std::uint16_t port = 4789;
     int underlay_ifindex = 0;  ///< 0: not bound to a device
     bool learning = false;
-    bool proxy = false;  ///< answer ARP from the device's neighbour table, never flood it
-    bool udp_checksum = false;
+    bool proxy = false;         ///< answer ARP from the device's neighbour table, never flood it
+    bool udp_checksum = false;  ///< over IPv6, off means that packets without one are taken, too (RFC 6935)
     std::uint32_t mtu = 1450;
     std::string alias{};
 };
@@ -113,11 +115,16 @@ class Rtnl {
     [[nodiscard]] Result<std::map<int, Link>> links(const std::map<int, NetnsName>& nsid_names,
                                                     const NetnsName& own_name);
     [[nodiscard]] Result<std::vector<Address>> addresses();
+    /// With the devices that have them.
+    [[nodiscard]] Result<std::vector<std::pair<int, IpAddress>>> ipv6_addresses();
     [[nodiscard]] Result<std::vector<Route>> routes();
     [[nodiscard]] Result<std::vector<PolicyRule>> rules();
     [[nodiscard]] Result<std::vector<Neighbour>> neighbours();
     /// AF_BRIDGE neighbours: bridge tables and vxlan tables. Entries of multicast groups are left out.
     [[nodiscard]] Result<std::vector<FdbEntry>> fdb();
+    /// How the kernel sends from `local` to `peer`, by device `bound_to` unless that is 0. The MTU is the route's
+    /// alone, 0 where it has none.
+    [[nodiscard]] Result<Ipv6Way> ipv6_way(const IpAddress& local, const IpAddress& peer, int bound_to);
     /// The source that the kernel gives to what this namespace sends to `destination` without one; none where there is
     /// no route.
     [[nodiscard]] Result<std::optional<Ipv4>> source_towards(Ipv4 destination);
@@ -154,16 +161,16 @@ class Rtnl {
     [[nodiscard]] Result<> remove_neighbour(int ifindex, Ipv4 address);
     /// Asks the kernel to confirm a neighbour now (NTF_USE): resolves one that is not in the table yet. Not for
     /// PERMANENT ones: NTF_USE takes that state from them (net/core/neighbour.c, __neigh_update).
-    [[nodiscard]] Result<> use_neighbour(int ifindex, Ipv4 address);
+    [[nodiscard]] Result<> use_neighbour(int ifindex, const IpAddress& address);
     /// Adds or replaces a static entry: in the bridge's table (NTF_MASTER) if `destination` is unset, in the vxlan
     /// device's own table (NTF_SELF) if it is set. The all-zero MAC appends a flood destination instead of replacing.
-    [[nodiscard]] Result<> set_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination);
+    [[nodiscard]] Result<> set_fdb(int ifindex, const Mac& mac, const std::optional<IpAddress>& destination);
     /// Of a vxlan entry only the destination is removed. The kernel is silent about a destination that the MAC does not
     /// have as long as the MAC has another (drivers/net/vxlan, __vxlan_fdb_delete), so that is no error here either.
-    [[nodiscard]] Result<> remove_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination);
+    [[nodiscard]] Result<> remove_fdb(int ifindex, const Mac& mac, const std::optional<IpAddress>& destination);
     /// Lets a learned entry live on as a frame from `mac` would: that of the bridge on port `ifindex` if `destination`
     /// is unset, else that of the vxlan device's own table. False, and nothing is done, if there is none, or not there.
-    [[nodiscard]] Result<bool> refresh_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination);
+    [[nodiscard]] Result<bool> refresh_fdb(int ifindex, const Mac& mac, const std::optional<IpAddress>& destination);
 
   private:
     struct Impl;

@@ -99,12 +99,18 @@ Result<> Rtnl::add_vxlan(const VxlanSpec& spec) {
         request.text(IFLA_INFO_KIND, "vxlan");
         const Nest data(request, IFLA_INFO_DATA);
         request.number(IFLA_VXLAN_ID, spec.vni);
-        request.ipv4(IFLA_VXLAN_LOCAL, spec.local);
+        request.address(spec.local.is_ipv6() ? IFLA_VXLAN_LOCAL6 : IFLA_VXLAN_LOCAL, spec.local);
         request.number(IFLA_VXLAN_PORT, htons(spec.port));
         if (spec.underlay_ifindex != 0) request.number(IFLA_VXLAN_LINK, spec.underlay_ifindex);
         request.number(IFLA_VXLAN_LEARNING, static_cast<std::uint8_t>(spec.learning));
         request.number(IFLA_VXLAN_PROXY, static_cast<std::uint8_t>(spec.proxy));
         request.number(IFLA_VXLAN_UDP_CSUM, static_cast<std::uint8_t>(spec.udp_checksum));
+        if (spec.local.is_ipv6()) {
+            constexpr std::uint8_t kHopLimit = 64;
+            request.number(IFLA_VXLAN_UDP_ZERO_CSUM6_TX, static_cast<std::uint8_t>(!spec.udp_checksum));
+            request.number(IFLA_VXLAN_UDP_ZERO_CSUM6_RX, static_cast<std::uint8_t>(!spec.udp_checksum));
+            request.number(IFLA_VXLAN_TTL, kHopLimit);
+        }
     }
     if (auto made = impl_->change(request, what); !made) return made;
     return impl_->finish_link(spec.name, spec.alias, std::nullopt, what);

@@ -19,18 +19,29 @@ namespace {
 
 using nl::Attributes;
 
+/// IFLA_VXLAN_LABEL_POLICY (Linux 6.8), which older headers do not have.
+constexpr int kVxlanLabelPolicy = 32;
+
 VxlanInfo parse_vxlan(const Attributes& data) {
     VxlanInfo info;
     info.vni = data.number<std::uint32_t>(IFLA_VXLAN_ID);
-    info.local = data.ipv4(IFLA_VXLAN_LOCAL).value_or(Ipv4{});
-    info.remote = data.ipv4(IFLA_VXLAN_GROUP);
+    info.local = data.address(data.has(IFLA_VXLAN_LOCAL6) ? IFLA_VXLAN_LOCAL6 : IFLA_VXLAN_LOCAL).value_or(IpAddress{});
+    info.remote = data.address(data.has(IFLA_VXLAN_GROUP6) ? IFLA_VXLAN_GROUP6 : IFLA_VXLAN_GROUP);
     info.port = ntohs(data.number<std::uint16_t>(IFLA_VXLAN_PORT));
     info.underlay_ifindex = data.number<int>(IFLA_VXLAN_LINK);
     info.learning = data.flag(IFLA_VXLAN_LEARNING, false);
     info.ageing = data.number<std::uint32_t>(IFLA_VXLAN_AGEING);
     info.proxy = data.flag(IFLA_VXLAN_PROXY, false);
     info.udp_checksum = data.flag(IFLA_VXLAN_UDP_CSUM, false);
+    info.sends_no_checksum6 = data.flag(IFLA_VXLAN_UDP_ZERO_CSUM6_TX, false);
+    info.takes_no_checksum6 = data.flag(IFLA_VXLAN_UDP_ZERO_CSUM6_RX, false);
+    info.extensions = data.has(IFLA_VXLAN_GBP) || data.has(IFLA_VXLAN_GPE) || data.flag(IFLA_VXLAN_REMCSUM_TX, false) ||
+                      data.flag(IFLA_VXLAN_REMCSUM_RX, false);
+    info.flow_label = ntohl(data.number<std::uint32_t>(IFLA_VXLAN_LABEL));
+    info.inherits_flow_label = data.number<std::uint32_t>(kVxlanLabelPolicy) != 0;
     info.collect_metadata = data.flag(IFLA_VXLAN_COLLECT_METADATA, false);
+    info.inherits_ttl = data.flag(IFLA_VXLAN_TTL_INHERIT, false);
+    info.df = data.number<std::uint8_t>(IFLA_VXLAN_DF);
     info.ttl = data.number<std::uint8_t>(IFLA_VXLAN_TTL);
     info.tos = data.number<std::uint8_t>(IFLA_VXLAN_TOS);
     return info;

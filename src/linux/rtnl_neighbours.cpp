@@ -26,12 +26,11 @@ std::optional<Neighbour> parse_neighbour(const nlmsghdr& message) {
                      .state = header->ndm_state};
 }
 
-/// A vxlan entry that sends elsewhere than to the device's own VNI and port at an IPv4 VTEP, which FdbEntry cannot say
-/// in detail.
+/// A vxlan entry that sends elsewhere than to the device's own VNI and port at a VTEP, which FdbEntry cannot say in
+/// detail.
 bool has_special_destination(const Attributes& attributes) {
-    const nlattr* destination = attributes.find(NDA_DST);
     return attributes.has(NDA_PORT) || attributes.has(NDA_VNI) || attributes.has(NDA_NH_ID) ||
-           attributes.has(NDA_SRC_VNI) || (destination != nullptr && nla_len(destination) != 4);
+           attributes.has(NDA_SRC_VNI);
 }
 
 std::optional<FdbEntry> parse_fdb(const nlmsghdr& message) {
@@ -43,7 +42,7 @@ std::optional<FdbEntry> parse_fdb(const nlmsghdr& message) {
     FdbEntry entry{.ifindex = header->ndm_ifindex,
                    .bridge = attributes.number<int>(NDA_MASTER),
                    .mac = *mac,
-                   .destination = attributes.ipv4(NDA_DST),
+                   .destination = attributes.address(NDA_DST),
                    .underlay_ifindex = attributes.number<int>(NDA_IFINDEX),
                    .elsewhere = has_special_destination(attributes),
                    .vlan = attributes.number<std::uint16_t>(NDA_VLAN),
@@ -64,18 +63,18 @@ ndmsg neighbour_header(unsigned char family, int ifindex, std::uint16_t state, s
 }
 
 /// The part of an FDB request that addition and removal share.
-Request fdb_request(int type, int flags, int ifindex, const Mac& mac, const std::optional<Ipv4>& destination) {
+Request fdb_request(int type, int flags, int ifindex, const Mac& mac, const std::optional<IpAddress>& destination) {
     Request request(type, flags);
     // A static entry neither ages nor moves. The bridge reads NUD_NOARP as static; vxlan wants NUD_REACHABLE or
     // NUD_PERMANENT besides, and only in a bridge's table would NUD_PERMANENT mean "this host's own".
     const std::uint16_t state = destination ? NUD_NOARP | NUD_REACHABLE : NUD_NOARP;
     request.header(neighbour_header(AF_BRIDGE, ifindex, state, destination ? NTF_SELF : NTF_MASTER));
     request.mac(NDA_LLADDR, mac);
-    if (destination) request.ipv4(NDA_DST, *destination);
+    if (destination) request.address(NDA_DST, *destination);
     return request;
 }
 
-std::string describe_fdb(int ifindex, const Mac& mac, const std::optional<Ipv4>& destination) {
+std::string describe_fdb(int ifindex, const Mac& mac, const std::optional<IpAddress>& destination) {
     return fmt::format("FDB entry {} on device with index {}{}", mac.str(), ifindex,
                        destination ? fmt::format(" to {}", destination->str()) : "");
 }
@@ -108,20 +107,21 @@ Result<> Rtnl::remove_neighbour(int ifindex, Ipv4 address) {
     return impl_->change(request, fmt::format("remove neighbour {} of device with index {}", address.str(), ifindex));
 }
 
-Result<> Rtnl::use_neighbour(int ifindex, Ipv4 address) {
+Result<> Rtnl::use_neighbour(int ifindex, const IpAddress& address) {
+    const unsigned char family = address.is_ipv4() ? AF_INET : AF_INET6;
     Request request(RTM_NEWNEIGH, NLM_F_CREATE);
-    request.header(neighbour_header(AF_INET, ifindex, NUD_NONE, NTF_USE)).ipv4(NDA_DST, address);
+    request.header(neighbour_header(family, ifindex, NUD_NONE, NTF_USE)).address(NDA_DST, address);
     return impl_->change(request, fmt::format("resolve neighbour {} on device with index {}", address.str(), ifindex));
 }
 
-Result<> Rtnl::set_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination) {
+Result<> Rtnl::set_fdb(int ifindex, const Mac& mac, const std::optional<IpAddress>& destination) {
     // The all-zero MAC of a vxlan device has a list of destinations, to each of which a flooded frame goes.
     const int how = destination && mac.is_unset() ? NLM_F_APPEND : NLM_F_REPLACE;
     auto request = fdb_request(RTM_NEWNEIGH, NLM_F_CREATE | how, ifindex, mac, destination);
     return impl_->change(request, "set " + describe_fdb(ifindex, mac, destination));
 }
 
-Result<> Rtnl::remove_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination) {
+Result<> Rtnl::remove_fdb(int ifindex, const Mac& mac, const std::optional<IpAddress>& destination) {
     auto request = fdb_request(RTM_DELNEIGH, 0, ifindex, mac, destination);
     return impl_->change(request, "remove " + describe_fdb(ifindex, mac, destination));
 }
@@ -130,7 +130,7 @@ Result<> Rtnl::remove_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> desti
 /// device neither makes nor moves an entry without NLM_F_CREATE and NLM_F_REPLACE, but takes the state of the request
 /// (vxlan_fdb_update_existing): it would make a static entry age. So the entry is looked at first. What happens between
 /// the two requests is undone by the MAC's next frame.
-Result<bool> Rtnl::refresh_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination) {
+Result<bool> Rtnl::refresh_fdb(int ifindex, const Mac& mac, const std::optional<IpAddress>& destination) {
     const std::uint8_t table = destination ? NTF_SELF : NTF_MASTER;
     std::optional<FdbEntry> current;
     const auto ask = [&](Request& request) -> Result<bool> {
@@ -149,7 +149,7 @@ Result<bool> Rtnl::refresh_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> 
     // The bridge refuses a request without a state that it knows.
     Request request(RTM_NEWNEIGH, 0);
     request.header(neighbour_header(AF_BRIDGE, ifindex, NUD_REACHABLE, NTF_USE | table)).mac(NDA_LLADDR, mac);
-    if (destination) request.ipv4(NDA_DST, *destination);
+    if (destination) request.address(NDA_DST, *destination);
     return ask(request);
 }
 

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "observe/netns_watch.hpp"
 
+#include <fmt/format.h>
 #include <linux/neighbour.h>
 
 #include <algorithm>
+#include <charconv>
+#include <set>
+#include <tuple>
 #include <utility>
 
 #include "linux/nft.hpp"
@@ -68,6 +72,27 @@ void fill_foreign_programs(std::map<int, Link>& links, const std::map<int, Link>
     }
 }
 
+/// Local address, peer and device of every way over IPv6 that a vxlan device's table asks for.
+std::set<std::tuple<IpAddress, IpAddress, int>> ipv6_peers(const NetnsView& view) {
+    std::set<std::tuple<IpAddress, IpAddress, int>> peers;
+    for (const FdbEntry& entry : view.fdb) {
+        const Link* link = entry.destination ? view.link(entry.ifindex) : nullptr;
+        if (link == nullptr || !link->vxlan || !link->vxlan->local.is_ipv6() || !entry.destination->is_ipv6()) continue;
+        peers.emplace(link->vxlan->local, *entry.destination, link->vxlan->underlay_ifindex);
+    }
+    return peers;
+}
+
+/// IPv6 has an MTU of its own on each device, which a router's advertisement may lower.
+std::uint32_t ipv6_mtu(const Netns& netns, const Link& device, std::uint32_t of_route) {
+    std::uint32_t mtu = of_route == 0 ? device.mtu : std::min(of_route, device.mtu);
+    std::uint32_t own = 0;
+    if (const auto text = read_sysctl(netns, fmt::format("ipv6/conf/{}/mtu", device.name))) {
+        std::from_chars(text->data(), text->data() + text->size(), own);
+    }
+    return own == 0 ? mtu : std::min(mtu, own);
+}
+
 /// Keeps the first failure.
 void note(Result<>& outcome, Result<> step) {
     if (outcome && !step) outcome = std::move(step);
@@ -102,7 +127,8 @@ Result<NetnsWatch> NetnsWatch::open(Netns netns) {
 }
 
 EventBatch NetnsWatch::receive() {
-    const EventBatch seen = events_.receive();
+    EventBatch seen = events_.receive();
+    seen.ipv6 = seen.ipv6 && has_ipv6_ways_;
     if (seen.overrun) mark_everything();
     dirty_.links |= seen.links;
     dirty_.addresses |= seen.addresses;
@@ -112,6 +138,8 @@ EventBatch NetnsWatch::receive() {
     dirty_.rules |= seen.rules;
     dirty_.neighbours |= seen.neighbours;
     dirty_.netfilter |= seen.netfilter;
+    // Links and neighbours, since they tell the tunnels and their peers.
+    dirty_.ipv6_ways |= seen.ipv6 || seen.links || seen.neighbours;
     return seen;
 }
 
@@ -128,6 +156,11 @@ Result<> NetnsWatch::refresh(NetnsView& view, const std::vector<const Netns*>& o
     run_part(dirty_.rules, outcome, [&] { return refresh_list(view.rules, rtnl_.rules(), changes); });
     run_part(dirty_.neighbours, outcome, [&] { return refresh_neighbours(view, changes); });
     run_part(dirty_.netfilter, outcome, [&] { return refresh_netfilter(view, changes); });
+    if (netns_.name().empty()) {
+        run_part(dirty_.ipv6_ways, outcome, [&] { return refresh_ipv6_ways(view, changes); });
+    } else {
+        dirty_.ipv6_ways = false;
+    }
     return outcome;
 }
 
@@ -170,6 +203,21 @@ Result<> NetnsWatch::refresh_netfilter(NetnsView& view, Changes& changes) {
     if (!ruleset) return pass_on(ruleset);
     view.netfilter = std::move(*ruleset);
     changes.any = changes.configuration = true;  // a commit was notified: that is the change
+    return {};
+}
+
+Result<> NetnsWatch::refresh_ipv6_ways(NetnsView& view, Changes& changes) {
+    std::vector<Ipv6Way> ways;
+    has_ipv6_ways_ = false;
+    for (const auto& [local, peer, bound_to] : ipv6_peers(view)) {
+        has_ipv6_ways_ = true;
+        auto way = rtnl_.ipv6_way(local, peer, bound_to);
+        if (!way) return pass_on(way);
+        const Link* device = view.link(way->oif);
+        if (device != nullptr) way->mtu = ipv6_mtu(netns_, *device, way->mtu);
+        ways.push_back(std::move(*way));
+    }
+    if (replace(view.ipv6_ways, std::move(ways))) changes.any = true;
     return {};
 }
 

@@ -23,10 +23,15 @@ struct Parts {
     bool rules = false;
     bool neighbours = false;  ///< with the FDB
     bool netfilter = false;
+    bool ipv6_ways = false;  ///< of the node's own namespace
 
-    [[nodiscard]] static Parts everything() { return {true, true, true, true, true, true}; }
-    [[nodiscard]] bool any() const { return links || addresses || routes || rules || neighbours || netfilter; }
-    [[nodiscard]] bool all() const { return links && addresses && routes && rules && neighbours && netfilter; }
+    [[nodiscard]] static Parts everything() { return {true, true, true, true, true, true, true}; }
+    [[nodiscard]] bool any() const {
+        return links || addresses || routes || rules || neighbours || netfilter || ipv6_ways;
+    }
+    [[nodiscard]] bool all() const {
+        return links && addresses && routes && rules && neighbours && netfilter && ipv6_ways;
+    }
 };
 
 class NetnsWatch {
@@ -53,8 +58,10 @@ class NetnsWatch {
     /// A namespace is watched no more: the kernel may give its nsid to another one.
     void other_vanished(const NetnsName& name);
 
-    [[nodiscard]] Result<> use_neighbour(int ifindex, Ipv4 address) { return rtnl_.use_neighbour(ifindex, address); }
-    [[nodiscard]] Result<bool> refresh_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination) {
+    [[nodiscard]] Result<> use_neighbour(int ifindex, const IpAddress& address) {
+        return rtnl_.use_neighbour(ifindex, address);
+    }
+    [[nodiscard]] Result<bool> refresh_fdb(int ifindex, const Mac& mac, const std::optional<IpAddress>& destination) {
         return rtnl_.refresh_fdb(ifindex, mac, destination);
     }
 
@@ -70,6 +77,7 @@ class NetnsWatch {
                                          const ForeignPrograms& foreign_programs, Changes& changes);
     [[nodiscard]] Result<> refresh_neighbours(NetnsView& view, Changes& changes);
     [[nodiscard]] Result<> refresh_netfilter(NetnsView& view, Changes& changes);
+    [[nodiscard]] Result<> refresh_ipv6_ways(NetnsView& view, Changes& changes);
 
     Netns netns_;
     Rtnl rtnl_;
@@ -77,6 +85,7 @@ class NetnsWatch {
     Parts dirty_ = Parts::everything();
     std::map<int, NetnsName> nsid_names_;
     bool unnamed_peers_ = false;
+    bool has_ipv6_ways_ = false;    ///< else IPv6's notifications, of which hosts make many, matter to nobody
     bool ask_for_programs_ = true;  ///< of every device, as a full dump does
 };
 

@@ -314,7 +314,7 @@ void Observer::invalidate() {
     impl_->mark_everything();
 }
 
-Result<> Observer::use_neighbour(const NetnsName& netns, int ifindex, Ipv4 address) {
+Result<> Observer::use_neighbour(const NetnsName& netns, int ifindex, const IpAddress& address) {
     const auto found = impl_->watches.find(netns);
     if (found == impl_->watches.end())
         return fail(ExitCode::kFailed, fmt::format("cannot confirm neighbour {}: the namespace is gone", address.str()),
@@ -322,7 +322,7 @@ Result<> Observer::use_neighbour(const NetnsName& netns, int ifindex, Ipv4 addre
     return found->second.use_neighbour(ifindex, address);
 }
 
-Result<bool> Observer::refresh_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination) {
+Result<bool> Observer::refresh_fdb(int ifindex, const Mac& mac, const std::optional<IpAddress>& destination) {
     return impl_->watches.at({}).refresh_fdb(ifindex, mac, destination);
 }
 

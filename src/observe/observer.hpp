@@ -59,9 +59,9 @@ class Observer {
     void invalidate();
 
     /// Asks Linux to confirm a neighbour (NTF_USE) in a watched namespace.
-    [[nodiscard]] Result<> use_neighbour(const NetnsName& netns, int ifindex, Ipv4 address);
+    [[nodiscard]] Result<> use_neighbour(const NetnsName& netns, int ifindex, const IpAddress& address);
     /// Lets a learned entry of the node's own namespace live on: Rtnl::refresh_fdb().
-    [[nodiscard]] Result<bool> refresh_fdb(int ifindex, const Mac& mac, std::optional<Ipv4> destination);
+    [[nodiscard]] Result<bool> refresh_fdb(int ifindex, const Mac& mac, const std::optional<IpAddress>& destination);
 
     struct Counters {
         std::uint64_t events = 0;         ///< batches of notifications

@@ -28,7 +28,7 @@ struct NodeEntry {
     Place place;
     Field<std::string> name;
     Field<std::string> underlay_device;
-    Field<Ipv4> underlay_address;
+    Field<IpAddress> underlay_address;
     std::vector<Address> addresses;
     std::vector<PhysicalNetwork> physical_networks;
     Field<VifType> vif_type;

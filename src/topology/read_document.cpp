@@ -120,7 +120,7 @@ class DocumentReader {
         if (const YamlNode* const node = fields.find_map("underlay", Need::kRequired)) {
             Fields underlay(*node, fields.object() + ": underlay", mistakes_);
             out.underlay_device = underlay.read<std::string>("device", Need::kRequired, parse_device);
-            out.underlay_address = underlay.read<Ipv4>("address", Need::kRequired, parse_address);
+            out.underlay_address = underlay.read<IpAddress>("address", Need::kRequired, parse_underlay_address);
             underlay.finish();
         }
         each_entry(fields, "addresses", [&](const YamlNode& key, const YamlNode& value) {

@@ -19,7 +19,7 @@ constexpr std::uint32_t kMaxId = 0xffffff;
 /// untagged.
 using Segments = Claims<std::pair<std::string, std::uint32_t>>;
 
-void resolve_node(Resolution& work, std::size_t index, Claims<Ipv4>& underlay) {
+void resolve_node(Resolution& work, std::size_t index, Claims<IpAddress>& underlay) {
     const NodeEntry& entry = work.document.nodes[index];
     Node& node = work.topology.nodes[index];
     node.underlay_device = entry.underlay_device.value.value_or(std::string{});
@@ -31,6 +31,37 @@ void resolve_node(Resolution& work, std::size_t index, Claims<Ipv4>& underlay) {
         report_clash(work.mistakes, "address " + node.underlay_address.str(), *other, holder,
                      "it is the node's VTEP, so each node has its own");
     }
+}
+
+/// Tunnels run over one version of IP.
+void check_underlay_version(Resolution& work) {
+    const NodeEntry* first = nullptr;
+    for (const NodeEntry& entry : work.document.nodes) {
+        if (!entry.underlay_address) continue;
+        if (first == nullptr) first = &entry;
+        if (entry.underlay_address->is_ipv6() == first->underlay_address->is_ipv6()) continue;
+        work.mistakes.add(entry.underlay_address.place,
+                          fmt::format("{}: underlay address {} is of another IP version than {} of {}",
+                                      object_label("node", entry.name), entry.underlay_address->str(),
+                                      first->underlay_address->str(), object_label("node", first->name)),
+                          "one version for all nodes");
+        return;
+    }
+    constexpr std::uint32_t kMinIpv6Mtu = 1280;  // RFC 8200, 5
+    if (!work.topology.is_over_ipv6() || work.topology.underlay_mtu >= kMinIpv6Mtu) return;
+    work.mistakes.add(work.document.underlay_mtu.place,
+                      fmt::format("underlay_mtu: {} is less than IPv6 needs", work.topology.underlay_mtu),
+                      fmt::format("at least {}", kMinIpv6Mtu));
+}
+
+/// The other devices could not be told to leave checksums out, or are of another kind over IPv6 (ip6gretap).
+void check_runs_over_ipv6(Resolution& work, const NetworkEntry& entry, const Network& network) {
+    if (!work.topology.is_over_ipv6() || network.is_provider() || network.type == NetworkType::kVxlan) return;
+    const Place place = entry.network_type.written ? entry.network_type.place : entry.place;
+    work.mistakes.add(place,
+                      fmt::format("{}: {} tunnels do not run over an IPv6 underlay",
+                                  object_label("network", entry.name), title_of(network.type)),
+                      "write network_type: vxlan, or give the nodes IPv4 underlay addresses");
 }
 
 void resolve_provider_mtu(Resolution& work, const NetworkEntry& entry, Network& network) {
@@ -47,15 +78,15 @@ void resolve_provider_mtu(Resolution& work, const NetworkEntry& entry, Network& 
 
 void resolve_mtu(Resolution& work, const NetworkEntry& entry, Network& network) {
     if (network.is_provider()) return resolve_provider_mtu(work, entry, network);
-    const std::uint32_t overhead = tunnel_overhead(network.type);
+    const std::uint32_t overhead = work.topology.tunnel_overhead(network.type);
     const std::uint32_t room = work.topology.underlay_mtu - overhead;
     network.mtu = entry.mtu.value.value_or(room);
     if (network.mtu <= room) return;
     work.mistakes.add(
         entry.mtu.place,
         fmt::format("{}: mtu {} does not fit into the underlay", object_label("network", entry.name), network.mtu),
-        fmt::format("at most {}: underlay_mtu {} less {} for {}", room, work.topology.underlay_mtu, overhead,
-                    title_of(network.type)));
+        fmt::format("at most {}: underlay_mtu {} less {} for {}{}", room, work.topology.underlay_mtu, overhead,
+                    title_of(network.type), work.topology.is_over_ipv6() ? " over IPv6" : ""));
 }
 
 /// One UDP port belongs to one type: Linux would not let the second device have it.
@@ -186,6 +217,7 @@ void resolve_network(Resolution& work, std::size_t index, Segments& ids) {
     if (!flat) network.segmentation_id = entry.segmentation_id.value.value_or(0);
     network.physical_network = network.is_provider() ? entry.physical_network.value.value_or(std::string{}) : "";
     check_type_keys(work, entry, network);
+    check_runs_over_ipv6(work, entry, network);
     resolve_mtu(work, entry, network);
     if (!network.is_provider()) resolve_shape(work, entry, network);
     resolve_learning(work, entry, network);
@@ -332,8 +364,9 @@ void index_subnets(Resolution& work) {
 
 void check_underlay_outside_overlay(Resolution& work) {
     for (const NodeEntry& entry : work.document.nodes) {
-        if (!entry.underlay_address) continue;
-        const auto subnet = work.prefixes.containing(kAllSubnets, Prefix::host(*entry.underlay_address));
+        const auto address = entry.underlay_address ? entry.underlay_address->ipv4() : std::nullopt;
+        if (!address) continue;
+        const auto subnet = work.prefixes.containing(kAllSubnets, Prefix::host(*address));
         if (!subnet) continue;
         const Subnet& in = work.topology.subnets[*subnet];
         work.mistakes.add(
@@ -373,9 +406,10 @@ void resolve_node_address(Resolution& work, std::size_t index, const NodeEntry::
 
 void resolve_networks(Resolution& work) {
     Topology& topology = work.topology;
-    Claims<Ipv4> underlay;
+    Claims<IpAddress> underlay;
     for (std::size_t i = 0; i < topology.nodes.size(); ++i)
         resolve_node(work, i, underlay);
+    check_underlay_version(work);
     Segments ids;
     collect_physical_networks(work);
     for (std::size_t i = 0; i < topology.networks.size(); ++i)

@@ -40,7 +40,7 @@ std::optional<std::string> not_unicast(Ipv4 address) {
 }
 
 std::string address_hint(std::string_view text) {
-    if (text.find(':') != std::string_view::npos) return "fiplane's topology is IPv4 only";
+    if (text.find(':') != std::string_view::npos) return "only an underlay address may be IPv6";
     if (const auto prefix = Prefix::parse(text)) {
         return fmt::format("without the prefix length: {}", prefix->address.str());
     }
@@ -48,7 +48,7 @@ std::string address_hint(std::string_view text) {
 }
 
 std::string prefix_hint(std::string_view text) {
-    if (text.find(':') != std::string_view::npos) return "fiplane's topology is IPv4 only";
+    if (text.find(':') != std::string_view::npos) return "subnets are IPv4 only";
     if (const auto address = Ipv4::parse(text)) return fmt::format("with a prefix length: {}/24", address->str());
     return "an address, a slash and a length from 0 to 32, like 10.1.0.0/20";
 }
@@ -125,6 +125,22 @@ Parsed<Ipv4> parse_address(std::string_view text) {
     const auto address = Ipv4::parse(text);
     if (!address) return refuse("is not an IPv4 address", address_hint(text));
     if (const auto why = not_unicast(*address)) return refuse(*why, "an address that a host can have");
+    return *address;
+}
+
+Parsed<IpAddress> parse_underlay_address(std::string_view text) {
+    if (text.find(':') == std::string_view::npos) {
+        const auto four = parse_address(text);
+        if (!four) return std::unexpected(four.error());
+        return *four;
+    }
+    const auto address = IpAddress::parse(text);
+    if (!address) return refuse("is not an IPv6 address", "eight groups of hex digits or fewer around '::', no zone");
+    constexpr const char* kHint = "a global or unique local address, like 2001:db8::11";
+    if (address->is_ipv4()) return refuse("is an IPv4 address in IPv6 form", address->str());
+    if (address->is_multicast()) return refuse("is a multicast address", kHint);
+    if (address->is_link_local()) return refuse("is a link-local address, which no route leads to", kHint);
+    if (address->is_unset() || *address == IpAddress::parse("::1")) return refuse("is no address of a host", kHint);
     return *address;
 }
 

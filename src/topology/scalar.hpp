@@ -41,6 +41,9 @@ using Parsed = std::expected<T, Complaint>;
 /// An address that a host can have: not of 0/8, 127/8, 224/4 or 240/4.
 [[nodiscard]] Parsed<Ipv4> parse_address(std::string_view text);
 
+/// An IPv4 address that a host can have, or a global or unique local IPv6 address.
+[[nodiscard]] Parsed<IpAddress> parse_underlay_address(std::string_view text);
+
 /// A prefix without host bits; any prefix, 0.0.0.0/0 too.
 [[nodiscard]] Parsed<Prefix> parse_destination(std::string_view text);
 

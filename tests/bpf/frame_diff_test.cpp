@@ -17,7 +17,25 @@ Bytes tunnel_frame(std::uint16_t port, std::uint16_t id, std::uint8_t inner_ttl 
         .bytes();
 }
 
+Bytes ipv6_tunnel_frame(std::uint16_t port) {
+    return (Eth{} / Ip6{} / Udp{.src = port, .dst = 4789, .checksum = 0} / Vxlan{.vni = 7} / Eth{} / Ip4{} / Udp{} /
+            Payload{"inner"})
+        .bytes();
+}
+
 }  // namespace
+
+TEST_CASE("over IPv6 the outer port is free within its range, and nothing else") {
+    const Bytes frame = ipv6_tunnel_frame(40000);
+    CHECK_FALSE(frame_difference(frame, ipv6_tunnel_frame(60999), Freedom::kOuterPortAndId));
+    CHECK(frame_difference(frame, ipv6_tunnel_frame(61000), Freedom::kOuterPortAndId));
+    for (std::size_t i = 0; i < frame.size(); ++i) {
+        Bytes other = frame;
+        other[i] ^= 1;
+        const bool is_port = i == 54 || i == 55;
+        CHECK(frame_difference(frame, other, Freedom::kOuterPortAndId).has_value() == !is_port);
+    }
+}
 
 TEST_CASE("equal frames do not differ") {
     CHECK_FALSE(frame_difference(tunnel_frame(40000, 1), tunnel_frame(40000, 1)));
@@ -35,7 +53,7 @@ TEST_CASE("every single bit counts") {
 TEST_CASE("every byte belongs to exactly one field") {
     const Bytes arp = (Eth{} / Arp{} / Payload::counting(18)).bytes();
     const Bytes error = (Eth{} / Ip4{} / Icmp{.type = 3} / quote(Ip4{} / Tcp{} / Payload{"quoted"}, 60)).bytes();
-    for (const Bytes& frame : {tunnel_frame(40000, 1), arp, error, Bytes{}, Bytes(9, 1)}) {
+    for (const Bytes& frame : {tunnel_frame(40000, 1), ipv6_tunnel_frame(40000), arp, error, Bytes{}, Bytes(9, 1)}) {
         std::size_t next = 0;
         for (const Field& field : dissect(frame)) {
             CHECK(field.offset == next);

@@ -16,8 +16,7 @@ struct NodeB : World {
         fl_config config{};
         config.layout = FL_ABI_LAYOUT;
         config.vxlan_port = 4789;
-        for (std::size_t i = 0; i < 4; ++i)
-            config.vtep[i] = peer_vtep.bytes()[i];
+        copy_bytes(config.vtep, IpAddress(peer_vtep));
         programs.put("fl_config", std::uint32_t{0}, config);
         for (const auto& [vni, segment] : {std::pair{kExternalVni, kExternal}, {kTenantVni, kTenant}}) {
             fl_tunnel row = tunnel_row(segment, tunnel_device(segment));
@@ -27,7 +26,7 @@ struct NodeB : World {
         programs.erase("fl_fip_in", fl_fip_key{.segment = kExternal, .fip = {172, 24, 5, 11}});
         set_fdb(kExternal, client_mac, port_out(kVmPort));
         fl_out back = tunnel_out(kExternalVni);
-        std::swap(back.local, back.remote);
+        copy_bytes(back.remote, IpAddress(vtep));
         std::swap(back.outer_dmac, back.outer_smac);
         set_fdb(kExternal, fg_mac, back);
     }

@@ -93,7 +93,7 @@ TEST_CASE("nanoseconds per packet of the main paths, hot", "[.bench]") {
     const Packet in = world.from_peer(kExternalVni, world.to_fip() / body);
     next.out = world.tunnel_out(kExternalVni);
     next.out.ifindex = kThisDevice;
-    std::swap(next.out.local, next.out.remote);
+    copy_bytes(next.out.remote, IpAddress(world.vtep));
     set_pair();
     measure("XDP, floating IP, tunnel to tunnel", FL_HOOK_XDP_UNDERLAY, in);
     measure("tc underlay, floating IP, tunnel to tunnel", FL_HOOK_TC_UNDERLAY, in);

@@ -12,7 +12,7 @@ using namespace fiplane::test;
 namespace {
 
 fl_tunnel_type any_type() {
-    return GENERATE(FL_TUNNEL_VXLAN, FL_TUNNEL_GENEVE, FL_TUNNEL_GRE);
+    return GENERATE(FL_TUNNEL_VXLAN, FL_TUNNEL_GENEVE, FL_TUNNEL_GRE, FL_TUNNEL_VXLAN6);
 }
 
 fl_hook underlay_hook() {
@@ -39,7 +39,7 @@ struct Hub : World {
     }
 
     [[nodiscard]] Packet from_spoke(const Packet& inner) const {
-        return Eth{.dst = underlay_mac, .src = spoke_mac} / Ip4{.src = spoke, .dst = vtep} / wrapped(kSpokeVni, inner);
+        return Eth{.dst = underlay_mac, .src = spoke_mac} / (outer(spoke, vtep) / wrapped(kSpokeVni, inner));
     }
 
     [[nodiscard]] Packet to_client(const Packet& payload) const {
@@ -136,12 +136,18 @@ TEST_CASE("between isolated ports of a bridge nothing is forwarded") {
 }
 
 TEST_CASE("a packet is not turned from one header into another of a different length") {
-    Hub hub(FL_TUNNEL_GRE);
-    hub.tunnel = FL_TUNNEL_VXLAN;
+    const auto [from, to] = GENERATE(table<fl_tunnel_type, fl_tunnel_type>({
+        {FL_TUNNEL_GRE, FL_TUNNEL_VXLAN},
+        {FL_TUNNEL_VXLAN, FL_TUNNEL_GRE},
+        {FL_TUNNEL_VXLAN, FL_TUNNEL_VXLAN6},
+        {FL_TUNNEL_VXLAN6, FL_TUNNEL_VXLAN},
+    }));
+    Hub hub(from);
+    hub.tunnel = to;
     fl_out out = hub.tunnel_out(kExternalVni);
     out.ifindex = kThisDevice;
     hub.set_fdb(kExternal, hub.client_mac, out);
-    hub.tunnel = FL_TUNNEL_GRE;
+    hub.tunnel = from;
     const fl_hook hook = underlay_hook();
     expect_left(hub, hook, hub.from_spoke(hub.to_client(body())), FL_REASON_ENCAP_REFUSED);
 }
@@ -158,9 +164,9 @@ TEST_CASE("a node without tunnels of a type leaves its packets alone") {
     World world(any_type());
     fl_config config{};
     config.layout = FL_ABI_LAYOUT;
-    std::copy_n(world.vtep.bytes().begin(), 4, config.vtep);
-    if (world.tunnel == FL_TUNNEL_VXLAN) config.geneve_port = 6081;
-    if (world.tunnel != FL_TUNNEL_VXLAN) config.vxlan_port = 4789;
+    copy_bytes(config.vtep, world.end(world.vtep));
+    const bool vxlan = world.tunnel == FL_TUNNEL_VXLAN || world.tunnel == FL_TUNNEL_VXLAN6;
+    (vxlan ? config.geneve_port : config.vxlan_port) = vxlan ? 6081 : 4789;
     world.programs.put("fl_config", std::uint32_t{0}, config);
     const fl_hook hook = underlay_hook();
     const Bytes frame = world.from_peer(kExternalVni, world.to_fip() / body()).bytes();
@@ -223,6 +229,91 @@ TEST_CASE("GRE that only Linux judges") {
     check_left(FL_HOOK_TC_UNDERLAY, world.programs.run(FL_HOOK_TC_UNDERLAY, frame), reason, frame);
     check_left(FL_HOOK_XDP_UNDERLAY, world.programs.run(FL_HOOK_XDP_UNDERLAY, frame),
                reason == FL_REASON_NOT_OVERLAY ? FL_REASON_NOT_OVERLAY : FL_REASON_TO_TC, frame);
+}
+
+TEST_CASE("VXLAN over IPv6 that only Linux judges") {
+    World world(FL_TUNNEL_VXLAN6);
+    Ip6 outer{.src = world.end(world.peer_vtep), .dst = world.end(world.vtep)};
+    Udp udp{.src = 51515, .dst = 4789, .checksum = 0};
+    Vxlan vxlan{.vni = kExternalVni};
+    fl_reason reason = FL_REASON_TUNNEL_HEADER;
+    SECTION("another version") {
+        outer.version = 5;
+    }
+    SECTION("an IPv6 length shorter than the frame") {
+        outer.payload_length = 60;
+    }
+    SECTION("a UDP length shorter than the packet") {
+        udp.length = 60;
+    }
+    SECTION("extensions of the VXLAN header") {
+        vxlan.flags = 0x88000000;
+    }
+    SECTION("a UDP checksum") {
+        udp.checksum = 0x1234;
+        reason = FL_REASON_OUTER_CHECKSUM;
+    }
+    SECTION("congestion experienced") {
+        outer.traffic_class = 3;
+        reason = FL_REASON_OUTER_CE;
+    }
+    SECTION("ECT(1)") {
+        outer.traffic_class = 1;
+    }
+    SECTION("a VNI that is nobody's") {
+        vxlan.vni = 4242;
+        reason = FL_REASON_UNKNOWN_PEER;
+    }
+    SECTION("a stranger whose address ends as the peer's") {
+        auto bytes = outer.src.bytes();
+        bytes[5] ^= 1U;
+        outer.src = IpAddress::from_bytes(bytes.data());
+        reason = FL_REASON_UNKNOWN_PEER;
+    }
+    SECTION("another destination, which ends as the VTEP") {
+        auto bytes = outer.dst.bytes();
+        bytes[0] ^= 1U;
+        outer.dst = IpAddress::from_bytes(bytes.data());
+        reason = FL_REASON_NOT_OVERLAY;
+    }
+    SECTION("an extension header") {
+        outer.next_header = 60;
+        reason = FL_REASON_NOT_OVERLAY;
+    }
+    SECTION("a fragment") {
+        outer.next_header = 44;
+        reason = FL_REASON_NOT_OVERLAY;
+    }
+    SECTION("another port") {
+        udp.dst = 4790;
+        reason = FL_REASON_NOT_OVERLAY;
+    }
+    const Packet packet = Eth{.dst = world.underlay_mac, .src = world.peer_underlay_mac} / outer / udp / vxlan /
+                          (world.to_fip() / body());
+    const Bytes frame = packet.bytes();
+    check_left(FL_HOOK_TC_UNDERLAY, world.programs.run(FL_HOOK_TC_UNDERLAY, frame), reason, frame);
+    check_left(FL_HOOK_XDP_UNDERLAY, world.programs.run(FL_HOOK_XDP_UNDERLAY, frame),
+               reason == FL_REASON_NOT_OVERLAY ? FL_REASON_NOT_OVERLAY : FL_REASON_TO_TC, frame);
+}
+
+TEST_CASE("a flow label does not matter, and none is sent") {
+    World world(FL_TUNNEL_VXLAN6);
+    const fl_hook hook = underlay_hook();
+    const Packet labelled =
+        Eth{.dst = world.underlay_mac, .src = world.peer_underlay_mac} /
+        Ip6{.src = world.end(world.peer_vtep), .dst = world.end(world.vtep), .flow_label = 0xabcde} /
+        world.wrapped(kExternalVni, world.to_fip() / body());
+    check_sent(world.programs.run(hook, labelled.bytes()), hook == FL_HOOK_XDP_UNDERLAY ? kXdpPass : kTcRedirect,
+               FL_REASON_FIP_IN, world.to_vm() / body());
+}
+
+TEST_CASE("an address that is the VTEP in IPv4-mapped form is none on the wire") {
+    World world;
+    const Packet packet = Eth{.dst = world.underlay_mac, .src = world.peer_underlay_mac} /
+                          Ip6{.src = world.peer_vtep, .dst = world.vtep} /
+                          world.wrapped(kExternalVni, world.to_fip() / body());
+    const Bytes frame = packet.bytes();
+    check_left(FL_HOOK_TC_UNDERLAY, world.programs.run(FL_HOOK_TC_UNDERLAY, frame), FL_REASON_UNKNOWN_PEER, frame);
 }
 
 TEST_CASE("Geneve that only Linux judges") {

@@ -32,7 +32,7 @@ Ip4 between(Ip4 fields, Ipv4 src, Ipv4 dst, std::uint8_t hops) {
 World::World(fl_tunnel_type type) : tunnel(type) {
     programs.clear();
     fl_config config{.layout = FL_ABI_LAYOUT, .vtep = {}, .vxlan_port = 4789, .geneve_port = 6081, .gre = 1, .pad = {}};
-    copy(vtep, config.vtep);
+    copy_bytes(config.vtep, end(vtep));
     programs.put("fl_config", std::uint32_t{0}, config);
     for (const auto& [vni, segment] : {std::pair{kExternalVni, kExternal}, {kTenantVni, kTenant}}) {
         const fl_tunnel row = tunnel_row(segment, tunnel_device(segment));
@@ -82,15 +82,18 @@ fl_tunnel World::tunnel_row(std::uint32_t segment, std::uint32_t device, std::ui
     row.segment = segment;
     row.ifindex = device;
     copy(underlay_mac, row.mac);
-    row.outer_len = tunnel == FL_TUNNEL_GRE ? 42 : 50;
+    row.outer_len = tunnel == FL_TUNNEL_GRE ? 42 : tunnel == FL_TUNNEL_VXLAN6 ? 70 : 50;
     row.flags = flags;
     return row;
 }
 
 void World::put_tunnel(std::uint32_t vni, Ipv4 peer, const fl_tunnel& row) {
     fl_tunnel_key key{.type = tunnel, .id = vni, .peer = {}};
-    copy(peer, key.peer);
-    programs.put("fl_tunnels", key, row);
+    copy_bytes(key.peer, end(peer));
+    fl_tunnel whole = row;
+    whole.type = static_cast<std::uint8_t>(tunnel);
+    copy_bytes(whole.peer, end(peer));
+    programs.put("fl_tunnels", key, whole);
 }
 
 void World::on_host(std::uint32_t segment) {
@@ -125,8 +128,7 @@ fl_out World::tunnel_out(std::uint32_t vni) const {
     out.port = tunnel_device(vni == kTenantVni ? kTenant : kExternal);
     out.tunnel = tunnel;
     out.tunnel_id = vni;
-    copy(peer_vtep, out.remote);
-    copy(vtep, out.local);
+    copy_bytes(out.remote, end(peer_vtep));
     copy(peer_underlay_mac, out.outer_dmac);
     copy(underlay_mac, out.outer_smac);
     return out;
@@ -227,14 +229,25 @@ Packet World::wrapped(std::uint32_t id, const Packet& inner) const {
     }
 }
 
+IpAddress World::end(Ipv4 node) const {
+    if (tunnel != FL_TUNNEL_VXLAN6) return node;
+    auto bytes = IpAddress::parse("2001:db8:77::").value().bytes();
+    std::ranges::copy(node.bytes(), bytes.end() - 4);
+    return IpAddress::from_bytes(bytes.data());
+}
+
+Packet World::outer(Ipv4 from, Ipv4 to, std::uint8_t tos, std::uint16_t id) const {
+    if (tunnel == FL_TUNNEL_VXLAN6) return Packet{Ip6{.src = end(from), .dst = end(to), .traffic_class = tos}};
+    return Packet{Ip4{.src = from, .dst = to, .tos = tos, .id = id}};
+}
+
 Packet World::from_peer(std::uint32_t vni, const Packet& inner) const {
-    return Eth{.dst = underlay_mac, .src = peer_underlay_mac} / Ip4{.src = peer_vtep, .dst = vtep, .id = 0x7777} /
-           wrapped(vni, inner);
+    return Eth{.dst = underlay_mac, .src = peer_underlay_mac} /
+           (outer(peer_vtep, vtep, 0, 0x7777) / wrapped(vni, inner));
 }
 
 Packet World::to_peer(std::uint32_t vni, const Packet& inner, std::uint8_t tos) const {
-    return Eth{.dst = peer_underlay_mac, .src = underlay_mac} / Ip4{.src = vtep, .dst = peer_vtep, .tos = tos} /
-           wrapped(vni, inner);
+    return Eth{.dst = peer_underlay_mac, .src = underlay_mac} / (outer(vtep, peer_vtep, tos) / wrapped(vni, inner));
 }
 
 Packet World::to_fip(const Ip4& fields) const {

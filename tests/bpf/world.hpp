@@ -92,6 +92,10 @@ struct World {
 
     /// A tunnel packet's layers behind its outer IPv4 header.
     [[nodiscard]] Packet wrapped(std::uint32_t id, const Packet& inner) const;
+    /// A node's address in the underlay: with VXLAN over IPv6 the last four bytes of one.
+    [[nodiscard]] IpAddress end(Ipv4 node) const;
+    /// The outer IP header on the way from one node to another. `id`: of IPv4.
+    [[nodiscard]] Packet outer(Ipv4 from, Ipv4 to, std::uint8_t tos = 0, std::uint16_t id = 0x1234) const;
     /// The tunnel packet that node b sends to this node around `inner`.
     [[nodiscard]] Packet from_peer(std::uint32_t vni, const Packet& inner) const;
     /// The one that this node sends to node b.

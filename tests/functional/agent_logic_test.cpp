@@ -35,7 +35,7 @@ class KeepaliveBench {
         std::size_t asked = 0;
         keepalives_.tick(
             {keepalive}, now, [this](const fl_dest_key&) { return last_use; },
-            [&](const NetnsName& netns, int ifindex, Ipv4 neighbour) -> Result<> {
+            [&](const NetnsName& netns, int ifindex, const IpAddress& neighbour) -> Result<> {
                 CHECK(netns == keepalive.netns);
                 CHECK(ifindex == keepalive.ifindex);
                 CHECK(neighbour == keepalive.address);

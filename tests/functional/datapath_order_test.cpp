@@ -219,8 +219,13 @@ class Generator {
             out.fip_in[{.segment = 1 + pick(2), .fip = {172, 24, 5, byte(5)}}] = value;
         }
         for (std::uint32_t i = pick(3); i > 0; --i) {
-            out.tunnels[{.type = FL_TUNNEL_GRE, .id = pick(3), .peer = {192, 0, 2, byte(3)}}] = {
-                .segment = 1, .ifindex = pick(3), .mac = {}, .outer_len = 42, .pad = 0, .flags = 0};
+            out.tunnels[{.type = FL_TUNNEL_GRE, .id = pick(3), .peer = {192, 0, 2, byte(3)}}] = {.segment = 1,
+                                                                                                 .ifindex = pick(3),
+                                                                                                 .mac = {},
+                                                                                                 .outer_len = 42,
+                                                                                                 .type = FL_TUNNEL_GRE,
+                                                                                                 .flags = 0,
+                                                                                                 .peer = {}};
             out.arp[{.segment = 1, .ip = {172, 24, 5, byte(5)}}] = {.mac = {byte(3)}, .flags = 0, .pad = 0};
         }
         return out;
@@ -340,7 +345,6 @@ TEST_CASE("rows towards a device that cannot be in fl_devs are written without t
                       .tunnel = FL_TUNNEL_NONE,
                       .tunnel_id = 0,
                       .remote = {},
-                      .local = {},
                       .outer_dmac = {},
                       .outer_smac = {}};
     const fl_fip_key key{.segment = 1, .fip = {172, 24, 5, 1}};

@@ -42,7 +42,7 @@ class Writer {
         config.vxlan_port = kVxlanPort;
         config.geneve_port = kGenevePort;
         config.gre = 1;
-        copy(cloud_.vtep, config.vtep);
+        copy_bytes(config.vtep, IpAddress(cloud_.vtep));
         put("fl_config", std::uint32_t{0}, config);
     }
 
@@ -78,11 +78,13 @@ class Writer {
     void tunnels() const {
         for (const CloudTunnel& tunnel : cloud_.tunnels) {
             fl_tunnel_key key{.type = tunnel.type, .id = tunnel.id, .peer = {}};
-            copy(tunnel.peer, key.peer);
+            copy_bytes(key.peer, IpAddress(tunnel.peer));
             fl_tunnel row{};
             row.segment = tunnel.segment;
             row.ifindex = tunnel.device;
             copy(cloud_.underlay_mac, row.mac);
+            row.type = static_cast<std::uint8_t>(tunnel.type);
+            copy_bytes(row.peer, IpAddress(tunnel.peer));
             row.outer_len = static_cast<std::uint8_t>(tunnel.type == FL_TUNNEL_GRE ? kGreOuterSize : kUdpOuterSize);
             row.flags = flags_of(tunnel);
             put("fl_tunnels", key, row);
@@ -183,8 +185,7 @@ class Writer {
         out.flags = tunnel.isolated ? FL_OUT_ISOLATED : 0;
         out.tunnel = tunnel.type;
         out.tunnel_id = tunnel.id;
-        copy(tunnel.peer, out.remote);
-        copy(cloud_.vtep, out.local);
+        copy_bytes(out.remote, IpAddress(tunnel.peer));
         copy(cloud_.peer(tunnel.peer)->underlay_mac, out.outer_dmac);
         copy(cloud_.underlay_mac, out.outer_smac);
         return out;

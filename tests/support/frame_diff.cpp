@@ -10,8 +10,9 @@ namespace fiplane::test {
 namespace {
 
 constexpr std::size_t kEthLength = 14;
-constexpr std::size_t kOuterLength = 50;     // over UDP
-constexpr std::size_t kGreOuterLength = 42;  // with a key
+constexpr std::size_t kOuterLength = 50;      // over UDP
+constexpr std::size_t kGreOuterLength = 42;   // with a key
+constexpr std::size_t kIpv6OuterLength = 70;  // UDP and VXLAN
 constexpr std::uint16_t kVxlanPort = 4789;
 constexpr std::uint16_t kGenevePort = 6081;
 
@@ -60,6 +61,8 @@ class Dissector {
                 return ipv4();
             case 0x0806:
                 return arp();
+            case 0x86dd:
+                return ipv6();
             default:
                 return;
         }
@@ -106,6 +109,19 @@ class Dissector {
             default:
                 return;
         }
+    }
+
+    void ipv6() {
+        if (!has(40)) return;
+        const std::uint8_t next_header = frame_[at_ + 6];
+        take("ip6.version_class_label", 4);
+        take("ip6.payload_length", 2);
+        take("ip6.next_header", 1);
+        take("ip6.hop_limit", 1);
+        take("ip6.src", 16);
+        take("ip6.dst", 16);
+        if (next_header == 6) tcp();
+        if (next_header == 17) udp();
     }
 
     void icmp() {
@@ -173,16 +189,29 @@ bool is_over_udp(const Bytes& frame) {
     return is_ipv4(frame, kOuterLength, 17) && (word_at(frame, 36) == kVxlanPort || word_at(frame, 36) == kGenevePort);
 }
 
+bool is_over_ipv6(const Bytes& frame) {
+    return frame.size() >= kIpv6OuterLength && word_at(frame, 12) == 0x86dd && frame[14] >> 4 == 6 && frame[20] == 17 &&
+           word_at(frame, 56) == kVxlanPort;
+}
+
 bool is_over_gre(const Bytes& frame) {
     return is_ipv4(frame, kGreOuterLength, 47) && word_at(frame, 36) == 0x6558;
 }
 
+void choose_port(Bytes& expected, const Bytes& actual, std::ptrdiff_t at) {
+    const std::uint16_t port = word_at(actual, static_cast<std::size_t>(at));
+    if (port >= 32768 && port <= 60999) std::copy_n(actual.begin() + at, 2, expected.begin() + at);
+}
+
 /// `expected` with the choices that `actual` made, where those are legal.
 Bytes with_choices_of(Bytes expected, const Bytes& actual) {
+    if (is_over_ipv6(expected) && is_over_ipv6(actual)) {
+        choose_port(expected, actual, 54);
+        return expected;
+    }
     const bool over_udp = is_over_udp(expected) && is_over_udp(actual);
     if (!over_udp && !(is_over_gre(expected) && is_over_gre(actual))) return expected;
-    const std::uint16_t port = word_at(actual, 34);
-    if (over_udp && port >= 32768 && port <= 60999) std::copy_n(actual.begin() + 34, 2, expected.begin() + 34);
+    if (over_udp) choose_port(expected, actual, 34);
     std::copy_n(actual.begin() + 18, 2, expected.begin() + 18);
     expected[24] = expected[25] = 0;
     const std::uint16_t checksum = internet_checksum(Bytes(expected.begin() + 14, expected.begin() + 34));

@@ -24,8 +24,8 @@ struct Field {
 
 enum class Freedom {
     kNone,
-    /// UDP source port, IPv4 ID and so the IPv4 checksum of the outer header of a tunnel packet are the sender's
-    /// choice. The port must still lie in 32768..60999 and the checksum be right.
+    /// UDP source port, and over IPv4 the ID and so the checksum, of the outer header of a tunnel packet are the
+    /// sender's choice. The port must still lie in 32768..60999 and the checksum be right.
     kOuterPortAndId,
 };
 

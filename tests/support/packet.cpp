@@ -128,15 +128,12 @@ struct Writer {
 
     Bytes operator()(const Ip6& ip6) const {
         Bytes out;
-        put32(out, 6U << 28 | static_cast<std::uint32_t>(ip6.traffic_class) << 20);
+        put32(out, std::uint32_t{ip6.version} << 28 | std::uint32_t{ip6.traffic_class} << 20 | ip6.flow_label);
         put16(out, ip6.payload_length.value_or(length16(payload.size())));
         put8(out, ip6.next_header.value_or(protocol_of(next())));
         put8(out, ip6.hop_limit);
-        for (const std::uint8_t last : {1, 2}) {  // 2001:db8::1, 2001:db8::2
-            put32(out, 0x20010db8);
-            put(out, Bytes(11, 0));
-            put8(out, last);
-        }
+        out.insert(out.end(), ip6.src.bytes().begin(), ip6.src.bytes().end());
+        out.insert(out.end(), ip6.dst.bytes().begin(), ip6.dst.bytes().end());
         return out;
     }
 

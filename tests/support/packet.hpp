@@ -59,8 +59,12 @@ struct Ip4 {
 };
 
 struct Ip6 {
+    IpAddress src = IpAddress::parse("2001:db8::1").value();
+    IpAddress dst = IpAddress::parse("2001:db8::2").value();
     std::uint8_t hop_limit = 64;
     std::uint8_t traffic_class = 0;
+    std::uint32_t flow_label = 0;
+    std::uint8_t version = 6;
     std::optional<std::uint8_t> next_header{};
     std::optional<std::uint16_t> payload_length{};
 };

@@ -136,14 +136,14 @@ TEST_CASE("tunnels carry flooding to the network's nodes only, and never the rou
     const Topology topology = cloud();
     const DesiredNetns root = node(topology, 0).netns.at("");
     const auto floods = [&](const char* device) {
-        std::set<Ipv4> out;
+        std::set<IpAddress> out;
         for (const auto& entry : root.fdb) {
             if (entry.device == device && entry.mac.is_unset()) out.insert(*entry.destination);
         }
         return out;
     };
-    CHECK(floods("vxlan-5000") == std::set<Ipv4>{ip("192.0.2.2"), ip("192.0.2.3")});
-    CHECK(floods("vxlan-11") == std::set<Ipv4>{ip("192.0.2.2")});
+    CHECK(floods("vxlan-5000") == std::set<IpAddress>{ip("192.0.2.2"), ip("192.0.2.3")});
+    CHECK(floods("vxlan-11") == std::set<IpAddress>{ip("192.0.2.2")});
     for (const std::size_t leg : topology.routers[0].interfaces) {
         const Mac mac = topology.ports[leg].mac;
         for (const auto& entry : root.fdb) {
@@ -230,8 +230,8 @@ TEST_CASE("Geneve: a device for each peer as with GRE, and its port is admitted 
         std::ranges::find_if(root.tables, [](const NftTable& each) { return each.family == nf::Family::kInet; });
     REQUIRE(table != root.tables.end());
     // The third node has none of the networks over Geneve.
-    CHECK(table->sets == std::map<std::string, std::set<Ipv4>>{{"vteps", {ip("192.0.2.2"), ip("192.0.2.3")}},
-                                                               {"geneve_vteps", {ip("192.0.2.2")}}});
+    CHECK(table->sets == std::map<std::string, NftSet>{{"vteps", {false, {ip("192.0.2.2"), ip("192.0.2.3")}}},
+                                                       {"geneve_vteps", {false, {ip("192.0.2.2")}}}});
     REQUIRE(table->chains.size() == 1);
     CHECK(table->chains[0].rules ==
           std::vector<std::string>{
@@ -260,7 +260,7 @@ TEST_CASE("a star: the hub has a tunnel with a number of its own to each node, t
     external.hub = 1;
     const Mac router_of_two = *Mac::parse("fa:16:3e:00:02:12");
     const auto floods = [](const DesiredNetns& root, const std::string& device) {
-        std::set<Ipv4> out;
+        std::set<IpAddress> out;
         for (const DesiredFdb& entry : root.fdb) {
             if (entry.device == device && entry.mac.is_unset()) out.insert(*entry.destination);
         }
@@ -270,7 +270,7 @@ TEST_CASE("a star: the hub has a tunnel with a number of its own to each node, t
         return std::get<VxlanKind>(root.devices.at(device).kind).vni;
     };
     const auto where = [](const DesiredNetns& root, const Mac& mac) {
-        std::set<std::pair<std::string, std::optional<Ipv4>>> out;
+        std::set<std::pair<std::string, std::optional<IpAddress>>> out;
         for (const DesiredFdb& entry : root.fdb) {
             if (entry.mac == mac) out.emplace(entry.device, entry.destination);
         }
@@ -280,25 +280,26 @@ TEST_CASE("a star: the hub has a tunnel with a number of its own to each node, t
     CHECK(number(hub, "vxlan-5001") == 5001);
     CHECK(number(hub, "vxlan-5002") == 5002);
     CHECK_FALSE(hub.devices.contains("vxlan-5000"));
-    CHECK(floods(hub, "vxlan-5001") == std::set<Ipv4>{ip("192.0.2.1")});
-    CHECK(floods(hub, "vxlan-5002") == std::set<Ipv4>{ip("192.0.2.3")});
+    CHECK(floods(hub, "vxlan-5001") == std::set<IpAddress>{ip("192.0.2.1")});
+    CHECK(floods(hub, "vxlan-5002") == std::set<IpAddress>{ip("192.0.2.3")});
     CHECK_FALSE(hub.devices.at("vxlan-5001").port_flags->isolated);
 
     const DesiredNetns spoke = node(topology, 2).netns.at("");
     CHECK(number(spoke, "vxlan-5002") == 5002);
     CHECK_FALSE(spoke.devices.contains("vxlan-5001"));
-    CHECK(floods(spoke, "vxlan-5002") == std::set<Ipv4>{ip("192.0.2.2")});
+    CHECK(floods(spoke, "vxlan-5002") == std::set<IpAddress>{ip("192.0.2.2")});
     // Whatever node a host is on: from here it is behind the hub.
     for (const std::size_t other : {0, 1}) {
         const Mac mac = topology.nodes[other].bridge_addresses[0].mac;
-        CHECK(where(spoke, mac) == std::set<std::pair<std::string, std::optional<Ipv4>>>{
+        CHECK(where(spoke, mac) == std::set<std::pair<std::string, std::optional<IpAddress>>>{
                                        {"vxlan-5002", std::nullopt}, {"vxlan-5002", ip("192.0.2.2")}});
     }
     CHECK(where(hub, topology.nodes[2].bridge_addresses[0].mac) ==
-          std::set<std::pair<std::string, std::optional<Ipv4>>>{{"vxlan-5002", std::nullopt},
-                                                                {"vxlan-5002", ip("192.0.2.3")}});
+          std::set<std::pair<std::string, std::optional<IpAddress>>>{{"vxlan-5002", std::nullopt},
+                                                                     {"vxlan-5002", ip("192.0.2.3")}});
     for (const NftTable& table : spoke.tables) {
-        if (table.family == nf::Family::kInet) CHECK(table.sets.at("vteps") == std::set<Ipv4>{ip("192.0.2.2")});
+        if (table.family == nf::Family::kInet)
+            CHECK(table.sets.at("vteps").members == std::set<IpAddress>{ip("192.0.2.2")});
     }
     CHECK(where(spoke, router_of_two).empty());
 }

@@ -42,8 +42,10 @@ nf::Ruleset as_ruleset(const std::vector<NftTable>& tables) {
         }
         for (const auto& [name, elements] : table.sets) {
             auto& values = out.sets[nf::Ruleset::scoped_name(table.family, "fiplane", name)];
-            for (const Ipv4 element : elements)
-                values.emplace_back(Prefix::host(element));
+            for (const IpAddress& element : elements.members) {
+                const auto four = element.ipv4();
+                values.push_back(four ? nf::Value(Prefix::host(*four)) : nf::Value(element));
+            }
         }
     }
     return out;

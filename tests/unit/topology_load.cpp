@@ -75,9 +75,10 @@ TEST_CASE("the examples load, and every derived value is what it was") {
     // The expected values were computed by another program from the rules in docs/topology.md. A change here renames
     // devices and namespaces on the nodes of everybody who upgrades.
     for (const std::string name :
-         {"devstack-dvr-vxlan", "devstack-legacy-vxlan", "devstack-dvr-gre", "devstack-dvr-geneve",
-          "devstack-dvr-east-west", "devstack-nova-multi-host", "devstack-nova-single-host", "devstack-star-vxlan",
-          "neutron-vlan", "neutron-flat", "classic-macvtap", "tricircle-pod1", "tricircle-pod2"}) {
+         {"devstack-dvr-vxlan", "devstack-dvr-vxlan-ipv6", "devstack-legacy-vxlan", "devstack-dvr-gre",
+          "devstack-dvr-geneve", "devstack-dvr-east-west", "devstack-nova-multi-host", "devstack-nova-single-host",
+          "devstack-star-vxlan", "neutron-vlan", "neutron-flat", "classic-macvtap", "tricircle-pod1",
+          "tricircle-pod2"}) {
         const LoadResult result = load_topology(fmt::format("{}/examples/{}.yaml", FIPLANE_SOURCE_DIR, name));
         INFO(format_mistakes(result.mistakes, name));
         REQUIRE(result.topology);

@@ -20,6 +20,11 @@ inline void put(std::uint8_t (&to)[4], std::string_view text) {
     std::memcpy(to, bytes.data(), sizeof to);
 }
 
+/// A tunnel's end, of either IP version.
+inline void put_end(std::uint8_t (&to)[16], std::string_view text) {
+    copy_bytes(to, IpAddress::parse(text).value());
+}
+
 inline void put(std::uint8_t (&to)[6], std::string_view text) {
     const auto bytes = mac(text).bytes;
     std::memcpy(to, bytes.data(), sizeof to);
@@ -56,8 +61,7 @@ inline fl_out out_tunnel(std::uint32_t vni, std::string_view peer, std::string_v
     out.port = vni == 100 ? kVxlanEx : kVxlanTenant;
     out.tunnel = FL_TUNNEL_VXLAN;
     out.tunnel_id = vni;
-    put(out.remote, peer);
-    put(out.local, "198.51.100.2");
+    put_end(out.remote, peer);
     put(out.outer_dmac, peer_mac);
     put(out.outer_smac, kEthMac);
     return out;

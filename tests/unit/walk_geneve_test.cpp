@@ -94,7 +94,7 @@ TEST_CASE("a geneve device is a tunnel to its one peer, from the address that th
         fl_tunnel_key key{};
         key.type = FL_TUNNEL_GENEVE;
         key.id = 200;
-        put(key.peer, peer);
+        put_end(key.peer, peer);
         REQUIRE(tables.tunnels.contains(key));
         const fl_tunnel& row = tables.tunnels.at(key);
         CHECK(row.segment == kBrq);

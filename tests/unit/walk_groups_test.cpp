@@ -391,7 +391,7 @@ TEST_CASE("nothing in scope: empty tables, and it is said") {
     CHECK(compiled.tables.sources.empty());
     CHECK(compiled.tables.fip_in.empty());
     CHECK(compiled.devices.empty());
-    CHECK(Ipv4::from_bytes(compiled.tables.config.vtep).is_unset());
+    CHECK(IpAddress::from_bytes(compiled.tables.config.vtep).is_unset());
     CHECK(compiled.notes == std::vector<std::string>{"bridge br-none does not exist"});
     CHECK(compile({}, {}).tables.sources.empty());
 }

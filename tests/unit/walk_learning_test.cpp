@@ -71,7 +71,7 @@ std::uint32_t tunnel_flags(const Compiled& compiled, std::uint32_t vni, std::str
     fl_tunnel_key key{};
     key.type = FL_TUNNEL_VXLAN;
     key.id = vni;
-    put(key.peer, peer);
+    put_end(key.peer, peer);
     return compiled.tables.tunnels.at(key).flags;
 }
 

@@ -33,12 +33,14 @@ void expect_tunnel(Tables& tables, std::uint32_t vni, const char* peer, int segm
     fl_tunnel_key key{};
     key.type = FL_TUNNEL_VXLAN;
     key.id = vni;
-    put(key.peer, peer);
+    put_end(key.peer, peer);
     fl_tunnel& tunnel = tables.tunnels[key];
     tunnel.segment = static_cast<std::uint32_t>(segment);
     tunnel.ifindex = static_cast<std::uint32_t>(ifindex);
     put(tunnel.mac, kEthMac);
     tunnel.outer_len = 50;
+    tunnel.type = FL_TUNNEL_VXLAN;
+    put_end(tunnel.peer, peer);
 }
 
 void expect_arp(Tables& tables, int segment, const char* address, const char* lladdr, std::uint8_t flags = 0) {
@@ -53,7 +55,7 @@ Tables common_tables() {
     Tables tables;
     tables.config.layout = FL_ABI_LAYOUT;
     tables.config.vxlan_port = 4789;
-    put(tables.config.vtep, "198.51.100.2");
+    put_end(tables.config.vtep, "198.51.100.2");
     expect_source(tables, kBrEx, FL_ROLE_HOST, kBrEx);
     expect_source(tables, kVxlanEx, FL_ROLE_TUNNEL, kBrEx);
     expect_source(tables, kBrq, FL_ROLE_HOST, kBrq);

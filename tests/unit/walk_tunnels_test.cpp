@@ -81,7 +81,7 @@ TEST_CASE("a gretap device is a tunnel to its one peer") {
         fl_tunnel_key key{};
         key.type = FL_TUNNEL_GRE;
         key.id = 200;
-        put(key.peer, peer);
+        put_end(key.peer, peer);
         REQUIRE(tables.tunnels.contains(key));
         const fl_tunnel& row = tables.tunnels.at(key);
         CHECK(row.segment == kBrq);
@@ -183,7 +183,7 @@ TEST_CASE("a hub's tunnels are ports of their own, and it relays") {
     fl_tunnel_key key{};
     key.type = FL_TUNNEL_VXLAN;
     key.id = 300;
-    put(key.peer, "198.51.100.3");
+    put_end(key.peer, "198.51.100.3");
     REQUIRE(compiled.tables.tunnels.contains(key));
     CHECK(compiled.tables.tunnels.at(key).ifindex == 30);
     CHECK(compiled.tables.tunnels.at(key).flags == 0);
