@@ -102,8 +102,9 @@ LabNode::LabNode(const Topology& topology, std::size_t index, const Netns& wire)
     const std::string port = fmt::format("wire{}", index);
     must_run(wire, fmt::format("ip link add {} type veth peer name {} netns {} && ip link set {} master br0 up", port,
                                node.underlay_device, scratch_.name(), port));
-    must_run(netns(), fmt::format("ip link set lo up; ip addr add {}/24 dev {}; ip link set {} up",
-                                  node.underlay_address.str(), node.underlay_device, node.underlay_device));
+    must_run(netns(), fmt::format("ip link set lo up; ip addr add {}{} dev {}; ip link set {} up",
+                                  node.underlay_address.str(), node.underlay_address.is_ipv6() ? "/64 nodad" : "/24",
+                                  node.underlay_device, node.underlay_device));
     thread_ = std::make_unique<NodeThread>(netns());
 }
 

@@ -167,6 +167,50 @@ TEST_CASE("Changes made by hand are in the snapshot within 100 ms, by partial du
     CHECK(watched->counters().overruns == 0);
 }
 
+TEST_CASE("Ways to IPv6 tunnel peers follow IPv6's routes and neighbours", "[observe]") {
+    REQUIRE_ROOT();
+    Watched watched;
+    run("ip link add p0 type veth peer name p1");
+    run("ip link set p0 up");
+    run("ip link set p1 up");
+    run("ip address add 2001:db8::1/64 dev p0 nodad");
+    watched.settle();
+    CHECK(watched->snapshot().root.ipv6_ways.empty());
+    const auto way = [](const Snapshot& s) -> const Ipv6Way* {
+        return s.root.ipv6_ways.size() == 1 ? &s.root.ipv6_ways.front() : nullptr;
+    };
+    struct Change {
+        std::string command;
+        Predicate shows;
+    };
+    const std::vector<Change> changes{
+        {"ip link add vx type vxlan id 7 local 2001:db8::1 dstport 4789 nolearning udp6zerocsumtx udp6zerocsumrx",
+         [](const Snapshot& s) { return link_of(&s.root, "vx") != nullptr; }},
+        {"bridge fdb append 00:00:00:00:00:00 dev vx dst 2001:db8:1::2",
+         [&](const Snapshot& s) { return way(s) != nullptr && way(s)->type == RouteType::kUnreachable; }},
+        {"ip route add 2001:db8:1::/48 via 2001:db8::9",
+         [&](const Snapshot& s) { return way(s)->type == RouteType::kUnicast && way(s)->mtu == 1500; }},
+        {"ip neighbour add 2001:db8::9 lladdr 02:00:00:00:00:09 dev p0 nud permanent",
+         [&](const Snapshot& s) { return way(s)->mac == Mac::parse("02:00:00:00:00:09"); }},
+        {"sysctl -qw net.ipv6.conf.p0.mtu=1400", [](const Snapshot&) { return true; }},  // has no notification
+        {"ip route replace 2001:db8:1::/48 via 2001:db8::8",
+         [&](const Snapshot& s) { return way(s)->gateway == IpAddress::parse("2001:db8::8") && way(s)->mtu == 1400; }},
+        {"ip -6 route add 2001:db8:1::/48 via 2001:db8::9 table 77", [](const Snapshot&) { return true; }},
+        {"ip -6 rule add from 2001:db8::1 lookup 77",
+         [&](const Snapshot& s) { return way(s)->gateway == IpAddress::parse("2001:db8::9"); }},
+        {"ip link set p0 down", [&](const Snapshot& s) { return way(s)->type != RouteType::kUnicast; }},
+        {"bridge fdb del 00:00:00:00:00:00 dev vx dst 2001:db8:1::2",
+         [](const Snapshot& s) { return s.root.ipv6_ways.empty(); }},
+    };
+    for (const Change& change : changes) {
+        run(change.command);
+        INFO(change.command);
+        const auto took = watched.until(change.shows);
+        INFO(took.count() << " ms");
+        CHECK(took < kBound);
+    }
+}
+
 TEST_CASE("Routes that the kernel drops in silence with their device or address are noticed", "[observe]") {
     REQUIRE_ROOT();
     Watched watched;

@@ -131,6 +131,40 @@ TEST_CASE("numbers, truth values and types") {
     })));
 }
 
+/// The base with IPv6 between its nodes.
+std::string over_ipv6(const std::string& from = {}, const std::string& to = {}) {
+    const std::string both = edited("address: 192.0.2.11", "address: \"2001:db8::11\"",
+                                    edited("address: 192.0.2.12", "address: \"2001:db8::12\""));
+    return from.empty() ? both : edited(from, to, both);
+}
+
+TEST_CASE("an IPv6 underlay leaves its networks 70 bytes less") {
+    const LoadResult result = parse_topology(over_ipv6(), "six.yaml");
+    INFO(format_mistakes(result.mistakes, "six.yaml"));
+    REQUIRE(result.topology);
+    CHECK(result.topology->is_over_ipv6());
+    CHECK(result.topology->nodes[1].underlay_address.str() == "2001:db8::12");
+    for (const Network& network : result.topology->networks)
+        CHECK(network.mtu == 1430);
+}
+
+TEST_CASE("an IPv6 underlay: mistakes") {
+    const auto mistakes = [](const std::string& from, const std::string& to) {
+        return format_mistakes(parse_topology(over_ipv6(from, to), "f").mistakes, "f");
+    };
+    const auto says = [](const std::string& text, const std::string& part) {
+        INFO(text);
+        CHECK(text.find(part) != std::string::npos);
+    };
+    says(mistakes("underlay_mtu: 1500", "underlay_mtu: 1279"), "underlay_mtu: 1279 is less than IPv6 needs");
+    says(mistakes("segmentation_id: 1002", "segmentation_id: 1002\n    network_type: gre"),
+         "network lonely: GRE tunnels do not run over an IPv6 underlay");
+    says(mistakes("underlay_mtu: 1500", "transport: {type: geneve}"),
+         "network public: Geneve tunnels do not run over an IPv6 underlay");
+    says(mistakes("segmentation_id: 1002", "segmentation_id: 1002\n    mtu: 1431"), "70 for VXLAN over IPv6");
+    says(mistakes("2001:db8::12", "2001:db8:0::11"), "is already taken by node primary: underlay");
+}
+
 TEST_CASE("the transport's port is that of its type, and no other type may have it, too") {
     const auto with = [](const std::string& transport, const std::string& lonely) {
         return parse_topology(

@@ -23,6 +23,48 @@ TEST_CASE("wire order is most significant byte first, whatever the machine") {
     CHECK(Ipv4::from_network(address.network()) == address);
 }
 
+TEST_CASE("an address of either version prints as it is parsed, in RFC 5952's form") {
+    for (const char* text : {"192.0.2.1", "::", "::1", "2001:db8::1", "2001:db8:0:1:1:1:1:1", "fe80::1", "ff02::1"}) {
+        REQUIRE(IpAddress::parse(text));
+        CHECK(IpAddress::parse(text)->str() == text);
+    }
+    CHECK(IpAddress::parse("2001:DB8:0:0:0:0:0:1")->str() == "2001:db8::1");
+    for (const char* text : {"", "192.0.2", "2001:db8::1::2", "2001:db8::1/64", "fe80::1%eth0", " ::1", "::1 ",
+                             "12345::", "2001:db8:1:2:3:4:5", "[::1]"}) {
+        CHECK_FALSE(IpAddress::parse(text));
+    }
+}
+
+TEST_CASE("an IPv4 address is the same in mapped form, and no IPv6 address") {
+    const IpAddress four = Ipv4{0xc0000201};
+    CHECK(four == IpAddress::parse("::ffff:192.0.2.1"));
+    CHECK(four.str() == "192.0.2.1");
+    CHECK(four.ipv4() == Ipv4{0xc0000201});
+    CHECK(four.is_ipv4());
+    CHECK_FALSE(four.is_ipv6());
+    const auto bytes = four.bytes();
+    CHECK(bytes == std::array<std::uint8_t, 16>{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 192, 0, 2, 1});
+    CHECK(IpAddress::from_bytes(bytes.data()) == four);
+    const IpAddress six = *IpAddress::parse("2001:db8::1");
+    CHECK(six.is_ipv6());
+    CHECK_FALSE(six.ipv4());
+    CHECK(IpAddress{}.is_unset());
+    CHECK(IpAddress(Ipv4{}).is_unset());
+    CHECK_FALSE(IpAddress{}.is_ipv6());
+    CHECK_FALSE(IpAddress{}.is_ipv4());
+}
+
+TEST_CASE("multicast and link-local addresses of both versions") {
+    for (const char* text : {"224.0.0.1", "239.1.2.3", "ff02::1"})
+        CHECK(IpAddress::parse(text)->is_multicast());
+    for (const char* text : {"192.0.2.1", "2001:db8::ff02", "::"})
+        CHECK_FALSE(IpAddress::parse(text)->is_multicast());
+    for (const char* text : {"169.254.1.1", "fe80::1", "febf::1"})
+        CHECK(IpAddress::parse(text)->is_link_local());
+    for (const char* text : {"169.255.1.1", "fec0::1", "fe00::1"})
+        CHECK_FALSE(IpAddress::parse(text)->is_link_local());
+}
+
 TEST_CASE("prefixes keep host bits, and know their network and broadcast") {
     const auto prefix = Prefix::parse("172.24.5.2/23");
     REQUIRE(prefix);
