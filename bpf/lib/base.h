@@ -28,6 +28,7 @@
 
 #define FL_IP_FRAGMENT_OFFSET 0x1fff /* of iphdr.frag_off, host order */
 #define FL_IP_MORE_FRAGMENTS 0x2000
+#define FL_VLAN_ID 0xfff /* of an 802.1Q tag's 16 bits */
 
 /* A MAC address where it is 2-byte aligned, as it is in every header and every map value of ours. */
 struct fl_mac {
@@ -113,6 +114,11 @@ fl_inline const struct fl_address *fl_address(const __u8 bytes[16])
 fl_inline struct fl_address fl_mapped(__be32 address)
 {
 	return (struct fl_address){{0, 0, bpf_htonl(0xffff), address}};
+}
+
+fl_inline bool fl_is_unset(const struct fl_address *address)
+{
+	return (address->w[0] | address->w[1] | address->w[2] | address->w[3]) == 0;
 }
 
 fl_inline bool fl_same_address(const struct fl_address *a, const struct fl_address *b)

@@ -15,8 +15,8 @@
 
 /*
  * Whether Linux would learn something from a frame of this source MAC (its three 16-bit words, the first one lowest).
- * @port, @peer: of the frame; a plain one has no peer. Global, so that the verifier sees it alone and once; inlined, all that comes after would be
- * followed once for each way through it.
+ * @port, @peer: of the frame; a plain one has no peer. Global, so that the verifier sees it alone and once; inlined,
+ * all that comes after would be followed once for each way through it.
  */
 __noinline bool fl_teaches(__u32 segment, __u32 port, const struct fl_address *peer, __u64 smac)
 {

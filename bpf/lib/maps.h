@@ -28,7 +28,8 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } fl_sources SEC(".maps");
 
-/* VNI and outer source -> segment. Read by the underlay programs. Absent: no known peer, Linux filters the packet. */
+/* Type, VNI or key, and outer source -> segment. Read by the underlay programs. Absent: no known peer, Linux filters the
+ * packet. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, FL_MAX_TUNNELS);

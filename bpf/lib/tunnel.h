@@ -99,8 +99,8 @@ fl_inline __u8 fl_tos_of(const __u8 *ip, bool ipv6)
 
 /*
  * A tunnel packet to this node's VTEP: do its headers hold no question that Linux would have to answer? Padding behind
- * the outer packet and lengths that disagree are such a question. Without a UDP checksum nothing but the hop limit's
- * router protects an IPv6 header; that is the device's choice (RFC 6936), which the row stands for.
+ * the outer packet and lengths that disagree are such a question. That an IPv6 header may come without a UDP checksum
+ * is the device's choice (RFC 6936), for which the tunnel's row stands.
  */
 fl_inline struct fl_verdict fl_check_outer(const struct fl_frame *frame, enum fl_tunnel_type type, const void *ip)
 {
@@ -259,7 +259,7 @@ fl_inline void fl_build_ipv6(struct fl_outer *outer, const struct fl_config *con
 {
 	outer->eth.proto = bpf_htons(ETH_P_IPV6);
 	*(__be32 *)&outer->ip6 = bpf_htonl(0x60000000 | (__u32)tos << 20);
-	outer->ip6.payload_len = bpf_htons(payload_len);
+	outer->ip6.payload_len = payload_len > 0xffff ? 0 : bpf_htons(payload_len);
 	outer->ip6.nexthdr = IPPROTO_UDP;
 	outer->ip6.hop_limit = FL_TUNNEL_TTL;
 	*(struct fl_address *)&outer->ip6.saddr = *fl_address(config->vtep);
@@ -269,8 +269,8 @@ fl_inline void fl_build_ipv6(struct fl_outer *outer, const struct fl_config *con
 /*
  * The outer headers as Linux's tunnel device writes them if it has no UDP checksum, TTL 64 and no path MTU discovery.
  * @source_port: of UDP. @inner_len: the inner frame with its Ethernet header. A GSO packet's lengths are wrong here if
- * they exceed 16 bits; segmentation sets them for each segment. Returns their length, fl_outer_len(), or 0 if there is
- * no configuration.
+ * they exceed 16 bits; segmentation sets them for each segment. Returns their length, fl_outer_len(), or 0 while the
+ * node has no address to send from.
  *
  * Global, so that the verifier sees it alone and once, and follows what comes after for no type in particular.
  */
@@ -283,7 +283,7 @@ __noinline __u32 fl_build_outer(struct fl_outer *outer, const struct fl_out *out
 	enum fl_tunnel_type type;
 	struct fl_shim *shim;
 
-	if (!outer || !out || !config)
+	if (!outer || !out || !config || fl_is_unset(fl_address(config->vtep)))
 		return 0;
 	type = out->tunnel;
 	outer->eth.dmac = *fl_mac(out->outer_dmac);
@@ -305,8 +305,8 @@ __noinline __u32 fl_build_outer(struct fl_outer *outer, const struct fl_out *out
 	return fl_outer_len(type);
 }
 
-/* @len, of outer headers for this frame; 0 if they cannot replace what it has: between headers of different lengths bytes
- * would have to move. */
+/* @len, of outer headers for this frame; 0 if they cannot replace what it has: between headers of different lengths
+ * bytes would have to move. */
 fl_inline __u32 fl_checked_len(const struct fl_frame *frame, __u32 len)
 {
 	return fl_is_underlay(frame) && len != frame->base ? 0 : len;

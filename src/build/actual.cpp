@@ -52,7 +52,9 @@ std::string evidence_in(const Netns& netns, const ActualNetns& found) {
         const auto chain = std::ranges::find_if(
             ruleset->chains, [](const nf::Chain& each) { return each.name.find("l3-agent-") != std::string::npos; });
         if (chain != ruleset->chains.end()) return fmt::format("it has the chain {}", chain->name);
-        if (!ruleset->opaque.empty()) return fmt::format("it has {}", ruleset->opaque.front());
+        for (const auto* opaque : {&ruleset->opaque, &ruleset->opaque_ipv4}) {
+            if (!opaque->empty()) return fmt::format("it has {}", opaque->front());
+        }
     }
     const auto device = std::ranges::find_if(found.links, [](const auto& each) { return each.first != "lo"; });
     if (device != found.links.end()) return fmt::format("it has the device {}", device->first);

@@ -6,13 +6,13 @@
 #include <optional>
 #include <set>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "build/desired.hpp"
 #include "core/netfilter.hpp"
 #include "core/result.hpp"
 #include "core/snapshot.hpp"
+#include "linux/rtnl.hpp"
 
 namespace fiplane::build {
 
@@ -23,7 +23,7 @@ struct ActualNetns {
     std::map<std::string, Link> links;
     std::map<int, std::string> names;
     std::vector<Address> addresses;
-    std::vector<std::pair<int, IpAddress>> ipv6_addresses;  ///< with their devices; of the node's own namespace
+    std::vector<Ipv6Address> ipv6_addresses;  ///< of the node's own namespace
     std::vector<Route> routes;
     std::vector<PolicyRule> rules;
     std::vector<Neighbour> neighbours;

@@ -224,8 +224,8 @@ Result<> check_underlay(const Topology& topology, std::size_t node, const Actual
     for (const auto& address : root.addresses) {
         if (address.ifindex == underlay->ifindex) note(address.address.address, address.address.str());
     }
-    for (const auto& [ifindex, address] : root.ipv6_addresses) {
-        if (ifindex == underlay->ifindex) note(address, address.str());
+    for (const auto& own : root.ipv6_addresses) {
+        if (own.ifindex == underlay->ifindex) note(own.address, own.address.str());
     }
     if (!found) {
         return fail(ExitCode::kMissingDevice,

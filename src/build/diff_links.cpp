@@ -43,8 +43,10 @@ std::string describe(const std::string& name, const DesiredDevice& device) {
 /// As add_vxlan makes them.
 bool sends_plain_headers(const VxlanInfo& now) {
     constexpr std::uint8_t kHopLimit = 64;
-    if (now.local.is_ipv6()) return now.sends_no_checksum6 && now.takes_no_checksum6 && now.ttl == kHopLimit;
-    return !now.udp_checksum;
+    if (now.extensions || now.inherits_ttl || now.df != 0 || now.tos != 0) return false;
+    if (!now.local.is_ipv6()) return !now.udp_checksum && now.ttl == 0;
+    return now.sends_no_checksum6 && now.takes_no_checksum6 && now.ttl == kHopLimit && now.flow_label == 0 &&
+           !now.inherits_flow_label;
 }
 
 bool same_tunnel(const VxlanInfo& now, const VxlanKind& wanted, int underlay_ifindex) {

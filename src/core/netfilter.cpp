@@ -71,7 +71,7 @@ Outcome Evaluator::evaluate(Hook hook, const Packet& packet, bool untracked) con
         constexpr std::uint16_t kIpv6 = 0x86dd;
         const bool ipv6 = packet.ether_type == kIpv6;
         const Ruleset& ruleset = prepared_->ruleset;
-        for (const auto* opaque : {&ruleset.opaque, ipv6 ? &ruleset.opaque_ipv6 : &ruleset.opaque}) {
+        for (const auto* opaque : {&ruleset.opaque, ipv6 ? &ruleset.opaque_ipv6 : &ruleset.opaque_ipv4}) {
             if (opaque->empty()) continue;
             outcome.stopped = opaque->front() + " cannot be read";
             return outcome;

@@ -119,9 +119,10 @@ struct Ruleset {
     std::vector<Chain> chains;
     std::map<std::string, std::map<Ipv4, Ipv4>> maps;
     std::map<std::string, std::vector<Value>> sets;
-    /// Tables that nft cannot show (iptables-legacy), one phrase each; any of them stops a walk through the namespace.
+    /// Tables that cannot be read, one phrase each; any of them stops a walk through the namespace.
     std::vector<std::string> opaque;
-    /// Those of ip6tables-legacy, which stop IPv6 packets only.
+    /// Those that nft does not show: of iptables-legacy, which stop IPv4 packets, and of ip6tables-legacy.
+    std::vector<std::string> opaque_ipv4;
     std::vector<std::string> opaque_ipv6;
 
     [[nodiscard]] std::size_t rule_count() const;

@@ -208,9 +208,13 @@ struct Ipv6Way {
     int oif = 0;
     std::optional<IpAddress> gateway;
     bool multipath = false;
-    std::uint32_t mtu = 0;    ///< smaller one of the route's and the device's own for IPv6
+    std::uint32_t mtu = 0;    ///< smallest of the route's, the device's own for IPv6 and a path MTU that was learned
     Mac mac;                  ///< of the next hop
     std::uint16_t state = 0;  ///< NUD_* of the next hop, 0: not in the table
+    /// The node has the local address, and knows that nobody else has it: else Linux takes no packets for it.
+    bool has_local = false;
+    /// A policy rule looks at more than addresses and devices (at ports, say), which the kernel was not told.
+    bool other_rules = false;
     bool operator==(const Ipv6Way&) const = default;
 };
 

@@ -15,6 +15,7 @@ constexpr std::uint32_t kMulticast = 0xe;  // 224/4
 /// The hop limit that a device without a TTL takes is its own, which a router's advertisement may set
 /// (ip6_dst_hoplimit), so it must have one.
 std::string vxlan_ipv6_refusal(const std::string& name, const VxlanInfo& vxlan) {
+    if (vxlan.local.is_link_local()) return name + " has a link-local address";
     if (!vxlan.sends_no_checksum6) return name + " sends UDP checksums over IPv6 (noudp6zerocsumtx)";
     if (!vxlan.takes_no_checksum6) return name + " drops packets without a UDP checksum (noudp6zerocsumrx)";
     if (vxlan.ttl == 0) return name + " has no TTL of its own, which IPv6 needs";
@@ -72,7 +73,7 @@ std::string geneve_refusal(const std::string& name, const GeneveInfo& geneve) {
         return fmt::format("{} sends from UDP ports {}-{} only", name, geneve.first_source_port,
                            geneve.last_source_port);
     }
-    if (!geneve.remote) return name + " has no remote IPv4 address";
+    if (!geneve.remote || geneve.remote->is_unset()) return name + " has no remote IPv4 address";
     return {};
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <tuple>
 
 #include "core/l2.hpp"
 
@@ -80,10 +81,12 @@ std::expected<NextHop, std::string> next_hop_ipv4(const NetnsIndex& root, const 
 
 std::expected<NextHop, std::string> next_hop_ipv6(const NetnsIndex& root, const Tunnel& tunnel, const IpAddress& peer) {
     const auto& ways = root.view().ipv6_ways;
-    const auto way = std::ranges::find_if(ways, [&](const Ipv6Way& each) {
-        return each.local == tunnel.local && each.peer == peer && each.bound_to == tunnel.underlay_ifindex;
-    });
-    if (way == ways.end()) return std::unexpected("its IPv6 route is not known yet");
+    const auto key = [](const Ipv6Way& each) { return std::tuple(each.local, each.peer, each.bound_to); };
+    const auto wanted = std::tuple(tunnel.local, peer, tunnel.underlay_ifindex);
+    const auto way = std::ranges::lower_bound(ways, wanted, {}, key);
+    if (way == ways.end() || key(*way) != wanted) return std::unexpected("its IPv6 route is not known yet");
+    if (!way->has_local) return std::unexpected(tunnel.local.str() + " is no address of this node");
+    if (way->other_rules) return std::unexpected("an IPv6 policy rule looks at more than addresses and devices");
     if (way->type == RouteType::kUnreachable) return std::unexpected("no IPv6 route");
     if (way->type != RouteType::kUnicast) return std::unexpected("its IPv6 route is not followed");
     if (way->multipath) return std::unexpected("its IPv6 route has several next hops, which are not followed");

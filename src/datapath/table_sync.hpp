@@ -176,7 +176,7 @@ class TableSync {
 
     [[nodiscard]] Result<> pass(const Tables& desired) {
         removed_any_ = false;
-        auto done = put_config(desired.config);
+        auto done = put_config(config_meanwhile(desired.config));
         const auto stats = stats_of(desired);
         if (done) done = add_stats(stats);
         DeviceRows missing;
@@ -192,6 +192,7 @@ class TableSync {
         if (done) done = remove_all(plan, kAll);
         if (done) done = remove_devices(target);
         if (done) done = remove_stats(stats);
+        if (done) done = put_config(desired.config);
         return done ? done : stop(done);
     }
 
@@ -216,6 +217,14 @@ class TableSync {
                 done.has_value()) &&
                ...);
         return done;
+    }
+
+    /// Rows that lead into tunnels rest on the address that their packets come from: while that is another's, none
+    /// leave.
+    [[nodiscard]] fl_config config_meanwhile(fl_config wanted) const {
+        const IpAddress now = IpAddress::from_bytes(actual_.tables.config.vtep);
+        if (now != IpAddress::from_bytes(wanted.vtep)) copy_bytes(wanted.vtep, IpAddress{});
+        return wanted;
     }
 
     [[nodiscard]] Result<> put_config(fl_config wanted) {

@@ -22,10 +22,21 @@ constexpr std::size_t kMessageRoom = 8 << 10;
 /// Bound of one receive(): under a storm the caller gets its turn and is woken again at once.
 constexpr int kMaxMessages = 1 << 16;
 
-constexpr std::array kRouteGroups = {RTNLGRP_LINK,       RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE,   RTNLGRP_IPV4_RULE,
-                                     RTNLGRP_NEIGH,      RTNLGRP_NEXTHOP,     RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_IFADDR,
-                                     RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE};
+constexpr std::array kRouteGroups = {RTNLGRP_LINK,  RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE,  RTNLGRP_IPV4_RULE,
+                                     RTNLGRP_NEIGH, RTNLGRP_NEXTHOP,     RTNLGRP_IPV4_NETCONF};
+/// Of the node's own namespace, in which tunnels may run over IPv6.
+constexpr std::array kIpv6Groups = {RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE};
 constexpr std::array kNetfilterGroups = {NFNLGRP_NFTABLES};
+
+template <typename Groups>
+Result<> join(const UniqueFd& fd, const Netns& netns, const Groups& groups) {
+    for (const int group : groups) {
+        if (setsockopt(fd.get(), SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) != 0) {
+            return fail_errno(errno, fmt::format("cannot join netlink group {}", group), nl::where_of(netns));
+        }
+    }
+    return {};
+}
 
 /// Opens a socket in the calling thread's namespace and joins the groups.
 template <typename Groups>
@@ -39,12 +50,7 @@ Result<UniqueFd> open_groups(const Netns& netns, int protocol, const Groups& gro
     if (bind(fd.get(), static_cast<const sockaddr*>(raw), sizeof address) != 0) {
         return fail_errno(errno, "cannot bind a netlink socket for notifications", nl::where_of(netns));
     }
-    for (const int group : groups) {
-        if (setsockopt(fd.get(), SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) != 0) {
-            return fail_errno(errno, fmt::format("cannot join netlink group {} of protocol {}", group, protocol),
-                              nl::where_of(netns));
-        }
-    }
+    if (auto joined = join(fd, netns, groups); !joined) return pass_on(joined);
     return fd;
 }
 
@@ -136,6 +142,9 @@ Result<NetnsEvents> NetnsEvents::open(const Netns& netns) {
     impl->buffer.resize(kMessageRoom);
     auto rtnl = open_groups(netns, NETLINK_ROUTE, kRouteGroups);
     if (!rtnl) return pass_on(rtnl);
+    if (netns.name().empty()) {
+        if (auto joined = join(*rtnl, netns, kIpv6Groups); !joined) return pass_on(joined);
+    }
     auto netfilter = open_groups(netns, NETLINK_NETFILTER, kNetfilterGroups);
     if (!netfilter) return pass_on(netfilter);
     impl->rtnl = std::move(*rtnl);

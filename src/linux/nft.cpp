@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <iterator>
 #include <memory>
 
 #include "linux/nft_devices.hpp"
@@ -116,8 +115,7 @@ Result<> fill_devices(const Netns& netns, nf::Ruleset& ruleset) {
 }
 
 /// Tables of iptables-legacy, which nf_tables does not see. The file is there only if the kernel has ip_tables, and a
-/// table is listed once somebody has used it.
-/// Of the calling thread's namespace. `word`: "ip" or "ip6".
+/// table is listed once somebody has used it. Of the calling thread's namespace. `word`: "ip" or "ip6".
 std::vector<std::string> legacy_tables(const std::string& word) {
     std::vector<std::string> phrases;
     std::ifstream names(fmt::format("/proc/thread-self/net/{}_tables_names", word));
@@ -140,8 +138,8 @@ Result<nf::Ruleset> read_ruleset(const Netns& netns) {
     if (auto filled = fill_devices(netns, *ruleset); !filled) return pass_on(filled);
     auto inside = NetnsGuard::enter(netns);
     if (!inside) return pass_on(inside);
-    std::ranges::move(legacy_tables("ip"), std::back_inserter(ruleset->opaque));
-    std::ranges::move(legacy_tables("ip6"), std::back_inserter(ruleset->opaque_ipv6));
+    ruleset->opaque_ipv4 = legacy_tables("ip");
+    ruleset->opaque_ipv6 = legacy_tables("ip6");
     return ruleset;
 }
 

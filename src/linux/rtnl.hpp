@@ -101,6 +101,14 @@ struct BridgePortChange {
     std::optional<bool> isolated{};
 };
 
+/// An IPv6 address of a device.
+struct Ipv6Address {
+    int ifindex = 0;
+    IpAddress address;
+    bool tentative = false;  ///< duplicate address detection is not over: Linux takes no packets for it yet
+    bool operator==(const Ipv6Address&) const = default;
+};
+
 class Rtnl {
   public:
     [[nodiscard]] static Result<Rtnl> open(const Netns& netns);
@@ -115,15 +123,18 @@ class Rtnl {
     [[nodiscard]] Result<std::map<int, Link>> links(const std::map<int, NetnsName>& nsid_names,
                                                     const NetnsName& own_name);
     [[nodiscard]] Result<std::vector<Address>> addresses();
-    /// With the devices that have them.
-    [[nodiscard]] Result<std::vector<std::pair<int, IpAddress>>> ipv6_addresses();
+    /// Without those that another host has as well (duplicate address detection).
+    [[nodiscard]] Result<std::vector<Ipv6Address>> ipv6_addresses();
+    /// Whether one of IPv6's policy rules looks at more than addresses and devices.
+    [[nodiscard]] Result<bool> has_other_ipv6_rules();
     [[nodiscard]] Result<std::vector<Route>> routes();
     [[nodiscard]] Result<std::vector<PolicyRule>> rules();
     [[nodiscard]] Result<std::vector<Neighbour>> neighbours();
     /// AF_BRIDGE neighbours: bridge tables and vxlan tables. Entries of multicast groups are left out.
     [[nodiscard]] Result<std::vector<FdbEntry>> fdb();
-    /// How the kernel sends from `local` to `peer`, by device `bound_to` unless that is 0. The MTU is the route's
-    /// alone, 0 where it has none.
+    /// How the kernel sends from `local` to `peer`, by device `bound_to` unless that is 0. The MTU is the route's, or
+    /// the one that was learned of the path if that is smaller, 0 where there is none. Ipv6Way::has_local and
+    /// ::other_rules are the caller's to fill.
     [[nodiscard]] Result<Ipv6Way> ipv6_way(const IpAddress& local, const IpAddress& peer, int bound_to);
     /// The source that the kernel gives to what this namespace sends to `destination` without one; none where there is
     /// no route.

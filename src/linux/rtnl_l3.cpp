@@ -5,6 +5,8 @@
 #include <linux/if_addr.h>
 #include <linux/rtnetlink.h>
 
+#include <algorithm>
+
 #include "linux/rtnl_impl.hpp"
 
 namespace fiplane {
@@ -129,6 +131,12 @@ bool narrows(int attribute, const Attributes& attributes) {
     }
 }
 
+bool has_other_selector(const fib_rule_hdr& header, const Attributes& attributes) {
+    bool other = header.tos != 0 || (header.flags & FIB_RULE_INVERT) != 0;
+    attributes.for_each([&](const nlattr& attribute) { other = other || narrows(nla_type(&attribute), attributes); });
+    return other;
+}
+
 std::optional<PolicyRule> parse_rule(const nlmsghdr& message) {
     const auto* header = nl::header_of<fib_rule_hdr>(message);
     if (message.nlmsg_type != RTM_NEWRULE || header == nullptr || header->family != AF_INET) return std::nullopt;
@@ -141,10 +149,7 @@ std::optional<PolicyRule> parse_rule(const nlmsghdr& message) {
     rule.oifname = attributes.text(FRA_OIFNAME);
     rule.table = attributes.number<std::uint32_t>(FRA_TABLE, header->table);
     rule.lookup = header->action == FR_ACT_TO_TBL;
-    rule.other_selector = header->tos != 0 || (header->flags & FIB_RULE_INVERT) != 0;
-    attributes.for_each([&](const nlattr& attribute) {
-        rule.other_selector = rule.other_selector || narrows(nla_type(&attribute), attributes);
-    });
+    rule.other_selector = has_other_selector(*header, attributes);
     return rule;
 }
 
@@ -270,6 +275,21 @@ Result<std::vector<PolicyRule>> Rtnl::rules() {
     header.family = AF_INET;
     request.header(header);
     return impl_->collect<PolicyRule>(request, "list policy rules", parse_rule);
+}
+
+Result<bool> Rtnl::has_other_ipv6_rules() {
+    Request request(RTM_GETRULE, NLM_F_DUMP);
+    fib_rule_hdr header{};
+    header.family = AF_INET6;
+    request.header(header);
+    const auto parse = [](const nlmsghdr& message) -> std::optional<bool> {
+        const auto* rule = nl::header_of<fib_rule_hdr>(message);
+        if (message.nlmsg_type != RTM_NEWRULE || rule == nullptr || rule->family != AF_INET6) return std::nullopt;
+        return has_other_selector(*rule, Attributes(message, sizeof(fib_rule_hdr)));
+    };
+    auto others = impl_->collect<bool>(request, "list IPv6 policy rules", parse);
+    if (!others) return pass_on(others);
+    return std::ranges::find(*others, true) != others->end();
 }
 
 Result<> Rtnl::add_address(int ifindex, const Prefix& address, bool with_broadcast) {

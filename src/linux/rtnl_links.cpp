@@ -22,10 +22,17 @@ using nl::Attributes;
 /// IFLA_VXLAN_LABEL_POLICY (Linux 6.8), which older headers do not have.
 constexpr int kVxlanLabelPolicy = 32;
 
+/// An IPv4 address in mapped form is no local address of an IPv4 device, and nothing to send from over IPv6.
+IpAddress vxlan_local(const Attributes& data) {
+    const auto six = data.address(IFLA_VXLAN_LOCAL6);
+    if (six) return six->is_ipv6() ? *six : IpAddress{};
+    return data.address(IFLA_VXLAN_LOCAL).value_or(IpAddress{});
+}
+
 VxlanInfo parse_vxlan(const Attributes& data) {
     VxlanInfo info;
     info.vni = data.number<std::uint32_t>(IFLA_VXLAN_ID);
-    info.local = data.address(data.has(IFLA_VXLAN_LOCAL6) ? IFLA_VXLAN_LOCAL6 : IFLA_VXLAN_LOCAL).value_or(IpAddress{});
+    info.local = vxlan_local(data);
     info.remote = data.address(data.has(IFLA_VXLAN_GROUP6) ? IFLA_VXLAN_GROUP6 : IFLA_VXLAN_GROUP);
     info.port = ntohs(data.number<std::uint16_t>(IFLA_VXLAN_PORT));
     info.underlay_ifindex = data.number<int>(IFLA_VXLAN_LINK);

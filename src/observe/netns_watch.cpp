@@ -6,8 +6,7 @@
 
 #include <algorithm>
 #include <charconv>
-#include <set>
-#include <tuple>
+#include <map>
 #include <utility>
 
 #include "linux/nft.hpp"
@@ -72,9 +71,8 @@ void fill_foreign_programs(std::map<int, Link>& links, const std::map<int, Link>
     }
 }
 
-/// Local address, peer and device of every way over IPv6 that a vxlan device's table asks for.
-std::set<std::tuple<IpAddress, IpAddress, int>> ipv6_peers(const NetnsView& view) {
-    std::set<std::tuple<IpAddress, IpAddress, int>> peers;
+std::set<Ipv6Peer> ipv6_peers(const NetnsView& view) {
+    std::set<Ipv6Peer> peers;
     for (const FdbEntry& entry : view.fdb) {
         const Link* link = entry.destination ? view.link(entry.ifindex) : nullptr;
         if (link == nullptr || !link->vxlan || !link->vxlan->local.is_ipv6() || !entry.destination->is_ipv6()) continue;
@@ -84,13 +82,12 @@ std::set<std::tuple<IpAddress, IpAddress, int>> ipv6_peers(const NetnsView& view
 }
 
 /// IPv6 has an MTU of its own on each device, which a router's advertisement may lower.
-std::uint32_t ipv6_mtu(const Netns& netns, const Link& device, std::uint32_t of_route) {
-    std::uint32_t mtu = of_route == 0 ? device.mtu : std::min(of_route, device.mtu);
+std::uint32_t ipv6_mtu(const Netns& netns, const Link& device) {
     std::uint32_t own = 0;
     if (const auto text = read_sysctl(netns, fmt::format("ipv6/conf/{}/mtu", device.name))) {
         std::from_chars(text->data(), text->data() + text->size(), own);
     }
-    return own == 0 ? mtu : std::min(mtu, own);
+    return own == 0 ? device.mtu : std::min(device.mtu, own);
 }
 
 /// Keeps the first failure.
@@ -207,18 +204,42 @@ Result<> NetnsWatch::refresh_netfilter(NetnsView& view, Changes& changes) {
 }
 
 Result<> NetnsWatch::refresh_ipv6_ways(NetnsView& view, Changes& changes) {
+    const auto peers = ipv6_peers(view);
+    has_ipv6_ways_ = !peers.empty();
     std::vector<Ipv6Way> ways;
-    has_ipv6_ways_ = false;
-    for (const auto& [local, peer, bound_to] : ipv6_peers(view)) {
-        has_ipv6_ways_ = true;
-        auto way = rtnl_.ipv6_way(local, peer, bound_to);
-        if (!way) return pass_on(way);
-        const Link* device = view.link(way->oif);
-        if (device != nullptr) way->mtu = ipv6_mtu(netns_, *device, way->mtu);
-        ways.push_back(std::move(*way));
+    if (has_ipv6_ways_) {
+        auto read = read_ipv6_ways(view, peers);
+        if (!read) return pass_on(read);
+        ways = std::move(*read);
     }
+    const bool same_locals = std::ranges::equal(view.ipv6_ways, ways, {}, &Ipv6Way::has_local, &Ipv6Way::has_local);
+    if (!same_locals) changes.configuration = true;
     if (replace(view.ipv6_ways, std::move(ways))) changes.any = true;
     return {};
+}
+
+Result<std::vector<Ipv6Way>> NetnsWatch::read_ipv6_ways(const NetnsView& view, const std::set<Ipv6Peer>& peers) {
+    auto addresses = rtnl_.ipv6_addresses();
+    if (!addresses) return pass_on(addresses);
+    auto other_rules = rtnl_.has_other_ipv6_rules();
+    if (!other_rules) return pass_on(other_rules);
+    std::map<int, std::uint32_t> mtus;
+    std::vector<Ipv6Way> ways;
+    for (const auto& [local, peer, bound_to] : peers) {
+        auto way = rtnl_.ipv6_way(local, peer, bound_to);
+        if (!way) return pass_on(way);
+        if (const Link* device = view.link(way->oif)) {
+            const auto [own, fresh] = mtus.try_emplace(device->ifindex, 0);
+            if (fresh) own->second = ipv6_mtu(netns_, *device);
+            way->mtu = way->mtu == 0 ? own->second : std::min(way->mtu, own->second);
+        }
+        const IpAddress& wanted = local;
+        way->has_local = std::ranges::any_of(
+            *addresses, [&](const Ipv6Address& own) { return own.address == wanted && !own.tentative; });
+        way->other_rules = *other_rules;
+        ways.push_back(std::move(*way));
+    }
+    return ways;
 }
 
 Result<std::map<int, Link>> NetnsWatch::dump_links(const std::vector<const Netns*>& others) {

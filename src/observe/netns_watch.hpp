@@ -3,7 +3,9 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/result.hpp"
@@ -34,6 +36,9 @@ struct Parts {
     }
 };
 
+/// Local address, peer and device of a way over IPv6 that a vxlan device's table asks for.
+using Ipv6Peer = std::tuple<IpAddress, IpAddress, int>;
+
 class NetnsWatch {
   public:
     /// Subscribes first and leaves everything dirty, so nothing that happens before the first dump is missed.
@@ -46,6 +51,8 @@ class NetnsWatch {
     /// Drains the notifications and marks what they were about.
     EventBatch receive();
     void mark_everything() { dirty_ = Parts::everything(); }
+    /// What changes of them without a notification (path MTUs, IPv6's own MTU of a device) is to be read again.
+    void mark_ipv6_ways() { dirty_.ipv6_ways = dirty_.ipv6_ways || has_ipv6_ways_; }
     [[nodiscard]] const Parts& dirty() const { return dirty_; }
 
     /// Dumps the dirty parts into `view`. `others` are the namespaces in which the other ends of veths may be;
@@ -78,6 +85,7 @@ class NetnsWatch {
     [[nodiscard]] Result<> refresh_neighbours(NetnsView& view, Changes& changes);
     [[nodiscard]] Result<> refresh_netfilter(NetnsView& view, Changes& changes);
     [[nodiscard]] Result<> refresh_ipv6_ways(NetnsView& view, Changes& changes);
+    [[nodiscard]] Result<std::vector<Ipv6Way>> read_ipv6_ways(const NetnsView& view, const std::set<Ipv6Peer>& peers);
 
     Netns netns_;
     Rtnl rtnl_;

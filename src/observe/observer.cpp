@@ -24,6 +24,9 @@ using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 using std::chrono::seconds;
 
+/// Nothing tells of a path MTU that the kernel learned, which it keeps for ten minutes, and packets are lost meanwhile.
+constexpr seconds kIpv6WaysInterval{5};
+
 /// How often a name is tried to which no namespace is attached yet: 1, 2, 4 ... ms, until it exists for about a second.
 constexpr int kMaxAttempts = 10;
 
@@ -54,6 +57,7 @@ struct Observer::Impl {
     ObserverOptions options;
     UniqueFd epoll;
     UniqueFd full_dump_timer;
+    UniqueFd ipv6_ways_timer;
     UniqueFd retry_timer;  ///< for names in `unopened`
     NetnsDirectory directory;
     std::map<NetnsName, NetnsWatch> watches;  ///< "" is the node's own
@@ -187,6 +191,9 @@ struct Observer::Impl {
             drain_timer(full_dump_timer);
             rescan();
             mark_everything();
+        } else if (fd == ipv6_ways_timer.get()) {
+            drain_timer(ipv6_ways_timer);
+            watches.at({}).mark_ipv6_ways();
         } else if (fd == retry_timer.get()) {
             drain_timer(retry_timer);
             retry_unopened();
@@ -248,6 +255,8 @@ Result<Observer> Observer::open(ObserverOptions options) {
     if (!epoll) return fail_errno(errno, "cannot make an epoll instance");
     auto full_dump_timer = make_timer();
     if (!full_dump_timer) return pass_on(full_dump_timer);
+    auto ipv6_ways_timer = make_timer();
+    if (!ipv6_ways_timer) return pass_on(ipv6_ways_timer);
     auto retry_timer = make_timer();
     if (!retry_timer) return pass_on(retry_timer);
     auto directory = NetnsDirectory::open();
@@ -259,6 +268,7 @@ Result<Observer> Observer::open(ObserverOptions options) {
     auto impl = std::make_unique<Impl>(Impl{.options = std::move(options),
                                             .epoll = std::move(epoll),
                                             .full_dump_timer = std::move(*full_dump_timer),
+                                            .ipv6_ways_timer = std::move(*ipv6_ways_timer),
                                             .retry_timer = std::move(*retry_timer),
                                             .directory = std::move(*directory),
                                             .watches = {},
@@ -268,10 +278,12 @@ Result<Observer> Observer::open(ObserverOptions options) {
                                             .root_was_read = false,
                                             .changes = {},
                                             .counters = {}});
-    for (const int fd : {impl->directory.fd(), impl->full_dump_timer.get(), impl->retry_timer.get()}) {
+    for (const int fd :
+         {impl->directory.fd(), impl->full_dump_timer.get(), impl->ipv6_ways_timer.get(), impl->retry_timer.get()}) {
         if (auto added = impl->add_fd(fd); !added) return pass_on(added);
     }
     set_timer(impl->full_dump_timer, interval, interval);
+    set_timer(impl->ipv6_ways_timer, kIpv6WaysInterval, kIpv6WaysInterval);
     if (auto watched = impl->watch(std::move(*root)); !watched) return pass_on(watched);
     impl->rescan();
     return Observer(std::move(impl));

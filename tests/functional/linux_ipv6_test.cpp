@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // What tunnels over IPv6 need of Linux: addresses, ways to peers, vxlan devices and their tables.
+#include <arpa/inet.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/neighbour.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 
 #include "functional/linux_witness.hpp"
 #include "linux/nft.hpp"
+#include "linux/unique_fd.hpp"
+#include "support/packet.hpp"
 
 namespace fiplane::test {
 namespace {
@@ -39,8 +46,23 @@ TEST_CASE("IPv6 addresses are read with their devices", "[linux][rtnl]") {
     REQUIRE_ROOT();
     Ipv6Bench bench;
     const auto addresses = must(bench.rtnl.ipv6_addresses());
-    CHECK(std::ranges::count(addresses, std::pair{bench.a, address("2001:db8::1")}) == 1);
-    CHECK(std::ranges::count(addresses, std::pair{1, address("::1")}) == 1);
+    CHECK(std::ranges::count(addresses, Ipv6Address{bench.a, address("2001:db8::1"), false}) == 1);
+    CHECK(std::ranges::count(addresses, Ipv6Address{1, address("::1"), false}) == 1);
+    bench.run({"ip", "address", "add", "2001:db8::5/64", "dev", "a"});
+    CHECK(std::ranges::count(must(bench.rtnl.ipv6_addresses()), Ipv6Address{bench.a, address("2001:db8::5"), true}) ==
+          1);
+}
+
+TEST_CASE("IPv6 rules that look at more than addresses and devices are noticed", "[linux][rtnl]") {
+    REQUIRE_ROOT();
+    Ipv6Bench bench;
+    CHECK_FALSE(must(bench.rtnl.has_other_ipv6_rules()));
+    bench.run({"ip", "-6", "rule", "add", "from", "2001:db8::1", "iif", "a", "lookup", "77"});
+    CHECK_FALSE(must(bench.rtnl.has_other_ipv6_rules()));
+    bench.run({"ip", "-4", "rule", "add", "ipproto", "udp", "lookup", "77"});
+    CHECK_FALSE(must(bench.rtnl.has_other_ipv6_rules()));
+    bench.run({"ip", "-6", "rule", "add", "ipproto", "udp", "dport", "4789", "lookup", "77"});
+    CHECK(must(bench.rtnl.has_other_ipv6_rules()));
 }
 
 TEST_CASE("the kernel's way to an IPv6 peer is asked for", "[linux][rtnl]") {
@@ -93,6 +115,49 @@ TEST_CASE("the kernel's way to an IPv6 peer is asked for", "[linux][rtnl]") {
     SECTION("bound to a device that has no route there: IPv6 takes another one (net/ipv6/route.c, rt6_device_match)") {
         CHECK(bench.way("2001:db8::2", bench.b).oif == bench.a);
     }
+}
+
+TEST_CASE("a path MTU that the kernel was told of counts, although no route says it", "[linux][rtnl]") {
+    REQUIRE_ROOT();
+    Ipv6Bench bench;
+    bench.run({"ip", "route", "add", "2001:db8:1::/48", "via", "2001:db8::9"});
+    CHECK(bench.way("2001:db8:1::2").mtu == 0);
+    // Only who sends is told: the packet that was too big is this socket's.
+    const auto inside = NetnsGuard::enter(bench.netns());
+    REQUIRE(inside);
+    const UniqueFd sender(socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    sockaddr_in6 local{};
+    local.sin6_family = AF_INET6;
+    local.sin6_port = htons(5000);
+    std::ranges::copy(address("2001:db8::1").bytes(), std::begin(local.sin6_addr.s6_addr));
+    REQUIRE(bind(sender.get(), reinterpret_cast<const sockaddr*>(&local), sizeof(local)) == 0);
+
+    const Ip6 sent{.src = address("2001:db8::1"), .dst = address("2001:db8:1::2")};
+    const Ip6 back{.src = address("2001:db8::9"), .dst = address("2001:db8::1"), .next_header = 58};
+    const Bytes quoted = (sent / Udp{.src = 5000, .dst = 9}).bytes();
+    Bytes message = {2, 0, 0, 0, 0, 0, 0x05, 0x50};  // packet too big: 1360
+    message.insert(message.end(), quoted.begin(), quoted.end());
+    Bytes covered;
+    for (const IpAddress& end : {back.src, back.dst})
+        covered.insert(covered.end(), end.bytes().begin(), end.bytes().end());
+    covered.insert(covered.end(), {0, 0, 0, static_cast<std::uint8_t>(message.size()), 0, 0, 0, 58});
+    covered.insert(covered.end(), message.begin(), message.end());
+    const std::uint16_t checksum = internet_checksum(covered);
+    message[2] = static_cast<std::uint8_t>(checksum >> 8);
+    message[3] = static_cast<std::uint8_t>(checksum);
+    const Packet packet = Eth{.dst = bench.link("a").mac, .src = bench.link("b").mac} / back / Payload{message};
+
+    const UniqueFd wire(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL)));
+    sockaddr_ll to{};
+    to.sll_family = AF_PACKET;
+    to.sll_ifindex = bench.b;
+    const Bytes frame = packet.bytes();
+    REQUIRE(sendto(wire.get(), frame.data(), frame.size(), 0, reinterpret_cast<const sockaddr*>(&to), sizeof(to)) ==
+            static_cast<ssize_t>(frame.size()));
+    for (int i = 0; i < 100 && bench.way("2001:db8:1::2").mtu == 0; ++i)
+        usleep(10'000);
+    CHECK(bench.way("2001:db8:1::2").mtu == 1360);
+    CHECK(bench.way("2001:db8:1::3").mtu == 0);
 }
 
 TEST_CASE("an IPv6 neighbour is resolved when it is asked for", "[linux][rtnl]") {
@@ -159,6 +224,9 @@ TEST_CASE("what else a vxlan device may do is read", "[linux][rtnl]") {
     CHECK(four.inherits_ttl);
     CHECK(four.df == 1);
     CHECK(four.extensions);
+    // An IPv4 address that Linux would send from over IPv6.
+    bench.run({"ip", "link", "add", "vm", "type", "vxlan", "id", "3", "local", "::ffff:192.0.2.1", "dstport", "4791"});
+    CHECK(bench.link("vm").vxlan.value().local.is_unset());
 }
 
 TEST_CASE("a set of IPv6 addresses is read", "[linux][nft]") {

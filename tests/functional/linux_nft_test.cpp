@@ -158,7 +158,7 @@ add rule netdev fiplane both drop
 TEST_CASE("tables of iptables-legacy are named", "[linux][nft]") {
     REQUIRE_ROOT();
     const ScratchNetns scratch;
-    CHECK(must(read_ruleset(scratch.netns())).opaque.empty());
+    CHECK(must(read_ruleset(scratch.netns())).opaque_ipv4.empty());
     {
         // Asking for a table registers it, as `iptables-legacy -L` does.
         auto inside = NetnsGuard::enter(scratch.netns());
@@ -171,8 +171,8 @@ TEST_CASE("tables of iptables-legacy are named", "[linux][nft]") {
             SKIP("this kernel has no iptables-legacy filter table");
         }
     }
-    CHECK(must(read_ruleset(scratch.netns())).opaque == std::vector<std::string>{"iptables-legacy table filter"});
-    CHECK(must(read_ruleset(ScratchNetns().netns())).opaque.empty());
+    CHECK(must(read_ruleset(scratch.netns())).opaque_ipv4 == std::vector<std::string>{"iptables-legacy table filter"});
+    CHECK(must(read_ruleset(ScratchNetns().netns())).opaque_ipv4.empty());
 }
 
 TEST_CASE("a map of 20000 addresses is read", "[linux][nft]") {

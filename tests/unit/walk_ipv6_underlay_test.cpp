@@ -31,6 +31,7 @@ void add_way(NetnsView& root, const char* peer, const char* lladdr) {
     way.mtu = 1500;
     way.mac = mac(lladdr);
     way.state = NUD_REACHABLE;
+    way.has_local = true;
     root.ipv6_ways.push_back(way);
 }
 
@@ -135,6 +136,7 @@ TEST_CASE("vxlan devices whose IPv6 headers would differ") {
     expect_refused("sets a flow label", [](Snapshot& s) { tenant_vxlan(s).flow_label = 1; });
     expect_refused("sets a flow label", [](Snapshot& s) { tenant_vxlan(s).inherits_flow_label = true; });
     expect_refused("extensions of the header", [](Snapshot& s) { tenant_vxlan(s).extensions = true; });
+    expect_refused("has a link-local address", [](Snapshot& s) { tenant_vxlan(s).local = end("fe80::2"); });
     expect_refused("uses [2001:db8::9]:4789, other tunnels [2001:db8::2]:4789",
                    [](Snapshot& s) { tenant_vxlan(s).local = end("2001:db8::9"); });
 }
@@ -150,6 +152,8 @@ TEST_CASE("ways to an IPv6 peer that are not followed") {
     expect_refused("neighbour 2001:db8::3 on eth0 is not resolved", way([](Ipv6Way& w) { w.state = NUD_FAILED; }));
     expect_refused("the route's device is not known", way([](Ipv6Way& w) { w.oif = 4711; }));
     expect_refused("its IPv6 route is not known yet", [](Snapshot& s) { s.root.ipv6_ways.pop_back(); });
+    expect_refused("2001:db8::2 is no address of this node", way([](Ipv6Way& w) { w.has_local = false; }));
+    expect_refused("an IPv6 policy rule looks at more", way([](Ipv6Way& w) { w.other_rules = true; }));
     expect_refused("MTU of eth0 is too small", way([](Ipv6Way& w) { w.mtu = 70; }));
     expect_refused("eth0 is down", [](Snapshot& s) { s.root.links.at(kEth0).running = false; });
 }
@@ -167,6 +171,8 @@ TEST_CASE("netfilter of IPv6 counts for tunnels over IPv6, that of IPv4 does not
                    [&](Snapshot& s) { s.root.netfilter.opaque_ipv6.emplace_back("ip6tables-legacy table filter"); });
     Snapshot snapshot = ipv6_snapshot();
     output(snapshot, nf::Family::kIp);
+    snapshot.root.sysctls.bridge_nf_call_iptables = false;
+    snapshot.root.netfilter.opaque_ipv4.emplace_back("iptables-legacy table filter");
     CHECK(compile(snapshot, scope()).tables.fdb.at(fdb_row_key(kBrq, kMacC)).out.kind == FL_OUT_TUNNEL);
     // And the other way round.
     Snapshot four = dvr_snapshot();
