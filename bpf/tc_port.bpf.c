@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* tc ingress of a VM port: what the VM sends. */
+/*
+ * tc ingress of a VM port: what the VM sends. And of a trunk, a device whose VLAN devices are such ports: what their VLANs
+ * bring.
+ */
 #define FL_CTX_SKB
 #define FL_ROUTES_SENDERS
 #include "lib/ctx.h"

@@ -9,6 +9,8 @@
  *  ctx_ifindex(ctx)              device that the packet is on
  *  ctx_gso_size(ctx)             payload of one segment, 0 unless the packet will be segmented
  *  ctx_has_vlan(ctx)             a VLAN tag is kept beside the frame
+ *  ctx_vlan(ctx)                 its 802.1Q id; 0: none, or a tag of another kind
+ *  ctx_retag(ctx, from, to)      exchanges the 802.1Q tag beside the frame for another; 0 is none
  *  ctx_hash(ctx)                 flow hash of a plain frame
  *  ctx_push_outer(ctx, len)      makes room for outer headers of len bytes; its content is undefined until written
  *  ctx_pop_outer(ctx, len)       removes outer headers of len bytes from an inner IPv4 packet

@@ -47,6 +47,20 @@ fl_inline bool ctx_has_vlan(const struct fl_ctx *ctx)
 	return ctx->vlan_present;
 }
 
+/* Priority and DEI do not choose a VLAN device (net/8021q/vlan_core.c, vlan_do_receive). */
+fl_inline __u16 ctx_vlan(const struct fl_ctx *ctx)
+{
+	return ctx->vlan_present && ctx->vlan_proto == bpf_htons(ETH_P_8021Q) ? ctx->vlan_tci & FL_VLAN_ID : 0;
+}
+
+/* Beside the frame a tag is taken and put without anything that could fail. */
+fl_inline bool ctx_retag(struct fl_ctx *ctx, __u16 from, __u16 to)
+{
+	if (from && bpf_skb_vlan_pop(ctx))
+		return false;
+	return !to || bpf_skb_vlan_push(ctx, bpf_htons(ETH_P_8021Q), to) == 0;
+}
+
 fl_inline __u32 ctx_hash(struct fl_ctx *ctx)
 {
 	return bpf_get_hash_recalc(ctx);

@@ -32,6 +32,17 @@ fl_inline bool ctx_has_vlan(const struct fl_ctx *ctx)
 	return false;
 }
 
+fl_inline __u16 ctx_vlan(const struct fl_ctx *ctx)
+{
+	return 0;
+}
+
+/* Frames with a tag are left to tc, and tags of others are put on there (struct fl_meta). */
+fl_inline bool ctx_retag(struct fl_ctx *ctx, __u16 from, __u16 to)
+{
+	return true;
+}
+
 fl_inline bool ctx_pull(struct fl_ctx *ctx, __u32 len)
 {
 	return true;

@@ -16,6 +16,7 @@ fl_inline struct fl_verdict fl_deliver_for_xdp(struct fl_ctx *ctx)
 {
 	struct fl_meta *meta = (void *)(unsigned long)ctx->data_meta;
 	struct fl_verdict verdict = {.kind = FL_SEND, .reason = FL_REASON_XDP_DONE};
+	__u16 vlan;
 
 	if ((void *)(meta + 1) > (void *)(unsigned long)ctx->data || meta->magic != FL_META_MAGIC)
 		return fl_go_on();
@@ -25,6 +26,9 @@ fl_inline struct fl_verdict fl_deliver_for_xdp(struct fl_ctx *ctx)
 		verdict.kind = FL_RECEIVE;
 	else if (meta->flags & FL_OUT_PEER)
 		verdict.kind = FL_SEND_PEER;
+	vlan = meta->vlan;
+	if (vlan && !ctx_retag(ctx, 0, vlan))
+		return fl_drop(FL_REASON_DROP_REWRITE);
 	return verdict;
 }
 

@@ -119,6 +119,8 @@ fl_inline struct fl_verdict fl_output(struct fl_ctx *ctx, const struct fl_frame 
 		verdict = fl_output_local(ctx, frame, inner, nat, prepared);
 	if (fl_is_decided(verdict))
 		return verdict;
+	if ((frame->vlan || out->vlan) && !ctx_retag(ctx, frame->vlan, out->vlan))
+		return fl_drop(FL_REASON_DROP_REWRITE);
 	return fl_target(ctx, frame, out, prepared);
 }
 

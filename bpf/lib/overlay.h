@@ -70,24 +70,52 @@ fl_inline struct fl_verdict fl_overlay(struct fl_ctx *ctx, const struct fl_frame
 	return fl_l2_stage(ctx, frame, &inner, fl_find_fdb(frame, &inner));
 }
 
+/*
+ * The row of a plain frame of the device that the program is on. @reason is why there is none: what is on a trunk
+ * besides our VLANs is none of ours.
+ */
+fl_inline const struct fl_source *fl_find_source(const struct fl_ctx *ctx, enum fl_role role, __u16 vlan,
+						 enum fl_reason *reason)
+{
+	struct fl_source_key key = {.ifindex = ctx_ifindex(ctx), .vlan = vlan};
+	const struct fl_source *source = bpf_map_lookup_elem(&fl_sources, &key);
+
+	if (source && source->role == role)
+		return source;
+	*reason = FL_REASON_NO_SOURCE;
+	if (role != FL_ROLE_PORT)
+		return NULL;
+	key.vlan = 0;
+	source = bpf_map_lookup_elem(&fl_sources, &key);
+	if (source && source->role == FL_ROLE_TRUNK)
+		*reason = FL_REASON_NOT_OVERLAY;
+	else if (source && vlan)
+		*reason = FL_REASON_VLAN_TAG;
+	return NULL;
+}
+
 /* A plain frame of the device that the program is on. */
 fl_inline struct fl_verdict fl_plain_overlay(struct fl_ctx *ctx, enum fl_hook hook, enum fl_role role)
 {
-	const struct fl_source_key key = {.ifindex = ctx_ifindex(ctx)};
-	const struct fl_source *source = bpf_map_lookup_elem(&fl_sources, &key);
+	const __u16 vlan = role == FL_ROLE_PORT ? ctx_vlan(ctx) : 0;
+	enum fl_reason reason;
+	const struct fl_source *source = fl_find_source(ctx, role, vlan, &reason);
+	struct fl_verdict verdict;
 
-	if (!source || source->role != role)
-		return fl_to_linux(FL_REASON_NO_SOURCE);
+	if (!source)
+		return fl_to_linux(reason);
 	const struct fl_frame frame = {
 		.hook = hook,
 		.base = 0,
 		.len = ctx_len(ctx),
 		.segment = source->segment,
-		.port = ctx_ifindex(ctx),
+		.port = source->port,
 		.flags = source->flags,
+		.vlan = vlan,
 	};
 
-	return fl_overlay(ctx, &frame, role == FL_ROLE_PORT ? source : NULL);
+	verdict = fl_overlay(ctx, &frame, role == FL_ROLE_PORT ? source : NULL);
+	return vlan ? fl_leave_to_next(verdict, FL_REASON_TO_VLAN_DEV) : verdict;
 }
 
 #endif

@@ -20,6 +20,7 @@ struct fl_frame {
 	__u32 segment;
 	__u32 port; /* by which it came into the segment's bridge: tunnel device, VM port, or the bridge itself */
 	__u32 flags; /* FL_SRC_* of that port */
+	__u16 vlan; /* tag beside the frame that led to the port, and that it has to lose; 0: none */
 	const struct fl_address *peer; /* outer source address, in the tunnel's row; NULL of a plain frame */
 };
 
@@ -41,7 +42,7 @@ fl_inline struct fl_verdict fl_parse_eth(struct fl_ctx *ctx, const struct fl_fra
 	if (!eth)
 		return fl_to_linux(FL_REASON_SHORT_FRAME);
 	inner->eth = *eth;
-	if (ctx_has_vlan(ctx) || inner->eth.proto == bpf_htons(ETH_P_8021Q) ||
+	if ((ctx_has_vlan(ctx) && !frame->vlan) || inner->eth.proto == bpf_htons(ETH_P_8021Q) ||
 	    inner->eth.proto == bpf_htons(ETH_P_8021AD))
 		return fl_to_linux(FL_REASON_VLAN_TAG);
 	/* A bridge drops these (br_handle_frame). */

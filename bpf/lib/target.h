@@ -60,6 +60,7 @@ fl_inline struct fl_verdict fl_target(struct fl_ctx *ctx, const struct fl_frame 
 	meta->kind = out->kind;
 	meta->ifindex = out->ifindex;
 	meta->flags = out->flags;
+	meta->vlan = out->vlan;
 	return prepared;
 }
 

@@ -26,7 +26,7 @@
 #endif
 
 /* Raised with every change of a key or value layout: an agent that finds another number rebuilds the maps. */
-#define FL_ABI_LAYOUT 6
+#define FL_ABI_LAYOUT 7
 
 #define FL_MAX_FLOATING_IPS 131072
 #define FL_MAX_VMS 262144
@@ -78,6 +78,7 @@ enum fl_class {
 	X(XDP_DONE, PASS, "delivered to its port for XDP, which finished and counted it") \
 	X(NOT_OVERLAY, PASS, "underlay traffic that is no tunnel packet") \
 	X(TO_TUNNEL_DEV, PASS, "TCP or GSO: the kernel's tunnel device decapsulates, the next program goes on") \
+	X(TO_VLAN_DEV, PASS, "tagged: the kernel's VLAN device takes it, the next program goes on") \
 	X(TO_TC, PASS, "finished by the tc program of the same device") \
 	X(FLOOD, FLOOD, "broadcast, multicast or a frame that must be flooded") \
 	X(ARP_OTHER, FLOOD, "ARP that Linux answers or forwards") \
@@ -149,12 +150,13 @@ enum fl_role {
 	FL_ROLE_PORT, /* a VM port: tap or veth enslaved to a segment's bridge */
 	FL_ROLE_TUNNEL, /* the kernel's tunnel device of a segment */
 	FL_ROLE_HOST, /* a segment's bridge: what the host sends and receives itself */
+	FL_ROLE_TRUNK, /* a device with VLAN devices on it that are VM ports: only rows with a VLAN are for its frames */
 };
 
 /* fl_sources: which segment a frame on this device belongs to. Absent: everything goes to Linux. */
 struct fl_source_key {
 	__u32 ifindex;
-	__u16 vlan; /* 0: untagged */
+	__u16 vlan; /* of its 802.1Q tag; 0: untagged */
 	__u8 pad[2];
 };
 
@@ -174,6 +176,7 @@ struct fl_source {
 	__u8 pad[2];
 	__u8 ip[4];
 	__u32 flags; /* FL_SRC_* */
+	__u32 port; /* by which the frame enters the bridge: the device itself, or its VLAN device */
 };
 
 /* fl_tunnels: accepted tunnel packets. Key: type, VNI or key, and the outer source address of a known peer. */
@@ -217,6 +220,8 @@ struct fl_out {
 	__u8 remote[16]; /* peer's tunnel address; packets come from fl_config.vtep */
 	__u8 outer_dmac[6]; /* next hop on the underlay */
 	__u8 outer_smac[6];
+	__u16 vlan; /* port: 802.1Q tag that the frame gets, 0: none. .ifindex is then what the VLAN device is on */
+	__u8 pad[2];
 };
 
 /* fl_fdb: known unicast MACs of a segment. Absent: Linux decides (floods, learns). */
@@ -351,28 +356,29 @@ struct fl_counter {
 };
 
 /* Metadata in front of a frame that XDP finished and passes up for the tc program of the same device to deliver. */
-#define FL_META_MAGIC 0x464c4d31 /* "FLM1" */
+#define FL_META_MAGIC 0x464c4d32 /* "FLM2" */
 
 struct fl_meta {
 	__u32 magic;
 	enum fl_out_kind kind; /* FL_OUT_PORT or FL_OUT_HOST */
 	__u32 ifindex;
 	__u32 flags; /* FL_OUT_PEER */
+	__u32 vlan; /* as in fl_out */
 };
 
 FL_STATIC_ASSERT(sizeof(struct fl_config) == 28, "fl_config");
 FL_STATIC_ASSERT(sizeof(struct fl_source_key) == 8, "fl_source_key");
-FL_STATIC_ASSERT(sizeof(struct fl_source) == 24, "fl_source");
+FL_STATIC_ASSERT(sizeof(struct fl_source) == 28, "fl_source");
 FL_STATIC_ASSERT(sizeof(struct fl_tunnel_key) == 24, "fl_tunnel_key");
 FL_STATIC_ASSERT(sizeof(struct fl_tunnel) == 36, "fl_tunnel");
-FL_STATIC_ASSERT(sizeof(struct fl_out) == 56, "fl_out");
+FL_STATIC_ASSERT(sizeof(struct fl_out) == 60, "fl_out");
 FL_STATIC_ASSERT(sizeof(struct fl_fdb_key) == 12, "fl_fdb_key");
-FL_STATIC_ASSERT(sizeof(struct fl_fdb) == 64, "fl_fdb");
+FL_STATIC_ASSERT(sizeof(struct fl_fdb) == 68, "fl_fdb");
 FL_STATIC_ASSERT(sizeof(struct fl_arp_key) == 8, "fl_arp_key");
 FL_STATIC_ASSERT(sizeof(struct fl_arp) == 8, "fl_arp");
-FL_STATIC_ASSERT(sizeof(struct fl_next) == 88, "fl_next");
+FL_STATIC_ASSERT(sizeof(struct fl_next) == 92, "fl_next");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_key) == 8, "fl_fip_key");
-FL_STATIC_ASSERT(sizeof(struct fl_fip_in) == 96, "fl_fip_in");
+FL_STATIC_ASSERT(sizeof(struct fl_fip_in) == 100, "fl_fip_in");
 FL_STATIC_ASSERT(sizeof(struct fl_vm_key) == 16, "fl_vm_key");
 FL_STATIC_ASSERT(sizeof(struct fl_vm) == 16, "fl_vm");
 FL_STATIC_ASSERT(sizeof(struct fl_sender_key) == 20, "fl_sender_key");
@@ -382,6 +388,6 @@ FL_STATIC_ASSERT(sizeof(struct fl_route_key) == 12, "fl_route_key");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_stat_key) == 4, "fl_fip_stat_key");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_stat) == 32, "fl_fip_stat");
 FL_STATIC_ASSERT(sizeof(struct fl_counter) == 24, "fl_counter");
-FL_STATIC_ASSERT(sizeof(struct fl_meta) == 16, "fl_meta");
+FL_STATIC_ASSERT(sizeof(struct fl_meta) == 20, "fl_meta");
 
 #endif

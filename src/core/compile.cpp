@@ -46,7 +46,11 @@ void add_segment_devices(World& world, const Segment& segment) {
     add(*segment.bridge, DeviceRole::Kind::kHost);
     for (const auto& [ifindex, port] : segment.ports) {
         if (port.kind == BridgePort::Kind::kTunnel) add(*port.link, DeviceRole::Kind::kTunnel);
-        if (port.kind == BridgePort::Kind::kVm) add(*port.link, DeviceRole::Kind::kPort);
+        if (port.kind != BridgePort::Kind::kVm) continue;
+        add(*port.link, DeviceRole::Kind::kPort);
+        if (const Link* trunk = segment.refusal.empty() ? world.trunk_to_take(port) : nullptr) {
+            add(*trunk, DeviceRole::Kind::kTrunk);
+        }
     }
 }
 
@@ -152,6 +156,14 @@ void World::keep_alive(const std::vector<NeighbourUse>& neighbours, const fl_des
     }
 }
 
+const Link* World::trunk_to_take(const BridgePort& port) const {
+    const Link* trunk = port.trunk;
+    if (trunk == nullptr || !port.refusal.empty() || !trunk->foreign_programs.empty()) return nullptr;
+    if (root.netfilter().has_ingress(trunk->name)) return nullptr;
+    const auto is_trunk = [&](const auto& entry) { return entry.second.device == trunk->ifindex; };
+    return std::ranges::any_of(l2.underlay(), is_trunk) ? nullptr : trunk;
+}
+
 void World::finish_keepalives() {
     for (auto& [key, keepalive] : keepalives_)
         out.keepalives.push_back(std::move(keepalive));
@@ -202,7 +214,11 @@ void compile_l2(World& world) {
         row.ifindex = static_cast<std::uint32_t>(key.first);
         copy_bytes(row.mac, path.mac);
     }
-    std::ranges::sort(world.out.devices, {}, &DeviceRole::ifindex);
+    std::ranges::sort(world.out.devices, {},
+                      [](const DeviceRole& device) { return std::pair(device.ifindex, device.kind); });
+    // A trunk of several VLANs is one device.
+    const auto doubles = std::ranges::unique(world.out.devices);
+    world.out.devices.erase(doubles.begin(), doubles.end());
 }
 
 Compiled compile(const Snapshot& snapshot, const Scope& scope) {

@@ -50,7 +50,7 @@ struct FipReport {
 struct DeviceRole {
     int ifindex = 0;
     std::string name;
-    enum class Kind { kUnderlay, kTunnel, kPort, kHost } kind = Kind::kPort;
+    enum class Kind { kUnderlay, kTunnel, kPort, kHost, kTrunk } kind = Kind::kPort;
     bool wire_to_wire = false;  ///< underlay: journeys from tunnel to tunnel exist here
     std::string refused;        ///< why nothing may be attached (a foreign program); empty: attach
     bool operator==(const DeviceRole&) const = default;

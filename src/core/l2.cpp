@@ -29,8 +29,9 @@ std::string bridge_netfilter_refusal(const NetnsIndex& root) {
     const nf::Evaluator& netfilter = root.netfilter();
     if (netfilter.has_effect(nf::Family::kBridge)) return "the root namespace has netfilter rules of family bridge";
     if (!root.view().sysctls.bridge_nf_call_iptables) return {};
-    if (!root.view().netfilter.opaque.empty()) {
-        return "bridge-nf-call-iptables is on, and " + root.view().netfilter.opaque.front() + " cannot be read";
+    const nf::Ruleset& ruleset = root.view().netfilter;
+    for (const auto* opaque : {&ruleset.opaque, &ruleset.opaque_ipv4}) {
+        if (!opaque->empty()) return "bridge-nf-call-iptables is on, and " + opaque->front() + " cannot be read";
     }
     for (const nf::Family family : {nf::Family::kIp, nf::Family::kInet}) {
         for (const nf::Hook hook : {nf::Hook::kPrerouting, nf::Hook::kForward, nf::Hook::kPostrouting}) {
@@ -131,6 +132,7 @@ void L2::add_port(Segment& segment, const Link& link, const std::map<NetnsName, 
             segment.leg_macs[port.leg->mac] = {MacTarget::Kind::kRouter, &port, {}, {}};
         }
     }
+    port.trunk = trunk_of(link);
     const bool jumped = port.kind != BridgePort::Kind::kVm;
     if (port.refusal.empty() && jumped) port.refusal = root_.jump_refusal(link);
     if (port.refusal.empty() && !link.admin_up) port.refusal = link.name + " is down";
@@ -139,6 +141,16 @@ void L2::add_port(Segment& segment, const Link& link, const std::map<NetnsName, 
     if (link.bridge_port->state != kForwarding) port.refusal = link.name + " is not in forwarding state";
     // The programs know which ports are isolated, but not by which leg a routed packet comes back to the bridge.
     if (port.kind == BridgePort::Kind::kLeg && port.is_isolated()) port.refusal = link.name + " is an isolated port";
+}
+
+/// Frames past a VLAN device miss what is attached to it and no more: what its own device has, they meet in both ways.
+const Link* L2::trunk_of(const Link& link) const {
+    constexpr std::uint16_t k8021q = 0x8100;
+    if (!link.vlan || link.vlan->protocol != k8021q || link.vlan->other_flags || !link.vlan->reorder_header)
+        return nullptr;
+    const Link* trunk = root_.link(link.vlan->parent_ifindex);
+    if (trunk == nullptr || !trunk->admin_up || !trunk->running || trunk->vlan) return nullptr;
+    return root_.jump_refusal(link).empty() ? trunk : nullptr;
 }
 
 void L2::add_tunnel(BridgePort& port) const {
@@ -321,6 +333,12 @@ MacTarget L2::target_for(const Segment& segment, const FdbEntry& entry) const {
     target.out.ifindex = target.out.port = static_cast<std::uint32_t>(link.ifindex);
     target.out.mtu = link.mtu;
     if (port.is_isolated()) target.out.flags |= FL_OUT_ISOLATED;
+    if (port.trunk != nullptr) {
+        target.out.ifindex = static_cast<std::uint32_t>(port.trunk->ifindex);
+        target.out.vlan = link.vlan->id;
+        target.out.mtu = std::min(link.mtu, port.trunk->mtu);
+        return target;
+    }
     // Both shortcuts go past the port's own queue and its programs; plain redirect does not.
     const bool bare = link.foreign_programs.empty() && link.xdp_prog_id == 0;
     const bool in_other_netns = link.kind == "veth" && link.peer && link.peer->netns != NetnsName{};

@@ -35,6 +35,8 @@ struct BridgePort {
     const NetnsIndex* router = nullptr;  ///< legs: the namespace ...
     const Link* leg = nullptr;           ///< ... and the device in it
     std::string refusal;                 ///< why no frame may be carried past it; empty: it may
+    /// VLAN devices that do nothing but add and remove their tag: the device that they are on.
+    const Link* trunk = nullptr;
 
     [[nodiscard]] bool is_isolated() const { return link->bridge_port && link->bridge_port->isolated; }
     /// The bridge learns source addresses here, and moves entries here, unless they are sticky (br_fdb_update).
@@ -114,6 +116,7 @@ class L2 {
     void add_segment(const Link& bridge, const std::map<NetnsName, NetnsIndex>& routers);
     void add_port(Segment& segment, const Link& link, const std::map<NetnsName, NetnsIndex>& routers);
     void add_tunnel(BridgePort& port) const;
+    [[nodiscard]] const Link* trunk_of(const Link& link) const;
     void elect_vtep();
     void elect_ports();
     void refuse_tunnel(BridgePort& port);

@@ -86,10 +86,24 @@ fl_source source_of(const Segment& segment, fl_role role) {
 }  // namespace
 
 void compile_sources(World& world) {
-    const auto add = [&](const Link& link, const fl_source& source) {
+    const auto put = [&](const Link& link, std::uint16_t vlan, const fl_source& source) {
         fl_source_key key{};
         key.ifindex = static_cast<std::uint32_t>(link.ifindex);
-        world.out.tables.sources.emplace(key, source);
+        key.vlan = vlan;
+        world.out.tables.sources.insert_or_assign(key, source);
+    };
+    const auto add = [&](const Link& link, fl_source source) {
+        source.port = static_cast<std::uint32_t>(link.ifindex);
+        put(link, 0, source);
+        const BridgePort* port = world.l2.port(link.ifindex);
+        const Link* trunk = port == nullptr ? nullptr : world.trunk_to_take(*port);
+        if (trunk == nullptr) return;
+        put(*trunk, link.vlan->id, source);
+        // Unless it is a port itself: a flat network's.
+        fl_source_key untagged{};
+        untagged.ifindex = static_cast<std::uint32_t>(trunk->ifindex);
+        const auto [row, fresh] = world.out.tables.sources.try_emplace(untagged);
+        if (fresh) row->second.role = FL_ROLE_TRUNK;
     };
     for (const auto& [bridge, segment] : world.l2.segments()) {
         if (!segment.refusal.empty()) continue;

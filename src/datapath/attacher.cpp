@@ -27,6 +27,7 @@ std::vector<fl_hook> hooks_of(DeviceRole::Kind kind) {
         case DeviceRole::Kind::kTunnel:
             return {FL_HOOK_TC_TUNNEL};
         case DeviceRole::Kind::kPort:
+        case DeviceRole::Kind::kTrunk:
             return {FL_HOOK_TC_PORT};
         case DeviceRole::Kind::kHost:
             return {FL_HOOK_TC_HOST};

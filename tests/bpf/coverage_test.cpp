@@ -21,6 +21,7 @@ namespace {
 /// Why no test run can produce a verdict.
 const std::map<fl_reason, std::string> kUnreachable = {
     {FL_REASON_XDP_DONE, "test runs have no metadata; live_test.cpp sends real frames"},
+    {FL_REASON_TO_VLAN_DEV, "test runs keep no tag beside a frame; live_test.cpp sends real frames"},
     {FL_REASON_PULL_FAILED, "needs an allocation failure"},
     {FL_REASON_DECAP_REFUSED, "needs an allocation failure"},
     {FL_REASON_DROP_REWRITE, "needs an allocation failure half-way"},

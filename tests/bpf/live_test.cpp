@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 #include <chrono>
@@ -53,6 +54,8 @@ class Tap {
         address.sll_protocol = htons(ETH_P_ALL);
         address.sll_ifindex = static_cast<int>(if_nametoindex(device));
         REQUIRE(bind(fd_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
+        const int on = 1;
+        REQUIRE(setsockopt(fd_.get(), SOL_PACKET, PACKET_AUXDATA, &on, sizeof(on)) == 0);
     }
 
     void send(const Bytes& frame) const {
@@ -94,14 +97,38 @@ class Tap {
             if (poll(&waiting, 1, std::max(0, static_cast<int>(left.count()))) <= 0) return std::nullopt;
             Received got{.frame = Bytes(16384)};
             sockaddr_ll from{};
-            socklen_t length = sizeof(from);
-            const ssize_t size =
-                recvfrom(fd_.get(), got.frame.data(), got.frame.size(), 0, reinterpret_cast<sockaddr*>(&from), &length);
+            iovec place{.iov_base = got.frame.data(), .iov_len = got.frame.size()};
+            alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(tpacket_auxdata))> control{};
+            msghdr message{};
+            message.msg_name = &from;
+            message.msg_namelen = sizeof(from);
+            message.msg_iov = &place;
+            message.msg_iovlen = 1;
+            message.msg_control = control.data();
+            message.msg_controllen = control.size();
+            const ssize_t size = recvmsg(fd_.get(), &message, 0);
             if (size < 0 || (from.sll_pkttype == PACKET_OUTGOING) != outgoing) continue;
             got.frame.resize(static_cast<std::size_t>(size));
             got.packet_type = from.sll_pkttype;
+            put_tag_back(message, got.frame);
             if (!frame_difference(expected, got.frame, Freedom::kOuterPortAndId)) return got;
         }
+    }
+
+    /// The kernel keeps a VLAN tag beside the frame.
+    static void put_tag_back(msghdr& message, Bytes& frame) {
+        const cmsghdr* control = CMSG_FIRSTHDR(&message);
+        if (control == nullptr || control->cmsg_type != PACKET_AUXDATA) return;
+        tpacket_auxdata auxiliary{};
+        std::memcpy(&auxiliary, CMSG_DATA(control), sizeof(auxiliary));
+        if ((auxiliary.tp_status & TP_STATUS_VLAN_VALID) == 0) return;
+        const std::array<std::uint16_t, 2> words{auxiliary.tp_vlan_tpid, auxiliary.tp_vlan_tci};
+        Bytes tag;
+        for (const std::uint16_t word : words) {
+            tag.push_back(static_cast<std::uint8_t>(word >> 8));
+            tag.push_back(static_cast<std::uint8_t>(word));
+        }
+        frame.insert(frame.begin() + 12, tag.begin(), tag.end());
     }
 
     UniqueFd fd_;
@@ -182,8 +209,27 @@ struct Node {
 
     /// A row of fl_sources; the port's without the source check.
     void set_source(std::uint32_t ifindex, fl_role role, std::uint32_t segment) const {
-        world.programs.put("fl_sources", fl_source_key{.ifindex = ifindex, .vlan = 0, .pad = {}},
-                           fl_source{.role = role, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
+        world.programs.put(
+            "fl_sources", fl_source_key{.ifindex = ifindex, .vlan = 0, .pad = {}},
+            fl_source{.role = role, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = 0, .port = ifindex});
+    }
+
+    /// nic is a trunk; frames of this VLAN enter the segment by the VLAN device `device`.
+    void set_vlan(std::uint16_t vlan, std::uint32_t segment, std::uint32_t device, std::uint32_t flags = 0) const {
+        fl_source row{
+            .role = FL_ROLE_PORT, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = flags, .port = device};
+        world.programs.put("fl_sources", fl_source_key{.ifindex = nic, .vlan = vlan, .pad = {}}, row);
+        row = {};
+        row.role = FL_ROLE_TRUNK;
+        world.programs.put("fl_sources", fl_source_key{.ifindex = nic, .vlan = 0, .pad = {}}, row);
+    }
+
+    /// Out of the trunk with this tag, as the VLAN device `device` would send.
+    [[nodiscard]] fl_out vlan_out(std::uint16_t vlan, std::uint32_t device) const {
+        fl_out out = world.port_out(nic);
+        out.port = device;
+        out.vlan = vlan;
+        return out;
     }
 
     [[nodiscard]] std::uint64_t packets(fl_hook hook, fl_reason reason) const {
@@ -400,4 +446,170 @@ TEST_CASE("an ARP request from the wire is answered on the wire, in XDP and in t
                                                                                  .target_ip = world.client};
     wire.send(world.from_peer(kExternalVni, request).bytes());
     CHECK(wire.receive(world.to_peer(kExternalVni, reply).bytes()));
+}
+
+namespace {
+
+constexpr std::uint16_t kVlan = 2001, kOtherVlan = 2002;
+constexpr std::uint32_t kVlanDevice = 201, kOtherVlanDevice = 202;
+
+Bytes tagged(const Packet& packet, std::uint16_t tag) {
+    Bytes frame = packet.bytes();
+    const Bytes bytes = {0x81, 0x00, static_cast<std::uint8_t>(tag >> 8), static_cast<std::uint8_t>(tag)};
+    frame.insert(frame.begin() + 12, bytes.begin(), bytes.end());
+    return frame;
+}
+
+}  // namespace
+
+TEST_CASE("a VLAN's frame loses its tag on the way to a port, whatever else the tag says") {
+    REQUIRE_ROOT();
+    Node node;
+    node.attach_tc(FL_HOOK_TC_PORT, node.nic);
+    node.set_vlan(kVlan, kTenant, kVlanDevice);
+    node.world.set_fdb(kTenant, node.world.vm_mac, node.world.port_out(node.port, FL_OUT_PEER));
+    const Tap wire(node.node.netns(), "wire");
+    const Tap vm(node.vm.netns(), "eth0");
+    const Packet frame = node.world.remote_to_vm() / body();
+    const auto forwarded = node.packets(FL_HOOK_TC_PORT, FL_REASON_L2_FORWARD);
+    wire.send(tagged(frame, GENERATE(kVlan, 0xb000 | kVlan)));  // priority 5 and DEI
+    CHECK(vm.receive(frame.bytes()));
+    CHECK(node.packets(FL_HOOK_TC_PORT, FL_REASON_L2_FORWARD) == forwarded + 1);
+}
+
+TEST_CASE("a port's frame gets the tag of the VLAN that it leaves by") {
+    REQUIRE_ROOT();
+    Node node;
+    node.attach_tc(FL_HOOK_TC_PORT, node.port);
+    node.set_source(node.port, FL_ROLE_PORT, kTenant);
+    node.world.set_fdb(kTenant, node.world.remote_mac, node.vlan_out(kVlan, kVlanDevice));
+    const Tap wire(node.node.netns(), "wire");
+    const Tap vm(node.vm.netns(), "eth0");
+    const Packet frame = node.world.vm_to_remote() / body();
+    vm.send(frame.bytes());
+    CHECK(wire.receive(tagged(frame, kVlan)));
+}
+
+TEST_CASE("from VLAN to VLAN of one trunk a frame is routed and gets another tag") {
+    REQUIRE_ROOT();
+    Node node;
+    node.attach_tc(FL_HOOK_TC_PORT, node.nic);
+    node.set_vlan(kVlan, kExternal, kVlanDevice);
+    fl_next next = node.world.next_to_vm();
+    next.out = node.vlan_out(kOtherVlan, kOtherVlanDevice);
+    node.world.set_fip_in(next);
+    const Tap wire(node.node.netns(), "wire");
+    wire.send(tagged(node.world.to_fip() / body(), kVlan));
+    CHECK(wire.receive(tagged(node.world.to_vm() / body(), kOtherVlan)));
+}
+
+TEST_CASE("between a VLAN and a tunnel the tag is exchanged for outer headers, and back") {
+    REQUIRE_ROOT();
+    Node node;
+    const fl_tunnel_type type = GENERATE(FL_TUNNEL_VXLAN, FL_TUNNEL_GRE, FL_TUNNEL_VXLAN6);
+    node.world.tunnel = type;
+    const World& world = node.world;
+    const Tap wire(node.node.netns(), "wire");
+    SECTION("into a tunnel") {
+        node.attach_tc(FL_HOOK_TC_PORT, node.nic);
+        node.set_vlan(kVlan, kTenant, kVlanDevice);
+        fl_out out = world.tunnel_out(kTenantVni);
+        out.ifindex = node.nic;
+        node.world.set_fdb(kTenant, world.remote_mac, out);
+        fl_config config{
+            .layout = FL_ABI_LAYOUT, .vtep = {}, .vxlan_port = 4789, .geneve_port = 6081, .gre = 1, .pad = {}};
+        copy_bytes(config.vtep, world.end(world.vtep));
+        world.programs.put("fl_config", std::uint32_t{0}, config);
+        const Packet frame = world.vm_to_remote() / body();
+        wire.send(tagged(frame, kVlan));
+        CHECK(wire.receive(world.to_peer(kTenantVni, frame).bytes()));
+    }
+    SECTION("out of the kernel's tunnel device") {
+        node.attach_tc(FL_HOOK_TC_TUNNEL, node.nic);
+        node.set_source(node.nic, FL_ROLE_TUNNEL, kExternal);
+        fl_next next = world.next_to_vm();
+        next.out = node.vlan_out(kVlan, kVlanDevice);
+        node.world.set_fip_in(next);
+        wire.send((world.to_fip() / body()).bytes());
+        CHECK(wire.receive(tagged(world.to_vm() / body(), kVlan)));
+    }
+}
+
+TEST_CASE("from a tunnel into a VLAN, by tc alone and when XDP has done the rest") {
+    REQUIRE_ROOT();
+    Node node;
+    if (GENERATE(false, true)) node.attach_xdp();
+    node.attach_tc(FL_HOOK_TC_UNDERLAY, node.nic);
+    fl_next next = node.world.next_to_vm();
+    next.out = node.vlan_out(kVlan, kVlanDevice);
+    node.world.set_fip_in(next);
+    const Tap wire(node.node.netns(), "wire");
+    wire.send(node.world.from_peer(kExternalVni, node.world.to_fip() / body()).bytes());
+    CHECK(wire.receive(tagged(node.world.to_vm() / body(), kVlan)));
+}
+
+TEST_CASE("an ARP request in a VLAN is answered in the VLAN") {
+    REQUIRE_ROOT();
+    Node node;
+    node.attach_tc(FL_HOOK_TC_PORT, node.nic);
+    node.set_vlan(kVlan, kExternal, kVlanDevice);
+    const World& world = node.world;
+    const Tap wire(node.node.netns(), "wire");
+    const Packet request = Eth{.dst = mac("ff:ff:ff:ff:ff:ff"), .src = world.client_mac} /
+                           Arp{.sender_mac = world.client_mac, .sender_ip = world.client, .target_ip = world.fip};
+    const Packet reply = Eth{.dst = world.client_mac, .src = world.fg_mac} / Arp{.operation = 2,
+                                                                                 .sender_mac = world.fg_mac,
+                                                                                 .sender_ip = world.fip,
+                                                                                 .target_mac = world.client_mac,
+                                                                                 .target_ip = world.client};
+    wire.send(tagged(request, kVlan));
+    CHECK(wire.receive(tagged(reply, kVlan)));
+}
+
+TEST_CASE("what a trunk brings besides is left alone, and what of its VLANs is Linux's goes on to the VLAN device") {
+    REQUIRE_ROOT();
+    Node node;
+    node.attach_tc(FL_HOOK_TC_PORT, node.nic);
+    node.set_vlan(kVlan, kTenant, kVlanDevice);
+    const World& world = node.world;
+    const Tap wire(node.node.netns(), "wire");
+    const Packet frame = world.remote_to_vm() / body();
+    node.expect_counted(wire, frame.bytes(), FL_HOOK_TC_PORT, FL_REASON_NOT_OVERLAY);
+    node.expect_counted(wire, tagged(frame, kOtherVlan), FL_HOOK_TC_PORT, FL_REASON_NOT_OVERLAY);
+    node.expect_counted(wire, tagged(frame, 0), FL_HOOK_TC_PORT, FL_REASON_NOT_OVERLAY);
+    // 802.1ad is another VLAN's.
+    Bytes service = tagged(frame, kVlan);
+    service[12] = 0x88;
+    service[13] = 0xa8;
+    node.expect_counted(wire, service, FL_HOOK_TC_PORT, FL_REASON_NOT_OVERLAY);
+    const Packet flood = Eth{.dst = mac("ff:ff:ff:ff:ff:ff"), .src = world.remote_mac} / Payload::counting(50);
+    node.expect_counted(wire, tagged(flood, kVlan), FL_HOOK_TC_PORT, FL_REASON_TO_VLAN_DEV);
+    // A second tag is inside the VLAN.
+    Bytes twice = tagged(frame, kVlan);
+    const Bytes second = {0x81, 0x00, 0x00, 0x07};
+    twice.insert(twice.begin() + 16, second.begin(), second.end());
+    node.expect_counted(wire, twice, FL_HOOK_TC_PORT, FL_REASON_TO_VLAN_DEV);
+}
+
+TEST_CASE("a frame does not leave by the VLAN device that it came by, but may by another of its trunk") {
+    REQUIRE_ROOT();
+    Node node;
+    node.attach_tc(FL_HOOK_TC_PORT, node.nic);
+    node.set_vlan(kVlan, kTenant, kVlanDevice);
+    const Packet frame = node.world.remote_to_vm() / body();
+    const Tap wire(node.node.netns(), "wire");
+    node.world.set_fdb(kTenant, node.world.vm_mac, node.vlan_out(kVlan, kVlanDevice));
+    node.expect_counted(wire, tagged(frame, kVlan), FL_HOOK_TC_PORT, FL_REASON_TO_VLAN_DEV);
+    node.world.set_fdb(kTenant, node.world.vm_mac, node.vlan_out(kOtherVlan, kOtherVlanDevice));
+    wire.send(tagged(frame, kVlan));
+    CHECK(wire.receive(tagged(frame, kOtherVlan)));
+}
+
+TEST_CASE("a VM port's own tag is none of a trunk's") {
+    REQUIRE_ROOT();
+    Node node;
+    node.attach_tc(FL_HOOK_TC_PORT, node.port);
+    node.set_source(node.port, FL_ROLE_PORT, kTenant);
+    const Tap vm(node.vm.netns(), "eth0");
+    node.expect_counted(vm, tagged(node.world.vm_to_remote() / body(), kVlan), FL_HOOK_TC_PORT, FL_REASON_VLAN_TAG);
 }

@@ -54,7 +54,8 @@ World::World(fl_tunnel_type type) : tunnel(type) {
 }
 
 void World::put_port(std::uint32_t flags) {
-    fl_source source{.role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = flags};
+    fl_source source{
+        .role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = flags, .port = kThisDevice};
     copy(vm_mac, source.mac);
     copy(fixed, source.ip);
     programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}}, source);
@@ -74,7 +75,13 @@ void World::on_learning_port() {
 
 void World::on_tunnel(std::uint32_t segment, std::uint32_t flags) {
     programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
-                 fl_source{.role = FL_ROLE_TUNNEL, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = flags});
+                 fl_source{.role = FL_ROLE_TUNNEL,
+                           .segment = segment,
+                           .mac = {},
+                           .pad = {},
+                           .ip = {},
+                           .flags = flags,
+                           .port = kThisDevice});
 }
 
 fl_tunnel World::tunnel_row(std::uint32_t segment, std::uint32_t device, std::uint32_t flags) const {
@@ -97,8 +104,10 @@ void World::put_tunnel(std::uint32_t vni, Ipv4 peer, const fl_tunnel& row) {
 }
 
 void World::on_host(std::uint32_t segment) {
-    programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
-                 fl_source{.role = FL_ROLE_HOST, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = 0});
+    programs.put(
+        "fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
+        fl_source{
+            .role = FL_ROLE_HOST, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = 0, .port = kThisDevice});
 }
 
 fl_out World::port_out(std::uint32_t ifindex, std::uint32_t flags) const {

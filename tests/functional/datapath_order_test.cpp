@@ -3,6 +3,7 @@
 // that is not there.
 #include <catch2/catch_test_macros.hpp>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@ class WatchingStore {
     MapContents held;
     std::string first_gap;
     std::uint64_t writes = 0;
+    std::set<IpAddress> own_addresses;  ///< that the configuration had while rows changed
     std::size_t fip_in_size = 1000;
     std::size_t trie_size = 1000;
     const Tables* goal = nullptr;  ///< of the sync that runs
@@ -123,6 +125,7 @@ class WatchingStore {
 
     void watch(const char* after) {
         ++writes;
+        own_addresses.insert(IpAddress::from_bytes(held.tables.config.vtep));
         if (first_gap.empty()) {
             const std::string gap = find_gap();
             if (!gap.empty()) first_gap = std::string(gap) + " after a " + after;
@@ -188,7 +191,7 @@ class Generator {
             const __u32 segment = 1 + pick(3);
             out.fdb[{.segment = segment, .mac = {0xfa, byte(4)}, .pad = {}}].out = output();
             out.sources[{.ifindex = 1 + pick(4), .vlan = 0, .pad = {}}] = {
-                .role = FL_ROLE_PORT, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = pick(2)};
+                .role = FL_ROLE_PORT, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = pick(2), .port = 0};
         }
         for (std::uint32_t i = pick(5); i > 0; --i) {
             const __u32 domain = 1 + pick(3);
@@ -331,6 +334,34 @@ TEST_CASE("a full trie has no prefix from which a part that was to be taken out 
     CHECK(equal(store.held.tables, desired));
 }
 
+TEST_CASE("while rows change with the own address, nothing can leave from either", "[datapath][order]") {
+    const auto from = [](const char* vtep, const char* peer) {
+        Tables tables;
+        tables.config.layout = FL_ABI_LAYOUT;
+        copy_bytes(tables.config.vtep, IpAddress::parse(vtep).value());
+        fl_fdb& row = tables.fdb[{.segment = 1, .mac = {2}, .pad = {}}];
+        row.out.kind = FL_OUT_TUNNEL;
+        copy_bytes(row.out.remote, IpAddress::parse(peer).value());
+        return tables;
+    };
+    WatchingStore store;
+    MapContents actual;
+    const auto sync = [&](const Tables& desired) {
+        store.own_addresses.clear();
+        REQUIRE(TableSync(store, actual).run(desired));
+        CHECK(equal(store.held.tables, desired));
+        CHECK(same_bytes(store.held.tables.config, desired.config));
+        return store.own_addresses;
+    };
+    const std::set<IpAddress> none{IpAddress{}};
+    CHECK(sync(from("192.0.2.1", "192.0.2.2")) == none);
+    CHECK(sync(from("2001:db8::1", "2001:db8::2")) == none);
+    CHECK(sync(from("2001:db8::1", "2001:db8::3")) == std::set{*IpAddress::parse("2001:db8::1")});
+    Tables without;
+    without.config.layout = FL_ABI_LAYOUT;
+    CHECK(sync(without) == none);
+}
+
 TEST_CASE("rows towards a device that cannot be in fl_devs are written without the XDP flag", "[datapath][order]") {
     WatchingStore store;
     store.gone_device = 11;
@@ -346,7 +377,9 @@ TEST_CASE("rows towards a device that cannot be in fl_devs are written without t
                       .tunnel_id = 0,
                       .remote = {},
                       .outer_dmac = {},
-                      .outer_smac = {}};
+                      .outer_smac = {},
+                      .vlan = 0,
+                      .pad = {}};
     const fl_fip_key key{.segment = 1, .fip = {172, 24, 5, 1}};
     desired.fip_in[key] = value;
     REQUIRE(TableSync(store, actual).run(desired));

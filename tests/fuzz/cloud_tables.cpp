@@ -71,7 +71,8 @@ class Writer {
         }
     }
 
-    void source(std::uint32_t ifindex, const fl_source& row) const {
+    void source(std::uint32_t ifindex, fl_source row) const {
+        row.port = ifindex;
         put("fl_sources", fl_source_key{.ifindex = ifindex, .vlan = 0, .pad = {}}, row);
     }
 

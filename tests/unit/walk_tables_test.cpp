@@ -18,6 +18,7 @@ void expect_source(Tables& tables, int ifindex, fl_role role, int segment) {
     fl_source& source = tables.sources[source_row_key(ifindex)];
     source.role = role;
     source.segment = static_cast<std::uint32_t>(segment);
+    source.port = static_cast<std::uint32_t>(ifindex);
 }
 
 void expect_vm(Tables& tables, int ifindex, const char* address, const char* fixed) {
