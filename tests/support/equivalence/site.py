@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 from equivalence.build import ETH_IPV4, ETH_IPV6, UDP, eth, ipv4, ipv6, udp, vxlan
 from equivalence.sockets import Capture, Injector
-from lab import Lab, LabNode
+from lab import Lab, LabNode, wait_for
+from maps import bpftool_dump
 from namespaces import Namespace, inside
 from topology import Network, Topology
 
@@ -274,6 +275,14 @@ class Site:
             if error not in (0, -2):
                 raise OSError(-error, "cannot flush conntrack")
         self.node.run("\n".join(f"ip link set dev {bridge} type bridge fdb_flush" for bridge in self._bridges))
+        # A row outlives the entry that it came from for a moment, and what it carries teaches Linux nothing.
+        wait_for("the fast path to forget what the bridges had learned", lambda: not self._learned_rows())
+
+    def _learned_rows(self) -> list[dict]:
+        """Of fl_fdb, FL_FDB_LEARNED."""
+        if not self.node.status()["fast_path"]:
+            return []
+        return [row for row in bpftool_dump(self.node, "fl_fdb") if row["value"]["flags"] & 1]
 
     def set_fast_path(self, on: bool) -> None:
         self.node.set_fast_path(on)
