@@ -122,6 +122,26 @@ def test_T1_V1_same_vlan_on_two_nodes(lab, taps):
     assert_same("on the wire", here.one(ours(0), "echo reply"), answer)
 
 
+def passed(node, device: str) -> int:
+    """Packets that a device has received and sent."""
+    (row,) = json.loads(node.run(["ip", "-j", "-s", "link", "show", "dev", device]).stdout)
+    return row["stats64"]["rx"]["packets"] + row["stats64"]["tx"]["packets"]
+
+
+def test_tags_are_put_on_and_taken_off_in_bpf(lab):
+    """What VMs of a network send each other from node to node passes the kernel's VLAN devices in neither direction."""
+    sender, receiver = lab.vms["vm1"], lab.vms["vm2"].port
+    nodes = [lab.nodes[name] for name in ("compute1", "compute2")]
+    question = ["ping", "-n", "-i", "0.02", "-W", "2", receiver.fixed_ip, "-c"]
+    sender.run([*question, "5"])
+    before = [(passed(node, "eth1.2001"), passed(node, "eth1")) for node in nodes]
+    sender.run([*question, "100"])
+    for node, (tagged, plain) in zip(nodes, before):
+        assert passed(node, "eth1") - plain >= 200
+        # ARP, and what the kernel says by itself.
+        assert passed(node, "eth1.2001") - tagged < 20, f"{node.name}: packets passed eth1.2001"
+
+
 def test_T7_V3_different_vlans_do_not_mix(lab, taps):
     """What is broadcast in one VLAN reaches all of it, and nothing of the other."""
     tag = random.randbytes(24)
