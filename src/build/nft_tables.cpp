@@ -203,10 +203,16 @@ NftChain port_guard(const GuardedPort& port) {
 NftChain uplink_guard(const GuardedUplink& uplink) {
     NftChain chain{guard_chain(uplink.device), "filter", "egress", kFilter, uplink.device, {}};
     // A VM's own tag is in the frame and would hide what is behind it; the receiver ignores one with VLAN id 0. That of
-    // a VLAN device is beside the frame, whose protocol is then the inner one.
+    // a VLAN device is beside the frame, whose protocol is then the inner one. On Linux 7.2 that is so for
+    // a VM's tag, too.
     chain.rules.emplace_back("meta protocol 8021q counter drop");
     chain.rules.emplace_back("meta protocol 8021ad counter drop");
-    if (uplink.passes_tags) chain.rules.emplace_back("ether type 8021q accept");
+    if (uplink.passes_tags) {
+        chain.rules.emplace_back("ether type 8021q accept");
+    } else {
+        chain.rules.emplace_back("ether type 8021q counter drop");
+        chain.rules.emplace_back("ether type 8021ad counter drop");
+    }
     for (const VmAddresses& vm : uplink.senders) {
         const std::string match = fmt::format("ether saddr {} ", vm.mac.str());
         add_address_rules(chain, match, vm);

@@ -142,6 +142,7 @@ TEST_CASE("macvtap: VMs send with their own addresses only", "[build][macvtap]")
     CHECK(vlan->hook == "egress");
     CHECK(vlan->rules ==
           Strings{"meta protocol 8021q counter drop", "meta protocol 8021ad counter drop",
+                  "ether type 8021q counter drop", "ether type 8021ad counter drop",
                   "ether saddr fa:16:3e:00:01:11 arp saddr ether != fa:16:3e:00:01:11 counter drop",
                   "ether saddr fa:16:3e:00:01:11 arp saddr ip != 0.0.0.0 arp saddr ip != 10.1.0.11 counter drop",
                   "ether saddr fa:16:3e:00:01:11 ip saddr != 0.0.0.0 ip saddr != 10.1.0.11 counter drop",
