@@ -31,8 +31,8 @@ fl_inline __u8 fl_inner_tos(const struct fl_ctx *ctx, const struct fl_frame *fra
 	if (!ip)
 		return 0;
 	if (inner->eth.proto == bpf_htons(ETH_P_IP))
-		return ip[1];
-	return inner->eth.proto == bpf_htons(ETH_P_IPV6) ? ip[0] << 4 | ip[1] >> 4 : 0;
+		return fl_tos_of(ip, false);
+	return inner->eth.proto == bpf_htons(ETH_P_IPV6) ? fl_tos_of(ip, true) : 0;
 }
 
 fl_inline const struct fl_fdb *fl_find_fdb(const struct fl_frame *frame, const struct fl_inner *inner)

@@ -11,7 +11,6 @@
 #include "lib/parse.h"
 #include "lib/verdict.h"
 
-#define FL_TUNNEL_TTL 64
 #define FL_OUTER_LEN_MASK 127 /* for the verifier, which does not know what a row holds */
 #define FL_ECN_MASK 3
 #define FL_ECN_ECT0 2

@@ -129,6 +129,9 @@ enum fl_tunnel_type {
 	FL_TUNNEL_VXLAN6, /* VXLAN over IPv6, without UDP checksums (RFC 6935) */
 };
 
+/* TTL, or hop limit, of tunnel packets; the devices that fiplane makes have it, too. */
+#define FL_TUNNEL_TTL 64
+
 /* UDP source ports of tunnel packets, from the first to before the last: Linux's default ip_local_port_range, which its
  * vxlan devices use. */
 #define FL_SOURCE_PORT_FIRST 32768

@@ -6,6 +6,7 @@
 
 #include "build/diff_impl.hpp"
 #include "build/names.hpp"
+#include "fiplane/abi.h"
 
 namespace fiplane::build {
 namespace {
@@ -42,10 +43,9 @@ std::string describe(const std::string& name, const DesiredDevice& device) {
 
 /// As add_vxlan makes them.
 bool sends_plain_headers(const VxlanInfo& now) {
-    constexpr std::uint8_t kHopLimit = 64;
     if (now.extensions || now.inherits_ttl || now.df != 0 || now.tos != 0) return false;
     if (!now.local.is_ipv6()) return !now.udp_checksum && now.ttl == 0;
-    return now.sends_no_checksum6 && now.takes_no_checksum6 && now.ttl == kHopLimit && now.flow_label == 0 &&
+    return now.sends_no_checksum6 && now.takes_no_checksum6 && now.ttl == FL_TUNNEL_TTL && now.flow_label == 0 &&
            !now.inherits_flow_label;
 }
 
@@ -63,7 +63,7 @@ bool same_tunnel(const GreInfo& now, const GretapKind& wanted, int underlay_ifin
     right.underlay_ifindex = underlay_ifindex;
     right.path_mtu_discovery = false;
     right.ignore_df = true;
-    right.ttl = 64;
+    right.ttl = FL_TUNNEL_TTL;
     return now == right;
 }
 
@@ -88,7 +88,7 @@ bool same_tunnel(const GeneveInfo& now, const GeneveKind& wanted) {
     right.vni = wanted.vni;
     right.remote = wanted.remote;
     right.port = wanted.port;
-    right.ttl = 64;
+    right.ttl = FL_TUNNEL_TTL;
     return now == right;
 }
 

@@ -48,9 +48,7 @@ void add_segment_devices(World& world, const Segment& segment) {
         if (port.kind == BridgePort::Kind::kTunnel) add(*port.link, DeviceRole::Kind::kTunnel);
         if (port.kind != BridgePort::Kind::kVm) continue;
         add(*port.link, DeviceRole::Kind::kPort);
-        if (const Link* trunk = segment.refusal.empty() ? world.trunk_to_take(port) : nullptr) {
-            add(*trunk, DeviceRole::Kind::kTrunk);
-        }
+        if (port.taken_on != nullptr) add(*port.taken_on, DeviceRole::Kind::kTrunk);
     }
 }
 
@@ -154,14 +152,6 @@ void World::keep_alive(const std::vector<NeighbourUse>& neighbours, const fl_des
         if (row != nullptr) wanted.dests.push_back(*row);
         keep_alive(wanted);
     }
-}
-
-const Link* World::trunk_to_take(const BridgePort& port) const {
-    const Link* trunk = port.trunk;
-    if (trunk == nullptr || !port.refusal.empty() || !trunk->foreign_programs.empty()) return nullptr;
-    if (root.netfilter().has_ingress(trunk->name)) return nullptr;
-    const auto is_trunk = [&](const auto& entry) { return entry.second.device == trunk->ifindex; };
-    return std::ranges::any_of(l2.underlay(), is_trunk) ? nullptr : trunk;
 }
 
 void World::finish_keepalives() {

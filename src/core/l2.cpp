@@ -96,6 +96,7 @@ L2::L2(const NetnsIndex& root, const std::map<NetnsName, NetnsIndex>& routers, c
     }
     elect_vtep();
     read_tunnel_tables();
+    take_on_trunks();
     read_bridge_tables();
 }
 
@@ -240,6 +241,21 @@ void L2::read_tunnel_tables() {
         }
         remotes_[{entry.ifindex, entry.mac}].push_back({*entry.destination, is_learned(entry)});
         add_path(*at, *entry.destination);
+    }
+}
+
+/// The underlay device has another program at its ingress.
+void L2::take_on_trunks() {
+    std::set<int> underlay;
+    for (const auto& [key, path] : underlay_)
+        underlay.insert(path.device);
+    for (auto& [bridge, segment] : segments_) {
+        for (auto& [ifindex, port] : segment.ports) {
+            const bool open = port.trunk != nullptr && port.refusal.empty() && segment.refusal.empty() &&
+                              port.trunk->foreign_programs.empty() && !underlay.contains(port.trunk->ifindex) &&
+                              !root_.netfilter().has_ingress(port.trunk->name);
+            if (open) port.taken_on = port.trunk;
+        }
     }
 }
 

@@ -37,6 +37,8 @@ struct BridgePort {
     std::string refusal;                 ///< why no frame may be carried past it; empty: it may
     /// VLAN devices that do nothing but add and remove their tag: the device that they are on.
     const Link* trunk = nullptr;
+    /// Theirs where their frames are taken there, before they come to the VLAN device; else null.
+    const Link* taken_on = nullptr;
 
     [[nodiscard]] bool is_isolated() const { return link->bridge_port && link->bridge_port->isolated; }
     /// The bridge learns source addresses here, and moves entries here, unless they are sticky (br_fdb_update).
@@ -122,6 +124,7 @@ class L2 {
     void refuse_tunnel(BridgePort& port);
     [[nodiscard]] std::vector<BridgePort*> tunnels();
     void read_tunnel_tables();
+    void take_on_trunks();
     void add_path(const BridgePort& port, const IpAddress& peer);
     void read_bridge_tables();
     void add_entry(Segment& segment, const FdbEntry& entry);

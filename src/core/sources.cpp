@@ -95,13 +95,13 @@ void compile_sources(World& world) {
     const auto add = [&](const Link& link, fl_source source) {
         source.port = static_cast<std::uint32_t>(link.ifindex);
         put(link, 0, source);
-        const BridgePort* port = world.l2.port(link.ifindex);
-        const Link* trunk = port == nullptr ? nullptr : world.trunk_to_take(*port);
-        if (trunk == nullptr) return;
-        put(*trunk, link.vlan->id, source);
+        return source;
+    };
+    const auto add_tagged = [&](const Link& trunk, std::uint16_t vlan, const fl_source& source) {
+        put(trunk, vlan, source);
         // Unless it is a port itself: a flat network's.
         fl_source_key untagged{};
-        untagged.ifindex = static_cast<std::uint32_t>(trunk->ifindex);
+        untagged.ifindex = static_cast<std::uint32_t>(trunk.ifindex);
         const auto [row, fresh] = world.out.tables.sources.try_emplace(untagged);
         if (fresh) row->second.role = FL_ROLE_TRUNK;
     };
@@ -122,7 +122,8 @@ void compile_sources(World& world) {
             // The check takes frames from the one MAC that has a static entry here: of that Linux learns nothing.
             if (port.learns() && (source.flags & FL_SRC_CHECK) == 0) source.flags |= FL_SRC_LEARNS;
             if (refusal.empty()) {
-                add(*port.link, source);
+                source = add(*port.link, source);
+                if (port.taken_on != nullptr) add_tagged(*port.taken_on, port.link->vlan->id, source);
             } else if (vm) {
                 world.note(fmt::format("port {} stays slow: {}", port.link->name, refusal));
             }

@@ -7,7 +7,6 @@ namespace fiplane {
 
 namespace {
 
-constexpr std::uint8_t kTunnelTtl = 64;
 constexpr std::uint8_t kUdp = 17;
 constexpr std::uint8_t kGre = 47;
 constexpr std::uint32_t kMulticast = 0xe;  // 224/4
@@ -33,7 +32,7 @@ std::string vxlan_refusal(const std::string& name, const VxlanInfo& vxlan) {
     } else if (vxlan.udp_checksum) {
         return name + " sends UDP checksums";
     }
-    if (vxlan.ttl != 0 && vxlan.ttl != kTunnelTtl) return fmt::format("{} sends with TTL {}", name, vxlan.ttl);
+    if (vxlan.ttl != 0 && vxlan.ttl != FL_TUNNEL_TTL) return fmt::format("{} sends with TTL {}", name, vxlan.ttl);
     if (vxlan.tos != 0) return fmt::format("{} sends with TOS {}", name, vxlan.tos);
     if (vxlan.local.is_unset()) return name + " has no local address";
     return {};
@@ -48,7 +47,7 @@ std::string gre_refusal(const std::string& name, const GreInfo& gre) {
     if (gre.other_flags) return name + " sends checksums or sequence numbers";
     if (gre.path_mtu_discovery) return name + " sets DF (pmtudisc)";
     if (!gre.ignore_df) return name + " copies DF of the inner packet (noignore-df)";
-    if (gre.ttl != kTunnelTtl) {
+    if (gre.ttl != FL_TUNNEL_TTL) {
         return gre.ttl == 0 ? name + " copies the inner packet's TTL"
                             : fmt::format("{} sends with TTL {}", name, gre.ttl);
     }
@@ -67,7 +66,7 @@ std::string geneve_refusal(const std::string& name, const GeneveInfo& geneve) {
     if (geneve.udp_checksum) return name + " sends UDP checksums";
     if (geneve.inherits_ttl) return name + " copies the inner packet's TTL";
     if (geneve.df != 0) return name + " sets DF, or copies that of the inner packet";
-    if (geneve.ttl != 0 && geneve.ttl != kTunnelTtl) return fmt::format("{} sends with TTL {}", name, geneve.ttl);
+    if (geneve.ttl != 0 && geneve.ttl != FL_TUNNEL_TTL) return fmt::format("{} sends with TTL {}", name, geneve.ttl);
     if (geneve.tos != 0) return fmt::format("{} sends with TOS {}", name, geneve.tos);
     if (geneve.first_source_port > FL_SOURCE_PORT_FIRST || geneve.last_source_port < FL_SOURCE_PORT_END - 1) {
         return fmt::format("{} sends from UDP ports {}-{} only", name, geneve.first_source_port,

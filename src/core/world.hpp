@@ -36,9 +36,6 @@ struct World {
     /// none: it is kept alive in any case.
     void keep_alive(const std::vector<NeighbourUse>& neighbours, const fl_dest_key* row);
     void keep_alive(const Keepalive& wanted);
-    /// The device on which frames of a VLAN device are taken before they come to that, or null. The underlay device has
-    /// another program there.
-    [[nodiscard]] const Link* trunk_to_take(const BridgePort& port) const;
     /// Moves what was recorded into `out`.
     void finish_keepalives();
 

@@ -9,6 +9,7 @@
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
 
+#include "fiplane/abi.h"
 #include "linux/rtnl_impl.hpp"
 
 namespace fiplane {
@@ -106,10 +107,9 @@ Result<> Rtnl::add_vxlan(const VxlanSpec& spec) {
         request.number(IFLA_VXLAN_PROXY, static_cast<std::uint8_t>(spec.proxy));
         request.number(IFLA_VXLAN_UDP_CSUM, static_cast<std::uint8_t>(spec.udp_checksum));
         if (spec.local.is_ipv6()) {
-            constexpr std::uint8_t kHopLimit = 64;
             request.number(IFLA_VXLAN_UDP_ZERO_CSUM6_TX, static_cast<std::uint8_t>(!spec.udp_checksum));
             request.number(IFLA_VXLAN_UDP_ZERO_CSUM6_RX, static_cast<std::uint8_t>(!spec.udp_checksum));
-            request.number(IFLA_VXLAN_TTL, kHopLimit);
+            request.number(IFLA_VXLAN_TTL, std::uint8_t{FL_TUNNEL_TTL});
         }
     }
     if (auto made = impl_->change(request, what); !made) return made;
@@ -119,7 +119,6 @@ Result<> Rtnl::add_vxlan(const VxlanSpec& spec) {
 Result<> Rtnl::add_gretap(const GretapSpec& spec) {
     const std::string what = fmt::format("create gretap device {} (key {}, local {}, remote {})", spec.name, spec.key,
                                          spec.local.str(), spec.remote.str());
-    constexpr std::uint8_t kTtl = 64;
     Request request = new_link(spec.name);
     request.number(IFLA_MTU, spec.mtu);
     {
@@ -133,7 +132,7 @@ Result<> Rtnl::add_gretap(const GretapSpec& spec) {
         request.ipv4(IFLA_GRE_LOCAL, spec.local);
         request.ipv4(IFLA_GRE_REMOTE, spec.remote);
         if (spec.underlay_ifindex != 0) request.number(IFLA_GRE_LINK, spec.underlay_ifindex);
-        request.number(IFLA_GRE_TTL, kTtl);
+        request.number(IFLA_GRE_TTL, std::uint8_t{FL_TUNNEL_TTL});
         // The kernel allows no ignore-df beside path MTU discovery (net/ipv4/ip_gre.c, ipgre_netlink_parms).
         request.number(IFLA_GRE_PMTUDISC, std::uint8_t{0});
         request.number(IFLA_GRE_IGNORE_DF, std::uint8_t{1});
@@ -161,7 +160,6 @@ Result<> Rtnl::add_vlan(const VlanSpec& spec) {
 Result<> Rtnl::add_geneve(const GeneveSpec& spec) {
     const std::string what =
         fmt::format("create geneve device {} (VNI {}, remote {})", spec.name, spec.vni, spec.remote.str());
-    constexpr std::uint8_t kTtl = 64;
     Request request = new_link(spec.name);
     request.number(IFLA_MTU, spec.mtu);
     {
@@ -171,7 +169,7 @@ Result<> Rtnl::add_geneve(const GeneveSpec& spec) {
         request.number(IFLA_GENEVE_ID, spec.vni);
         request.ipv4(IFLA_GENEVE_REMOTE, spec.remote);
         request.number(IFLA_GENEVE_PORT, htons(spec.port));
-        request.number(IFLA_GENEVE_TTL, kTtl);
+        request.number(IFLA_GENEVE_TTL, std::uint8_t{FL_TUNNEL_TTL});
         request.number(IFLA_GENEVE_UDP_CSUM, std::uint8_t{0});
         request.number(IFLA_GENEVE_DF, static_cast<std::uint8_t>(GENEVE_DF_UNSET));
     }

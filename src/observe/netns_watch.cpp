@@ -233,9 +233,8 @@ Result<std::vector<Ipv6Way>> NetnsWatch::read_ipv6_ways(const NetnsView& view, c
             if (fresh) own->second = ipv6_mtu(netns_, *device);
             way->mtu = way->mtu == 0 ? own->second : std::min(way->mtu, own->second);
         }
-        const IpAddress& wanted = local;
         way->has_local = std::ranges::any_of(
-            *addresses, [&](const Ipv6Address& own) { return own.address == wanted && !own.tentative; });
+            *addresses, [&](const Ipv6Address& own) { return own.address == local && !own.tentative; });
         way->other_rules = *other_rules;
         ways.push_back(std::move(*way));
     }

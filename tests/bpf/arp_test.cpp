@@ -26,14 +26,6 @@ Request request_for_fip(const World& world) {
             .arp = {.operation = 1, .sender_mac = world.client_mac, .sender_ip = world.client, .target_ip = world.fip}};
 }
 
-Packet reply_for_fip(const World& world) {
-    return Eth{.dst = world.client_mac, .src = world.fg_mac} / Arp{.operation = 2,
-                                                                   .sender_mac = world.fg_mac,
-                                                                   .sender_ip = world.fip,
-                                                                   .target_mac = world.client_mac,
-                                                                   .target_ip = world.client};
-}
-
 /// The VM asks for its neighbour behind node b.
 Request request_from_vm(const World& world) {
     return {.eth = {.dst = kBroadcast, .src = world.vm_mac},
@@ -47,7 +39,7 @@ std::uint16_t answered_from(const World& world, std::uint16_t port) {
                           Udp{.src = port, .dst = 4789, .checksum = 0} / Vxlan{.vni = kExternalVni} /
                           request_for_fip(world).packet();
     const auto result = world.programs.run(FL_HOOK_TC_UNDERLAY, packet.bytes());
-    check_sent(result, kTcRedirect, FL_REASON_ARP_REPLY, world.to_peer(kExternalVni, reply_for_fip(world)));
+    check_sent(result, kTcRedirect, FL_REASON_ARP_REPLY, world.to_peer(kExternalVni, world.fip_is_at()));
     return word_at(result.frame, 34);
 }
 
@@ -60,7 +52,7 @@ TEST_CASE("a request from a tunnel is answered into the tunnel") {
     const Packet packet = request_for_fip(world).packet().with(Payload(Bytes(padding, 0)));
     const auto result = world.programs.run(hook, world.from_peer(kExternalVni, packet).bytes());
     check_sent(result, hook == FL_HOOK_XDP_UNDERLAY ? kXdpTx : kTcRedirect, FL_REASON_ARP_REPLY,
-               world.to_peer(kExternalVni, reply_for_fip(world)));
+               world.to_peer(kExternalVni, world.fip_is_at()));
 }
 
 TEST_CASE("a request on a plain hook is answered there, without padding") {
@@ -69,7 +61,7 @@ TEST_CASE("a request on a plain hook is answered there, without padding") {
     const Packet packet = request_for_fip(world).packet().with(Payload(Bytes(padding, 0)));
     const fl_hook hook = GENERATE(FL_HOOK_TC_TUNNEL, FL_HOOK_TC_HOST);
     hook == FL_HOOK_TC_TUNNEL ? world.on_tunnel(kExternal) : world.on_host(kExternal);
-    check_sent(world.programs.run(hook, packet.bytes()), kTcRedirect, FL_REASON_ARP_REPLY, reply_for_fip(world));
+    check_sent(world.programs.run(hook, packet.bytes()), kTcRedirect, FL_REASON_ARP_REPLY, world.fip_is_at());
 }
 
 TEST_CASE("a VM's request for a remote neighbour is answered at its port") {
@@ -94,10 +86,10 @@ TEST_CASE("skb->csum is right in an answer") {
     const RunOptions complete{.checksum_complete = true};
     if (plain) {
         check_sent(world.programs.run(FL_HOOK_TC_TUNNEL, packet.bytes(), complete), kTcRedirect, FL_REASON_ARP_REPLY,
-                   reply_for_fip(world));
+                   world.fip_is_at());
     } else {
         check_sent(world.programs.run(FL_HOOK_TC_UNDERLAY, world.from_peer(kExternalVni, packet).bytes(), complete),
-                   kTcRedirect, FL_REASON_ARP_REPLY, world.to_peer(kExternalVni, reply_for_fip(world)));
+                   kTcRedirect, FL_REASON_ARP_REPLY, world.to_peer(kExternalVni, world.fip_is_at()));
     }
 }
 
@@ -118,7 +110,7 @@ TEST_CASE("a router whose answers do not cross tunnels is asked from one") {
     SECTION("others on the segment are answered") {
         world.on_host(kExternal);
         check_sent(world.programs.run(FL_HOOK_TC_HOST, request.bytes()), kTcRedirect, FL_REASON_ARP_REPLY,
-                   reply_for_fip(world));
+                   world.fip_is_at());
     }
 }
 
@@ -149,7 +141,7 @@ TEST_CASE("a unicast request is answered for the MAC that it was sent to") {
     SECTION("the answer's own") {
         request.eth.dst = world.fg_mac;
         check_sent(world.programs.run(FL_HOOK_TC_TUNNEL, request.packet().bytes()), kTcRedirect, FL_REASON_ARP_REPLY,
-                   reply_for_fip(world));
+                   world.fip_is_at());
     }
     SECTION("another") {
         request.eth.dst = world.vm_mac;

@@ -44,14 +44,7 @@ TEST_CASE("a port of the external segment and the host itself reach a floating I
     const fl_hook hook = GENERATE(FL_HOOK_TC_PORT, FL_HOOK_TC_HOST);
     world.on_host(kExternal);
     if (hook == FL_HOOK_TC_PORT) {
-        world.programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
-                           fl_source{.role = FL_ROLE_PORT,
-                                     .segment = kExternal,
-                                     .mac = {},
-                                     .pad = {},
-                                     .ip = {},
-                                     .flags = 0,
-                                     .port = kThisDevice});
+        world.on_external_port();
     }
     const auto result = world.programs.run(hook, (world.to_fip() / udp_body()).bytes());
     check_sent(result, kTcRedirect, FL_REASON_FIP_IN, world.to_vm() / udp_body());

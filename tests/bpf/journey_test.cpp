@@ -50,14 +50,7 @@ TEST_CASE("a VM's packet reaches the client on the other node, and the answer co
         const auto got = node_b.programs.run(FL_HOOK_TC_UNDERLAY, wire);
         check_sent(got, kTcRedirect, FL_REASON_L2_FORWARD, node_b.from_fip() / question);
 
-        node_b.programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
-                            fl_source{.role = FL_ROLE_PORT,
-                                      .segment = kExternal,
-                                      .mac = {},
-                                      .pad = {},
-                                      .ip = {},
-                                      .flags = 0,
-                                      .port = kThisDevice});
+        node_b.on_external_port();
         const auto back = node_b.programs.run(FL_HOOK_TC_PORT, (node_b.to_fip() / answer).bytes());
         REQUIRE(back.reason == FL_REASON_L2_FORWARD);
         wire = back.frame;

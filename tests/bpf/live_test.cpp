@@ -142,7 +142,7 @@ struct Node {
     std::uint32_t nic = 0, port = 0, br = 0;
     std::vector<bpf_link*> links;
 
-    Node() {
+    explicit Node(fl_tunnel_type type = FL_TUNNEL_VXLAN) : world(type) {
         // IPv6 would speak by itself, at any time: the programs would count it.
         for (const Netns* netns : {&node.netns(), &vm.netns()})
             REQUIRE(write_sysctl(*netns, "ipv6/conf/default/disable_ipv6", "1").has_value());
@@ -410,15 +410,8 @@ TEST_CASE("what the host sends into a segment is answered and forwarded at its b
     const Tap bridge(node.node.netns(), "br0");
     SECTION("an ARP request is answered as if the segment had") {
         const World& world = node.world;
-        bridge.send((Eth{.dst = mac("ff:ff:ff:ff:ff:ff"), .src = world.client_mac} /
-                     Arp{.sender_mac = world.client_mac, .sender_ip = world.client, .target_ip = world.fip})
-                        .bytes());
-        CHECK(bridge.receive((Eth{.dst = world.client_mac, .src = world.fg_mac} / Arp{.operation = 2,
-                                                                                      .sender_mac = world.fg_mac,
-                                                                                      .sender_ip = world.fip,
-                                                                                      .target_mac = world.client_mac,
-                                                                                      .target_ip = world.client})
-                                 .bytes()));
+        bridge.send(world.who_has_fip().bytes());
+        CHECK(bridge.receive(world.fip_is_at().bytes()));
     }
     SECTION("a packet for a floating IP goes to the VM") {
         fl_next next = node.world.next_to_vm();
@@ -437,13 +430,8 @@ TEST_CASE("an ARP request from the wire is answered on the wire, in XDP and in t
     node.attach_tc(FL_HOOK_TC_UNDERLAY, node.nic);
     const Tap wire(node.node.netns(), "wire");
     const World& world = node.world;
-    const Packet request = Eth{.dst = mac("ff:ff:ff:ff:ff:ff"), .src = world.client_mac} /
-                           Arp{.sender_mac = world.client_mac, .sender_ip = world.client, .target_ip = world.fip};
-    const Packet reply = Eth{.dst = world.client_mac, .src = world.fg_mac} / Arp{.operation = 2,
-                                                                                 .sender_mac = world.fg_mac,
-                                                                                 .sender_ip = world.fip,
-                                                                                 .target_mac = world.client_mac,
-                                                                                 .target_ip = world.client};
+    const Packet request = world.who_has_fip();
+    const Packet reply = world.fip_is_at();
     wire.send(world.from_peer(kExternalVni, request).bytes());
     CHECK(wire.receive(world.to_peer(kExternalVni, reply).bytes()));
 }
@@ -505,9 +493,7 @@ TEST_CASE("from VLAN to VLAN of one trunk a frame is routed and gets another tag
 
 TEST_CASE("between a VLAN and a tunnel the tag is exchanged for outer headers, and back") {
     REQUIRE_ROOT();
-    Node node;
-    const fl_tunnel_type type = GENERATE(FL_TUNNEL_VXLAN, FL_TUNNEL_GRE, FL_TUNNEL_VXLAN6);
-    node.world.tunnel = type;
+    Node node(GENERATE(FL_TUNNEL_VXLAN, FL_TUNNEL_GRE, FL_TUNNEL_VXLAN6));
     const World& world = node.world;
     const Tap wire(node.node.netns(), "wire");
     SECTION("into a tunnel") {
@@ -516,10 +502,6 @@ TEST_CASE("between a VLAN and a tunnel the tag is exchanged for outer headers, a
         fl_out out = world.tunnel_out(kTenantVni);
         out.ifindex = node.nic;
         node.world.set_fdb(kTenant, world.remote_mac, out);
-        fl_config config{
-            .layout = FL_ABI_LAYOUT, .vtep = {}, .vxlan_port = 4789, .geneve_port = 6081, .gre = 1, .pad = {}};
-        copy_bytes(config.vtep, world.end(world.vtep));
-        world.programs.put("fl_config", std::uint32_t{0}, config);
         const Packet frame = world.vm_to_remote() / body();
         wire.send(tagged(frame, kVlan));
         CHECK(wire.receive(world.to_peer(kTenantVni, frame).bytes()));
@@ -555,13 +537,8 @@ TEST_CASE("an ARP request in a VLAN is answered in the VLAN") {
     node.set_vlan(kVlan, kExternal, kVlanDevice);
     const World& world = node.world;
     const Tap wire(node.node.netns(), "wire");
-    const Packet request = Eth{.dst = mac("ff:ff:ff:ff:ff:ff"), .src = world.client_mac} /
-                           Arp{.sender_mac = world.client_mac, .sender_ip = world.client, .target_ip = world.fip};
-    const Packet reply = Eth{.dst = world.client_mac, .src = world.fg_mac} / Arp{.operation = 2,
-                                                                                 .sender_mac = world.fg_mac,
-                                                                                 .sender_ip = world.fip,
-                                                                                 .target_mac = world.client_mac,
-                                                                                 .target_ip = world.client};
+    const Packet request = world.who_has_fip();
+    const Packet reply = world.fip_is_at();
     wire.send(tagged(request, kVlan));
     CHECK(wire.receive(tagged(reply, kVlan)));
 }

@@ -28,14 +28,6 @@ Packet packet_of(const World& world, const Outer& outer) {
     return outer.eth / outer.ip4 / outer.udp / outer.vxlan / (world.to_fip() / Udp{} / Payload{"tunnel"});
 }
 
-/// At tc the reason says why; in XDP only whether it is underlay traffic or tc's to judge.
-void left_at_both(World& world, const Packet& packet, fl_reason reason) {
-    const Bytes frame = packet.bytes();
-    check_left(FL_HOOK_TC_UNDERLAY, world.programs.run(FL_HOOK_TC_UNDERLAY, frame), reason, frame);
-    check_left(FL_HOOK_XDP_UNDERLAY, world.programs.run(FL_HOOK_XDP_UNDERLAY, frame),
-               reason == FL_REASON_NOT_OVERLAY ? FL_REASON_NOT_OVERLAY : FL_REASON_TO_TC, frame);
-}
-
 }  // namespace
 
 TEST_CASE("the same packet with nothing wrong is taken") {
@@ -66,7 +58,7 @@ TEST_CASE("underlay traffic is none of the programs' business") {
     SECTION("a later fragment, which has no ports") {
         outer.ip4.fragment_offset = 185;
     }
-    left_at_both(world, packet_of(world, outer), FL_REASON_NOT_OVERLAY);
+    expect_left_at_underlay(world, packet_of(world, outer), FL_REASON_NOT_OVERLAY);
 }
 
 TEST_CASE("frames too short for a tunnel packet are underlay traffic") {
@@ -84,7 +76,7 @@ TEST_CASE("a tagged frame of the underlay is not this device's") {
     const Packet packet = Eth{.dst = world.underlay_mac, .src = world.peer_underlay_mac} / Vlan{.id = 5} /
                           Ip4{.src = world.peer_vtep, .dst = world.vtep} / Udp{.dst = 4789, .checksum = 0} /
                           Vxlan{.vni = kExternalVni} / inner;
-    left_at_both(world, packet, FL_REASON_NOT_OVERLAY);
+    expect_left_at_underlay(world, packet, FL_REASON_NOT_OVERLAY);
 }
 
 TEST_CASE("a node without a tunnel address has no tunnels") {
@@ -93,9 +85,9 @@ TEST_CASE("a node without a tunnel address has no tunnels") {
     config.vxlan_port = 4789;
     world.programs.put("fl_config", std::uint32_t{0}, config);
     Outer outer = outer_of(world);
-    left_at_both(world, packet_of(world, outer), FL_REASON_NOT_OVERLAY);
+    expect_left_at_underlay(world, packet_of(world, outer), FL_REASON_NOT_OVERLAY);
     outer.ip4.dst = ip("0.0.0.0");
-    left_at_both(world, packet_of(world, outer), FL_REASON_NOT_OVERLAY);
+    expect_left_at_underlay(world, packet_of(world, outer), FL_REASON_NOT_OVERLAY);
 }
 
 TEST_CASE("only known peers with their own VNIs are accepted") {
@@ -107,14 +99,14 @@ TEST_CASE("only known peers with their own VNIs are accepted") {
     SECTION("an unknown VNI") {
         outer.vxlan.vni = 4242;
     }
-    left_at_both(world, packet_of(world, outer), FL_REASON_UNKNOWN_PEER);
+    expect_left_at_underlay(world, packet_of(world, outer), FL_REASON_UNKNOWN_PEER);
 }
 
 TEST_CASE("a tunnel packet for another host's MAC, which a promiscuous device sees, is not this node's") {
     World world;
     Outer outer = outer_of(world);
     outer.eth.dst = world.peer_underlay_mac;
-    left_at_both(world, packet_of(world, outer), FL_REASON_NOT_OVERLAY);
+    expect_left_at_underlay(world, packet_of(world, outer), FL_REASON_NOT_OVERLAY);
 }
 
 TEST_CASE("outer headers that only Linux judges") {
@@ -150,21 +142,21 @@ TEST_CASE("outer headers that only Linux judges") {
     SECTION("ECT(1), which Linux may copy to the inner header") {
         outer.ip4.tos = 1;
     }
-    left_at_both(world, packet_of(world, outer), FL_REASON_TUNNEL_HEADER);
+    expect_left_at_underlay(world, packet_of(world, outer), FL_REASON_TUNNEL_HEADER);
 }
 
 TEST_CASE("an outer UDP checksum is verified by Linux") {
     World world;
     Outer outer = outer_of(world);
     outer.udp.checksum.reset();
-    left_at_both(world, packet_of(world, outer), FL_REASON_OUTER_CHECKSUM);
+    expect_left_at_underlay(world, packet_of(world, outer), FL_REASON_OUTER_CHECKSUM);
 }
 
 TEST_CASE("congestion experienced on the underlay is transferred by Linux") {
     World world;
     Outer outer = outer_of(world);
     outer.ip4.tos = 0xbb;
-    left_at_both(world, packet_of(world, outer), FL_REASON_OUTER_CE);
+    expect_left_at_underlay(world, packet_of(world, outer), FL_REASON_OUTER_CE);
 }
 
 TEST_CASE("ECT(0) on the underlay changes nothing") {

@@ -104,13 +104,8 @@ TEST_CASE("an inner frame is as large as the path allows, whatever is put around
 TEST_CASE("ARP that came through a tunnel is answered through it") {
     World world(any_type());
     const fl_hook hook = underlay_hook();
-    const Packet request = Eth{.dst = mac("ff:ff:ff:ff:ff:ff"), .src = world.client_mac} /
-                           Arp{.sender_mac = world.client_mac, .sender_ip = world.client, .target_ip = world.fip};
-    const Packet reply = Eth{.dst = world.client_mac, .src = world.fg_mac} / Arp{.operation = 2,
-                                                                                 .sender_mac = world.fg_mac,
-                                                                                 .sender_ip = world.fip,
-                                                                                 .target_mac = world.client_mac,
-                                                                                 .target_ip = world.client};
+    const Packet request = world.who_has_fip();
+    const Packet reply = world.fip_is_at();
     const auto result = world.programs.run(hook, world.from_peer(kExternalVni, request).bytes());
     check_sent(result, sent_back(hook), FL_REASON_ARP_REPLY, world.to_peer(kExternalVni, reply));
 }
@@ -249,10 +244,7 @@ TEST_CASE("GRE that only Linux judges") {
     }
     const Packet packet =
         Eth{.dst = world.underlay_mac, .src = world.peer_underlay_mac} / outer / gre / (world.to_fip() / body());
-    const Bytes frame = packet.bytes();
-    check_left(FL_HOOK_TC_UNDERLAY, world.programs.run(FL_HOOK_TC_UNDERLAY, frame), reason, frame);
-    check_left(FL_HOOK_XDP_UNDERLAY, world.programs.run(FL_HOOK_XDP_UNDERLAY, frame),
-               reason == FL_REASON_NOT_OVERLAY ? FL_REASON_NOT_OVERLAY : FL_REASON_TO_TC, frame);
+    expect_left_at_underlay(world, packet, reason);
 }
 
 TEST_CASE("VXLAN over IPv6 that only Linux judges") {
@@ -314,10 +306,7 @@ TEST_CASE("VXLAN over IPv6 that only Linux judges") {
     }
     const Packet packet = Eth{.dst = world.underlay_mac, .src = world.peer_underlay_mac} / outer / udp / vxlan /
                           (world.to_fip() / body());
-    const Bytes frame = packet.bytes();
-    check_left(FL_HOOK_TC_UNDERLAY, world.programs.run(FL_HOOK_TC_UNDERLAY, frame), reason, frame);
-    check_left(FL_HOOK_XDP_UNDERLAY, world.programs.run(FL_HOOK_XDP_UNDERLAY, frame),
-               reason == FL_REASON_NOT_OVERLAY ? FL_REASON_NOT_OVERLAY : FL_REASON_TO_TC, frame);
+    expect_left_at_underlay(world, packet, reason);
 }
 
 TEST_CASE("a flow label does not matter, and none is sent") {

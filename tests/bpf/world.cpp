@@ -61,6 +61,17 @@ void World::put_port(std::uint32_t flags) {
     programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}}, source);
 }
 
+void World::on_external_port() {
+    programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
+                 fl_source{.role = FL_ROLE_PORT,
+                           .segment = kExternal,
+                           .mac = {},
+                           .pad = {},
+                           .ip = {},
+                           .flags = 0,
+                           .port = kThisDevice});
+}
+
 void World::on_port() {
     put_port(FL_SRC_CHECK);
 }
@@ -275,6 +286,16 @@ Packet World::from_fip(const Ip4& fields) const {
     return Eth{.dst = client_mac, .src = fg_mac} / between(fields, fip, client, 2);
 }
 
+Packet World::who_has_fip() const {
+    return Eth{.dst = mac("ff:ff:ff:ff:ff:ff"), .src = client_mac} /
+           Arp{.sender_mac = client_mac, .sender_ip = client, .target_ip = fip};
+}
+
+Packet World::fip_is_at() const {
+    return Eth{.dst = client_mac, .src = fg_mac} /
+           Arp{.operation = 2, .sender_mac = fg_mac, .sender_ip = fip, .target_mac = client_mac, .target_ip = client};
+}
+
 Packet World::remote_to_vm() const {
     return Eth{.dst = vm_mac, .src = remote_mac} / Ip4{.src = remote, .dst = fixed};
 }
@@ -302,6 +323,13 @@ void check_left(fl_hook hook, const RunResult& result, fl_reason reason, const B
     CHECK_FALSE(result.meta);
     const auto difference = frame_difference(frame, result.frame);
     if (difference) FAIL_CHECK("a frame that is left to Linux was changed:\n" << *difference);
+}
+
+void expect_left_at_underlay(World& world, const Packet& packet, fl_reason reason) {
+    const Bytes frame = packet.bytes();
+    check_left(FL_HOOK_TC_UNDERLAY, world.programs.run(FL_HOOK_TC_UNDERLAY, frame), reason, frame);
+    check_left(FL_HOOK_XDP_UNDERLAY, world.programs.run(FL_HOOK_XDP_UNDERLAY, frame),
+               reason == FL_REASON_NOT_OVERLAY ? FL_REASON_NOT_OVERLAY : FL_REASON_TO_TC, frame);
 }
 
 void expect_left(World& world, fl_hook hook, const Packet& packet, fl_reason reason, const RunOptions& options) {

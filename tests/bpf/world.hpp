@@ -63,6 +63,7 @@ struct World {
 
     void on_port();            ///< kThisDevice is the VM's port, with the source check
     void on_unchecked_port();  ///< the same without it
+    void on_external_port();   ///< kThisDevice is a port of the external segment
     void on_learning_port();   ///< without it, and the bridge learns there
     /// kThisDevice is a tunnel device of the segment, on a node where tunnel_device() leads elsewhere.
     void on_tunnel(std::uint32_t segment, std::uint32_t flags = 0);
@@ -107,6 +108,9 @@ struct World {
     /// The same of a packet from the VM to the client.
     [[nodiscard]] Packet from_vm(const Ip4& fields = {}) const;
     [[nodiscard]] Packet from_fip(const Ip4& fields = {}) const;
+    /// The client's ARP request for the floating IP, and the answer.
+    [[nodiscard]] Packet who_has_fip() const;
+    [[nodiscard]] Packet fip_is_at() const;
     /// Inside the tenant segment: from the VM behind node b to the VM here, and back.
     [[nodiscard]] Packet remote_to_vm() const;
     [[nodiscard]] Packet vm_to_remote() const;
@@ -128,6 +132,9 @@ void check_sent(const RunResult& result, int action, fl_reason reason, const Pac
 
 /// The frame goes on in Linux unchanged, for this reason.
 void check_left(fl_hook hook, const RunResult& result, fl_reason reason, const Bytes& frame);
+
+/// Of the outer header, which both underlay programs judge alone: XDP leaves it to tc, which gives the reason.
+void expect_left_at_underlay(World& world, const Packet& packet, fl_reason reason);
 
 /// Runs a frame that must be left to Linux. At the underlay `reason` is what the next program would say, and what is
 /// checked there is the handing over.

@@ -30,6 +30,12 @@ inline void put(std::uint8_t (&to)[6], std::string_view text) {
     std::memcpy(to, bytes.data(), sizeof to);
 }
 
+/// A sentence about what stays slow has this part.
+inline bool has_note(const Compiled& compiled, const std::string& part) {
+    return std::ranges::any_of(compiled.notes,
+                               [&](const std::string& note) { return note.find(part) != std::string::npos; });
+}
+
 inline fl_out out_port(int ifindex, std::uint32_t mtu = 1450, std::uint32_t flags = FL_OUT_XDP) {
     fl_out out{};
     out.kind = FL_OUT_PORT;

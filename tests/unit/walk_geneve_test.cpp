@@ -52,11 +52,6 @@ fl_out geneve_out() {
     return out;
 }
 
-bool has_note(const Compiled& compiled, const std::string& part) {
-    return std::ranges::any_of(compiled.notes,
-                               [&](const std::string& note) { return note.find(part) != std::string::npos; });
-}
-
 void expect_refused(const Snapshot& snapshot, const std::string& reason) {
     const Compiled compiled = compile(snapshot, scope());
     INFO(reason);

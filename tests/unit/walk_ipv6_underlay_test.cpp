@@ -53,11 +53,6 @@ Snapshot ipv6_snapshot() {
     return snapshot;
 }
 
-bool has_note(const Compiled& compiled, const std::string& part) {
-    return std::ranges::any_of(compiled.notes,
-                               [&](const std::string& note) { return note.find(part) != std::string::npos; });
-}
-
 VxlanInfo& tenant_vxlan(Snapshot& snapshot) {
     return *snapshot.root.links.at(kVxlanTenant).vxlan;
 }

@@ -26,10 +26,6 @@ bool contains(const std::string& text, const std::string& part) {
     return text.find(part) != std::string::npos;
 }
 
-bool has_note(const Compiled& compiled, const std::string& part) {
-    return std::ranges::any_of(compiled.notes, [&](const std::string& note) { return contains(note, part); });
-}
-
 /// The change stops packets for 172.24.5.11 for this reason, and there is no row.
 void check_in(const char* what, const Change& change, const std::string& reason, Snapshot snapshot = dvr_snapshot()) {
     INFO(what);

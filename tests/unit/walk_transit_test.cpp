@@ -42,7 +42,7 @@ bool reaches(const Compiled& compiled, std::uint32_t domain, const char* address
     return compiled.tables.dests.contains(dest_row_key(domain, address));
 }
 
-bool has_note(const Compiled& compiled, const std::string& start) {
+bool note_begins(const Compiled& compiled, const std::string& start) {
     return std::ranges::any_of(compiled.notes, [&](const std::string& note) { return note.starts_with(start); });
 }
 
@@ -65,8 +65,8 @@ TEST_CASE("a router takes what comes from another router's network") {
     CHECK(hex(compiled.tables.routes.at(route_row_key(d.domain, "10.9.0.0/24"))) ==
           hex(journey(kFarMac, kQgMac, 1, out_tunnel(100, kPeer3, kPeer3Mac))));
     CHECK(compiled.devices.front().wire_to_wire);
-    CHECK(
-        has_note(compiled, kQrouter + ": what 1 hosts without a floating IP send to qr-21ab0001-10 is left to Linux"));
+    CHECK(note_begins(compiled,
+                      kQrouter + ": what 1 hosts without a floating IP send to qr-21ab0001-10 is left to Linux"));
 }
 
 TEST_CASE("sources that a rule of the router knows are left to Linux") {
@@ -92,7 +92,7 @@ TEST_CASE("sources that a rule of the router knows are left to Linux") {
     }
     const Compiled compiled = compile(snapshot, legacy_scope());
     CHECK(senders(compiled, "10.9.0.7/32") == 0U);
-    CHECK_FALSE(has_note(compiled, "packets from"));
+    CHECK_FALSE(note_begins(compiled, "packets from"));
     const auto domain = senders(compiled, "10.9.0.0/24");
     REQUIRE(domain.value_or(0) != 0);
     CHECK(reaches(compiled, *domain, "10.0.0.14"));
@@ -118,7 +118,7 @@ TEST_CASE("a prefix of which a filter knows all stays with Linux, and the note s
     CHECK(senders(compiled, "10.9.0.0/24") == 0U);
     CHECK(senders(compiled, "10.9.0.0/16") == 0U);
     CHECK(senders(compiled, "0.0.0.0/0").value_or(0) != 0);
-    CHECK(has_note(compiled, "packets from 10.9.0.0/24 to qg-31ab0003-30 stay slow: " + kQrouter));
+    CHECK(note_begins(compiled, "packets from 10.9.0.0/24 to qg-31ab0003-30 stay slow: " + kQrouter));
 }
 
 TEST_CASE("where answers would be translated a question is conntrack's") {
@@ -271,7 +271,7 @@ TEST_CASE("a floating IP on a router behind the VM's own") {
           hex(journey(kWorldMac, kNsOutMac, 2, out_to_world(), FL_NEXT_SNAT)));
 
     // Where no rule translates there is nothing to say about VMs without a floating IP.
-    CHECK_FALSE(has_note(compiled, kQrouter + ": what"));
+    CHECK_FALSE(note_begins(compiled, kQrouter + ": what"));
 
     // a has no floating IP at all: it reaches the world by its own address.
     const fl_vm& a = compiled.tables.vms.at(vm_key(kTapA, "10.0.0.11"));

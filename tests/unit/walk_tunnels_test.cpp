@@ -63,11 +63,6 @@ fl_out gre_out() {
     return out;
 }
 
-bool has_note(const Compiled& compiled, const std::string& part) {
-    return std::ranges::any_of(compiled.notes,
-                               [&](const std::string& note) { return note.find(part) != std::string::npos; });
-}
-
 }  // namespace
 
 TEST_CASE("a gretap device is a tunnel to its one peer") {
