@@ -2,6 +2,7 @@
 // What the rtnl_*.cpp files share: the socket behind Rtnl. Private to this folder.
 #pragma once
 
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +11,17 @@
 #include "linux/rtnl.hpp"
 
 namespace fiplane {
+
+/// For all there is of one family. `Header` is the message's fixed part, which begins with the family in all of
+/// rtnetlink.
+template <typename Header>
+[[nodiscard]] nl::Request dump_request(int type, unsigned char family) {
+    Header header{};
+    std::memcpy(&header, &family, sizeof family);
+    nl::Request request(type, NLM_F_DUMP);
+    request.header(header);
+    return request;
+}
 
 struct Rtnl::Impl {
     nl::Socket socket;

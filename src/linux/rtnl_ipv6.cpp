@@ -58,10 +58,7 @@ bool is_absence(int number) {
 }  // namespace
 
 Result<std::vector<Ipv6Address>> Rtnl::ipv6_addresses() {
-    Request request(RTM_GETADDR, NLM_F_DUMP);
-    ifaddrmsg header{};
-    header.ifa_family = AF_INET6;
-    request.header(header);
+    auto request = dump_request<ifaddrmsg>(RTM_GETADDR, AF_INET6);
     return impl_->collect<Ipv6Address>(request, "list IPv6 addresses", parse_address);
 }
 

@@ -235,10 +235,7 @@ Result<> check_expressible(const PolicyRule& rule, const std::string& where) {
 }  // namespace
 
 Result<std::vector<Address>> Rtnl::addresses() {
-    Request request(RTM_GETADDR, NLM_F_DUMP);
-    ifaddrmsg header{};
-    header.ifa_family = AF_INET;
-    request.header(header);
+    auto request = dump_request<ifaddrmsg>(RTM_GETADDR, AF_INET);
     return impl_->collect<Address>(request, "list addresses", parse_address);
 }
 
@@ -262,26 +259,17 @@ Result<std::optional<Ipv4>> Rtnl::source_towards(Ipv4 destination) {
 }
 
 Result<std::vector<Route>> Rtnl::routes() {
-    Request request(RTM_GETROUTE, NLM_F_DUMP);
-    rtmsg header{};
-    header.rtm_family = AF_INET;
-    request.header(header);
+    auto request = dump_request<rtmsg>(RTM_GETROUTE, AF_INET);
     return impl_->collect<Route>(request, "list routes", parse_route);
 }
 
 Result<std::vector<PolicyRule>> Rtnl::rules() {
-    Request request(RTM_GETRULE, NLM_F_DUMP);
-    fib_rule_hdr header{};
-    header.family = AF_INET;
-    request.header(header);
+    auto request = dump_request<fib_rule_hdr>(RTM_GETRULE, AF_INET);
     return impl_->collect<PolicyRule>(request, "list policy rules", parse_rule);
 }
 
 Result<bool> Rtnl::has_other_ipv6_rules() {
-    Request request(RTM_GETRULE, NLM_F_DUMP);
-    fib_rule_hdr header{};
-    header.family = AF_INET6;
-    request.header(header);
+    auto request = dump_request<fib_rule_hdr>(RTM_GETRULE, AF_INET6);
     const auto parse = [](const nlmsghdr& message) -> std::optional<bool> {
         const auto* rule = nl::header_of<fib_rule_hdr>(message);
         if (message.nlmsg_type != RTM_NEWRULE || rule == nullptr || rule->family != AF_INET6) return std::nullopt;

@@ -82,14 +82,12 @@ std::string describe_fdb(int ifindex, const Mac& mac, const std::optional<IpAddr
 }  // namespace
 
 Result<std::vector<Neighbour>> Rtnl::neighbours() {
-    Request request(RTM_GETNEIGH, NLM_F_DUMP);
-    request.header(neighbour_header(AF_INET, 0, 0, 0));
+    auto request = dump_request<ndmsg>(RTM_GETNEIGH, AF_INET);
     return impl_->collect<Neighbour>(request, "list neighbours", parse_neighbour);
 }
 
 Result<std::vector<FdbEntry>> Rtnl::fdb() {
-    Request request(RTM_GETNEIGH, NLM_F_DUMP);
-    request.header(neighbour_header(AF_BRIDGE, 0, 0, 0));
+    auto request = dump_request<ndmsg>(RTM_GETNEIGH, AF_BRIDGE);
     return impl_->collect<FdbEntry>(request, "list forwarding databases", parse_fdb);
 }
 
