@@ -23,10 +23,6 @@ NETWORK, PHYSICAL, OUTSIDE = "public", "extern", "outside"
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 
-def links(node, *arguments: str) -> dict[str, dict]:
-    return {row["ifname"]: row for row in json.loads(node.run(["ip", "-j", "-d", "link", "show", *arguments]).stdout)}
-
-
 def outside(lab):
     """The host, its address and its MAC."""
     host = lab.outside[OUTSIDE]
@@ -41,7 +37,7 @@ def owner_mac(lab, fip: str) -> str:
 def test_the_device_itself_is_the_bridges_port(lab):
     """It learns and floods, keeps its name, is not marked as fiplane's; what is listed elsewhere is a static entry."""
     for name, node in lab.nodes.items():
-        nic = links(node, "master", "br-ex")["eth1"]
+        nic = node.links("master", "br-ex")["eth1"]
         port = nic["linkinfo"]["info_slave_data"]
         assert (port["state"], port["learning"], port["flood"], port["isolated"]) == ("forwarding", True, True, False)
         assert "ifalias" not in nic
@@ -149,7 +145,7 @@ def test_a_nic_that_goes_comes_back(warm):
     wait_for("the agent to miss eth1", lambda: any("eth1" in what for what in node.status()["waiting_for"]))
     wait_for("the rest to be mended", lambda: "203.0.113.13/24" in node.run("ip -4 address show br-ex").stdout)
     node.connect_physical(warm.wire, PHYSICAL)
-    wait_for("eth1 to be in br-ex", lambda: "eth1" in links(node, "master", "br-ex"))
+    wait_for("eth1 to be in br-ex", lambda: "eth1" in node.links("master", "br-ex"))
     wait_for("the agent to wait for nothing", lambda: not node.status()["waiting_for"])
     assert wait_for("ping", lambda: ping(warm, OUTSIDE, fip, 2)) is not None
 
@@ -163,11 +159,11 @@ def test_the_device_of_a_physical_network_may_change(warm, original):
         return lambda text: re.sub(r"(name: node2\n(?:.*\n){1,2}?.*extern: )\w+", rf"\g<1>{device}", text)
 
     warm.reload(lead_by("spare"), ["node2"])
-    wait_for("spare to be in br-ex", lambda: "spare" in links(node, "master", "br-ex"))
-    assert "eth1" not in links(node, "master", "br-ex") and "UP" in links(node)["eth1"]["flags"]
+    wait_for("spare to be in br-ex", lambda: "spare" in node.links("master", "br-ex"))
+    assert "eth1" not in node.links("master", "br-ex") and "UP" in node.links()["eth1"]["flags"]
     warm.reload(lead_by("eth1"), ["node2"])
-    wait_for("eth1 to be in br-ex", lambda: "eth1" in links(node, "master", "br-ex"))
-    assert "spare" not in links(node, "master", "br-ex")
+    wait_for("eth1 to be in br-ex", lambda: "eth1" in node.links("master", "br-ex"))
+    assert "spare" not in node.links("master", "br-ex")
     node.run("ip link del spare")
 
 
@@ -176,7 +172,7 @@ def test_what_is_somebody_elses_is_not_taken(lab):
     node = lab.nodes["node3"]
     assert node.stop_agent() == 0
     node.fiplane("teardown")
-    left = links(node)
+    left = node.links()
     assert not [row for row in left.values() if row.get("ifalias") or row["ifname"].startswith("br")], left
     assert "master" not in left["eth1"] and "UP" in left["eth1"]["flags"]
     apply = ["apply", lab.topology_file, "--node", "node3", "--state-dir", node.state_dir]
@@ -187,7 +183,7 @@ def test_what_is_somebody_elses_is_not_taken(lab):
         node.run(spoil)
         refused = node.fiplane(*apply, check=False)
         assert refused.returncode == 7 and what in refused.stderr, refused.stderr
-        assert "br-ex" not in links(node)
+        assert "br-ex" not in node.links()
         node.run(mend)
     node.start_agent()
     wait_for("the agent", node.agent_answers)

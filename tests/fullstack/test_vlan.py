@@ -28,10 +28,6 @@ BROADCAST = "ff:ff:ff:ff:ff:ff"
 EXPERIMENTAL = 0x88B5  # IEEE 802 local experimental ethertype: nobody answers it
 
 
-def links(node, *arguments: str) -> dict[str, dict]:
-    return {row["ifname"]: row for row in json.loads(node.run(["ip", "-j", "-d", "link", "show", *arguments]).stdout)}
-
-
 def gateway(lab):
     return next(port for port in lab.topology.ports.values() if port.owner == "router_gateway")
 
@@ -56,7 +52,7 @@ def test_devices(lab):
     tenants = {"eth1.2001", "eth1.2002"}
     wanted = {"network": tenants | {"eth2.3001"}, "compute1": tenants, "compute2": tenants}
     for name, node in lab.nodes.items():
-        seen = links(node)
+        seen = node.links()
         vlans = {device: row for device, row in seen.items() if row.get("linkinfo", {}).get("info_kind") == "vlan"}
         assert vlans.keys() == wanted[name]
         for device, row in vlans.items():
@@ -255,7 +251,7 @@ def test_hand_changes_are_mended(lab, damage):
     bridge = lab.topology.networks["blue"].bridge
 
     def right() -> bool:
-        device = links(node).get("eth1.2001", {})
+        device = node.links().get("eth1.2001", {})
         data = device.get("linkinfo", {}).get("info_data", {})
         return (data.get("id"), device.get("master"), device.get("operstate")) == (BLUE, bridge, "UP")
 
@@ -276,15 +272,15 @@ def test_a_nic_that_goes_comes_back_and_teardown_leaves_nothing(lab):
     node.run("ip link del eth1")
     wait_for("the agent to miss eth1", lambda: any("eth1" in what for what in node.status()["waiting_for"]))
     node.connect_physical(lab.wire, "bridge")
-    wait_for("the VLANs", lambda: {"eth1.2001", "eth1.2002"} <= links(node).keys())
+    wait_for("the VLANs", lambda: {"eth1.2001", "eth1.2002"} <= node.links().keys())
     assert wait_for("ping", lambda: ping(lab, OUTSIDE, "203.0.113.102", 1)) is not None
     assert node.stop_agent() == 0
     node.fiplane("teardown")
-    left = links(node)
+    left = node.links()
     assert {device for device in left if not device.startswith("tap")} == {"lo", "eth0", "eth1"}
     assert "UP" in left["eth1"]["flags"]
     # Somebody else's VLAN device is in the way: said clearly, and nothing is made.
     node.run("ip link add office link eth1 type vlan id 2001")
     refused = node.fiplane("apply", lab.topology_file, "--node", "compute2", "--state-dir", node.state_dir, check=False)
     assert refused.returncode == 7 and "VLAN 2001 of eth1 has the device office already" in refused.stderr
-    assert links(node).keys() == left.keys() | {"office"}
+    assert node.links().keys() == left.keys() | {"office"}

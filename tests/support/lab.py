@@ -172,9 +172,9 @@ class LabNode:
     def mac(self, device: str) -> str:
         return json.loads(self.run(["ip", "-j", "link", "show", device]).stdout)[0]["address"]
 
-    def links(self) -> dict[str, dict]:
+    def links(self, *selection: str) -> dict[str, dict]:
         """By name; without those that the kernel puts into every namespace once a tunnel module is loaded."""
-        rows = json.loads(self.run(["ip", "-j", "-d", "link", "show"]).stdout)
+        rows = json.loads(self.run(["ip", "-j", "-d", "link", "show", *selection]).stdout)
         return {row["ifname"]: row for row in rows if row["ifname"] not in FALLBACK_DEVICES}
 
     def has_device(self, name: str) -> bool:
