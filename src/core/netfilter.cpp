@@ -19,7 +19,7 @@ Outcome merge(const std::vector<Path>& paths) {
     outcome.snat = generic.snat;
     outcome.snat_by = generic.snat_by;
     outcome.notrack = generic.notrack;
-    outcome.mark = generic.mark;
+    outcome.marks = generic.marks;
     outcome.stopped = generic.stopped;
     outcome.by_source_snat_only = true;
     for (const Path& path : paths) {
@@ -36,30 +36,30 @@ Outcome merge(const std::vector<Path>& paths) {
     return outcome;
 }
 
-/// Brings the outcome for packets that conntrack calls invalid into the one for tracked packets.
-void combine(Outcome& outcome, const Outcome& invalid, const Chain& first) {
-    const bool agree = invalid.accepted == outcome.accepted && invalid.dnat == outcome.dnat &&
-                       invalid.snat == outcome.snat && invalid.notrack == outcome.notrack;
-    if (invalid.stopped) {
-        outcome.stopped = invalid.stopped;
+/// Brings the outcome for other packets of the same kind, invalid or later ones, into the one for tracked packets.
+/// `which` names them.
+void combine(Outcome& outcome, const Outcome& other, const Chain& first, const std::string& which) {
+    const bool agree = other.accepted == outcome.accepted && other.dnat == outcome.dnat && other.snat == outcome.snat &&
+                       other.notrack == outcome.notrack;
+    if (other.stopped) {
+        outcome.stopped = other.stopped;
     } else if (!agree) {
-        outcome.stopped = fmt::format("hook of {} treats packets that conntrack calls invalid in another way",
-                                      Ruleset::scoped_name(first.family, first.table, first.name));
-    } else if (invalid.by_source) {
-        outcome.by_source_snat_only =
-            invalid.by_source_snat_only && (outcome.by_source_snat_only || !outcome.by_source);
-        if (!outcome.by_source) outcome.by_source = invalid.by_source;
+        outcome.stopped = fmt::format("hook of {} treats packets {} in another way",
+                                      Ruleset::scoped_name(first.family, first.table, first.name), which);
+    } else if (other.by_source) {
+        outcome.by_source_snat_only = other.by_source_snat_only && (outcome.by_source_snat_only || !outcome.by_source);
+        if (!outcome.by_source) outcome.by_source = other.by_source;
     }
-    outcome.mss.insert(invalid.mss.begin(), invalid.mss.end());
-    outcome.mark_invalid = invalid.mark;
+    outcome.mss.insert(other.mss.begin(), other.mss.end());
 }
 
 }  // namespace
 
 Outcome Evaluator::evaluate(Hook hook, const Packet& packet, bool untracked) const {
     Outcome outcome;
-    outcome.mark = packet.mark;
-    outcome.mark_invalid = packet.mark_invalid;
+    outcome.marks = packet.marks;
+    outcome.marks_invalid = packet.marks_invalid;
+    outcome.marks_later = packet.marks_later;
     outcome.notrack = untracked;
     const std::vector<HookChain>* chains = nullptr;
     if (hook == Hook::kIngress || hook == Hook::kEgress) {
@@ -82,13 +82,22 @@ Outcome Evaluator::evaluate(Hook hook, const Packet& packet, bool untracked) con
     }
     if (chains == nullptr) return outcome;
     Interpreter interpreter(*chains, *prepared_, hook, packet);
-    outcome = merge(interpreter.run(untracked ? Tracking::kUntracked : Tracking::kTracked));
+    outcome = merge(interpreter.run(untracked ? Tracking::kUntracked : Tracking::kTracked, packet.marks));
     const auto tracking = prepared_->tracking_matters.find(hook);
-    const bool matters =
-        (tracking != prepared_->tracking_matters.end() && tracking->second) || packet.mark != packet.mark_invalid;
-    outcome.mark_invalid = outcome.mark;
-    if (!untracked && !outcome.stopped && matters) {
-        combine(outcome, merge(interpreter.run(Tracking::kInvalid)), *chains->front().chain);
+    const bool matters = tracking != prepared_->tracking_matters.end() && tracking->second;
+    const Chain& first = *chains->front().chain;
+    outcome.marks_invalid = outcome.marks;
+    if (!untracked && !outcome.stopped && (matters || packet.marks.packet != packet.marks_invalid.packet)) {
+        const Outcome invalid = merge(interpreter.run(Tracking::kInvalid, packet.marks_invalid));
+        combine(outcome, invalid, first, "that conntrack calls invalid");
+        outcome.marks_invalid = invalid.marks;
+    }
+    const Outcome of_first = outcome;
+    for (const Marks& marks : packet.marks_later) {
+        if (untracked || outcome.stopped) break;
+        const Outcome later = merge(interpreter.run(Tracking::kEstablished, marks, &of_first));
+        combine(outcome, later, first, fmt::format("of connections with mark 0x{:x}", marks.connection.value_or(0)));
+        outcome.marks_later.push_back(later.marks);
     }
     outcome.source_tests = interpreter.source_tests();
     return outcome;

@@ -34,10 +34,11 @@ enum class Field {
     kArpSaddrIp,
     kArpSaddrEther,
     kIpProtocol,  ///< also "meta l4proto"
-    kCtState,     ///< values: "invalid", "new", "established", "related", "untracked"
+    kCtState,     ///< values: "invalid", "new", "established", "related", "untracked"; of iptables "dnat", "snat", too
     kCtStatus,    ///< values: "dnat", "snat", ...
-    kMark,
-    kOther,  ///< anything else: a match on it is undecidable
+    kMark,        ///< of the packet; values are numbers, compared after Match::mask
+    kCtMark,      ///< of the packet's connection, alike
+    kOther,       ///< anything else: a match on it is undecidable
 };
 
 /// A literal: text for names, a prefix for addresses, a MAC, a number; an IPv6 address only as a member of a set.
@@ -48,6 +49,7 @@ struct Match {
     bool negate = false;
     std::vector<Value> any_of;            ///< a set literal, or one value; names may end in '*' (interface wildcard)
     std::optional<std::string> set_name;  ///< @name: members are in Ruleset::sets; any_of is then empty
+    std::uint32_t mask = 0xffffffff;      ///< of kMark and kCtMark: the bits that are compared
 };
 
 /// Target of a NAT or payload statement: a fixed address, or a map looked up by an address of the packet.
@@ -70,9 +72,25 @@ struct SetAddress {
     Field field;  ///< kIpSaddr or kIpDaddr
     AddressSource to;
 };
-/// `meta mark set N`.
+/// The packet's mark becomes (mark & ~mask) ^ value: `meta mark set N`, or MARK --set-xmark value/mask (xt_mark.c).
 struct SetMark {
-    std::uint64_t value = 0;
+    std::uint32_t value = 0;
+    std::uint32_t mask = 0xffffffff;
+};
+/// The same with the mark of the packet's connection: `ct mark set N`, CONNMARK --set-xmark (xt_connmark.c).
+struct SetCtMark {
+    std::uint32_t value = 0;
+    std::uint32_t mask = 0xffffffff;
+};
+/// The connection's mark becomes (mark & ~to) ^ (the packet's & from): CONNMARK --save-mark.
+struct SaveMark {
+    std::uint32_t from = 0xffffffff;  ///< --nfmask
+    std::uint32_t to = 0xffffffff;    ///< --ctmask
+};
+/// The packet's mark becomes (mark & ~to) ^ (the connection's & from): CONNMARK --restore-mark.
+struct RestoreMark {
+    std::uint32_t from = 0xffffffff;  ///< --ctmask
+    std::uint32_t to = 0xffffffff;    ///< --nfmask
 };
 /// `tcp option maxseg size set …`, which lowers the MSS that TCP offers and never raises it (nft_exthdr.c). Only a SYN
 /// offers one (RFC 9293, 3.7.1): what else has the option is not looked for.
@@ -92,9 +110,11 @@ struct Unknown {
     bool may_translate = false;  ///< to or from addresses that are not known
     std::optional<Ipv4> dnat{};  ///< destination that a translation with more conditions or ports gives
     std::optional<Ipv4> snat{};  ///< the same for the source
+    bool by_iptables = false;    ///< an extension of iptables, of which nft shows the name only
 };
 
-using Statement = std::variant<Match, Dnat, Snat, SetAddress, SetMark, LowerMss, Notrack, Counter, Verdict, Unknown>;
+using Statement = std::variant<Match, Dnat, Snat, SetAddress, SetMark, SetCtMark, SaveMark, RestoreMark, LowerMss,
+                               Notrack, Counter, Verdict, Unknown>;
 
 struct Rule {
     std::vector<Statement> statements;
@@ -129,6 +149,13 @@ struct Ruleset {
     static std::string scoped_name(Family family, const std::string& table, const std::string& name);
 };
 
+/// What rules have noted on a packet. An unset mark could be anything.
+struct Marks {
+    std::optional<std::uint32_t> packet;
+    std::optional<std::uint32_t> connection;
+    bool operator==(const Marks&) const = default;
+};
+
 /// The packet of a walk: what is known of it. An unset optional is "could be anything".
 struct Packet {
     std::string iifname;  ///< empty: the host's own packet
@@ -140,10 +167,11 @@ struct Packet {
     /// prefix is known anywhere.
     std::optional<Prefix> daddr;
     std::optional<std::uint64_t> protocol;  ///< of layer 4
-    /// A veth into another namespace clears the mark (skb_scrub_packet), so a walk starts each namespace with 0.
-    /// Rules may set it otherwise for packets that conntrack calls invalid.
-    std::optional<std::uint64_t> mark;
-    std::optional<std::uint64_t> mark_invalid;
+    /// Rules may note other marks on packets that conntrack calls invalid, and on later ones of a connection whose mark
+    /// an earlier one has left behind: each of these is a packet that has to fare as the first does.
+    Marks marks;
+    Marks marks_invalid;
+    std::vector<Marks> marks_later;
     bool dnat_done = false;  ///< ct status dnat
 };
 
@@ -168,8 +196,9 @@ struct Outcome {
     /// LowerMss::to of all rules that may see the packet if it is a TCP SYN, whether the rest of them is decidable or
     /// not: where the fast path leaves a packet to Linux in vain, nothing is wrong.
     std::set<std::uint16_t> mss;
-    std::optional<std::uint64_t> mark;  ///< for the next hook of the same namespace, like the next
-    std::optional<std::uint64_t> mark_invalid;
+    Marks marks;  ///< for the next hook of the same namespace, like the next two
+    Marks marks_invalid;
+    std::vector<Marks> marks_later;
     std::optional<std::string> stopped;
     std::optional<std::string> by_source;
     bool by_source_snat_only = false;
@@ -185,11 +214,15 @@ class Evaluator {
     Evaluator(Evaluator&&) noexcept;
     Evaluator& operator=(Evaluator&&) = delete;
 
+    /// Sets the marks with which a packet comes into the namespace: 0, which a veth from another one makes them
+    /// (skb_scrub_packet), and of its connection those that rules here leave behind.
+    void enter(Packet& packet) const;
+
     /// Evaluates all base chains of `hook` (families ip, or ip6 for such a packet, and inet; netdev for kIngress and
-    /// kEgress, chains of device `packet.iifname` and `packet.oifname`) in the kernel's order, once for tracked packets
-    /// and once for packets that conntrack calls invalid; the outcome counts only where both agree on addresses and
-    /// acceptance. Untracked packets (notrack seen before conntrack) skip NAT chains. Where a match is undecidable both
-    /// answers are followed and their outcomes compared.
+    /// kEgress, chains of device `packet.iifname` and `packet.oifname`) in the kernel's order: for tracked packets, for
+    /// packets that conntrack calls invalid, and for those of `packet.marks_later`; the outcome counts only where all
+    /// agree on addresses and acceptance. Untracked packets (notrack seen before conntrack) skip NAT chains. Where a
+    /// match is undecidable both answers are followed and their outcomes compared.
     [[nodiscard]] Outcome evaluate(Hook hook, const Packet& packet, bool untracked = false) const;
 
     /// Every place that looks at the source address; which of them know `source` (indices into source_tests()).

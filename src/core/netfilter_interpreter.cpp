@@ -22,17 +22,17 @@ std::string describe(const Chain& chain, const Rule& rule) {
 
 }  // namespace
 
-std::vector<Path> Interpreter::run(Tracking tracking) {
+std::vector<Path> Interpreter::run(Tracking tracking, const Marks& marks, const Outcome* first) {
     std::vector<Path> paths;
     choices_.clear();
     do {
         if (paths.size() == kMaxPaths) {
-            const Chain& first = *chains_.front().chain;
+            const Chain& chain = *chains_.front().chain;
             paths.front().stopped = fmt::format("more than {} ways through the hook of {}", kMaxPaths,
-                                                Ruleset::scoped_name(first.family, first.table, first.name));
+                                                Ruleset::scoped_name(chain.family, chain.table, chain.name));
             break;
         }
-        paths.push_back(execute(tracking));
+        paths.push_back(execute(tracking, marks, first));
     } while (next_choices());
     return paths;
 }
@@ -55,18 +55,29 @@ Leave Interpreter::stop(const Chain& chain, const Rule& rule, const char* why) {
     return Leave::kStop;
 }
 
-Path Interpreter::execute(Tracking tracking) {
+/// NAT of a packet whose connection has its translation already.
+void Interpreter::translate_again(const Outcome& first) {
+    path_.dnat = first.dnat;
+    path_.snat = first.snat;
+    path_.snat_by = first.snat_by;
+    if (first.dnat) path_.daddr = Prefix::host(*first.dnat);
+    if (first.snat) path_.saddr = first.snat;
+    path_.status_dnat = path_.status_dnat || first.dnat.has_value();
+}
+
+Path Interpreter::execute(Tracking tracking, const Marks& marks, const Outcome* first) {
     path_ = Path{};
     path_.tracking = tracking;
     path_.saddr = packet_.saddr;
     path_.daddr = packet_.daddr;
-    path_.mark = tracking == Tracking::kInvalid ? packet_.mark_invalid : packet_.mark;
+    path_.marks = marks;
     path_.status_dnat = packet_.dnat_done;
     choice_ = 0;
     bool translated = false;
     for (const HookChain& base : chains_) {
         in_nat_ = base.chain->type == ChainType::kNat;
         before_conntrack_ = hook_ == Hook::kIngress || base.priority < kConntrackPriority;
+        if (in_nat_ && first != nullptr) translate_again(*first);
         // nf_nat asks its chains until one of them has set up a translation, and only for packets of a new entry.
         if (in_nat_ && (translated || path_.tracking != Tracking::kTracked)) continue;
         const Leave leave = run_base_chain(base);
@@ -249,6 +260,16 @@ Leave Interpreter::translate_destination(const Chain& chain, const Rule& rule, c
     return Leave::kNext;
 }
 
+/// False: the statement is about something else. Where there is no entry, CONNMARK does nothing (connmark_tg_shift).
+bool Interpreter::run_mark(const Statement& statement) {
+    const bool of_packet = std::holds_alternative<SetMark>(statement);
+    const bool of_connection = std::holds_alternative<SetCtMark>(statement) ||
+                               std::holds_alternative<SaveMark>(statement) ||
+                               std::holds_alternative<RestoreMark>(statement);
+    if (of_packet || (of_connection && has_entry())) path_.marks = changed(path_.marks, statement);
+    return of_packet || of_connection;
+}
+
 Leave Interpreter::run_statement(const Chain& chain, const Rule& rule, const Statement& statement) {
     const bool prerouting = hook_ == Hook::kPrerouting;
     const bool postrouting = hook_ == Hook::kPostrouting;
@@ -270,10 +291,7 @@ Leave Interpreter::run_statement(const Chain& chain, const Rule& rule, const Sta
         if (set->field == Field::kIpSaddr && postrouting) return translate_source(chain, rule, set->to, false);
         return stop(chain, rule, "is not understood");
     }
-    if (const auto* mark = std::get_if<SetMark>(&statement)) {
-        path_.mark = mark->value;
-        return Leave::kNext;
-    }
+    if (run_mark(statement)) return Leave::kNext;
     if (const auto* lower = std::get_if<LowerMss>(&statement)) {
         // What is no TCP leaves the rule there (nft_exthdr_tcp_set_eval), so what follows would be for some packets
         // only.

@@ -16,7 +16,7 @@ struct Path {
     Tracking tracking = Tracking::kTracked;
     std::optional<Ipv4> saddr;
     std::optional<Prefix> daddr;
-    std::optional<std::uint64_t> mark;
+    Marks marks;
     bool status_dnat = false;
 
     bool accepted = true;
@@ -33,7 +33,7 @@ struct Path {
     std::string source_rule;
 
     [[nodiscard]] bool same_but_snat(const Path& other) const {
-        return accepted == other.accepted && dnat == other.dnat && notrack == other.notrack && mark == other.mark &&
+        return accepted == other.accepted && dnat == other.dnat && notrack == other.notrack && marks == other.marks &&
                !stopped && !other.stopped;
     }
     [[nodiscard]] bool same(const Path& other) const {
@@ -54,21 +54,26 @@ class Interpreter {
         : chains_(chains), prepared_(prepared), hook_(hook), packet_(packet) {}
 
     /// All paths. The first is the one of a source that no test knows, with every undecidable match failing.
-    [[nodiscard]] std::vector<Path> run(Tracking tracking);
+    /// `first`: of an established connection, what became of its first packet: NAT does that again.
+    [[nodiscard]] std::vector<Path> run(Tracking tracking, const Marks& marks, const Outcome* first = nullptr);
     /// Places that looked at the unknown source, on paths of a source that none of them knows.
     [[nodiscard]] const std::vector<SourceTest>& source_tests() const { return source_tests_; }
 
   private:
-    Path execute(Tracking tracking);
+    Path execute(Tracking tracking, const Marks& marks, const Outcome* first);
+    void translate_again(const Outcome& first);
     Leave run_base_chain(const HookChain& base);
     Leave run_rule(const Chain& chain, const Rule& rule, const Chain** jump, bool* is_goto);
     Leave run_statement(const Chain& chain, const Rule& rule, const Statement& statement);
+    bool run_mark(const Statement& statement);
     Leave run_matches(const Chain& chain, const Rule& rule, std::size_t* at);
     Leave translate_source(const Chain& chain, const Rule& rule, const AddressSource& to, bool random);
     Leave translate_destination(const Chain& chain, const Rule& rule, const AddressSource& to);
     Answer decide(const Match& match) const;
     Answer decide_state(const Match& match) const;
     Answer decide_status(const Match& match) const;
+    Answer decide_ct_mark(const Match& match) const;
+    [[nodiscard]] bool has_entry() const;
     Answer decide_source(const Match& match) const;
     bool choose(const Chain& chain, const Rule& rule, bool by_source);
     std::optional<Ipv4> look_up(const Chain& chain, const Rule& rule, const AddressSource& to, Leave* leave,

@@ -96,6 +96,7 @@ Evaluator::Prepared::Prepared(const Ruleset& source) : ruleset(source) {
             std::stable_sort(chains.begin(), chains.end());
     }
     note_tracking();
+    note_connection_marks();
     drop_shared_snats();
     add_unpaired_destinations();
 }
@@ -235,29 +236,47 @@ void Evaluator::Prepared::note_source_test(const SourceTest& test) {
         source_hosts[host].push_back(index);
 }
 
-bool Evaluator::Prepared::reads_tracking(const Chain& chain, std::unordered_set<const Chain*>& seen) const {
-    if (!seen.insert(&chain).second) return false;
+void Evaluator::Prepared::add_reachable(const Chain& chain, std::unordered_set<const Chain*>& reached) const {
+    if (!reached.insert(&chain).second) return;
     for (const Rule& rule : chain.rules) {
         for (const Statement& statement : rule.statements) {
-            if (const auto* match = std::get_if<Match>(&statement)) {
-                if (match->field == Field::kCtState || match->field == Field::kCtStatus) return true;
-            } else if (const auto* verdict = std::get_if<Verdict>(&statement)) {
-                const auto target = targets.find(verdict);
-                if (target != targets.end() && reads_tracking(*target->second, seen)) return true;
-            }
+            const auto* verdict = std::get_if<Verdict>(&statement);
+            const auto target = verdict != nullptr ? targets.find(verdict) : targets.end();
+            if (target != targets.end()) add_reachable(*target->second, reached);
         }
     }
-    return false;
 }
+
+namespace {
+
+bool looks_at_conntrack(const Statement& statement) {
+    if (const auto* match = std::get_if<Match>(&statement)) {
+        return match->field == Field::kCtState || match->field == Field::kCtStatus || match->field == Field::kCtMark;
+    }
+    return std::holds_alternative<SetCtMark>(statement) || std::holds_alternative<SaveMark>(statement) ||
+           std::holds_alternative<RestoreMark>(statement);
+}
+
+bool looks_at_conntrack(const Chain* chain) {
+    return std::ranges::any_of(chain->rules, [](const Rule& rule) {
+        return std::ranges::any_of(rule.statements,
+                                   [](const Statement& statement) { return looks_at_conntrack(statement); });
+    });
+}
+
+}  // namespace
 
 void Evaluator::Prepared::note_tracking() {
     for (const auto* hooks : {&ip_hooks, &ip6_hooks}) {
         for (const auto& [hook, chains] : *hooks) {
-            std::unordered_set<const Chain*> seen;
-            const bool matters = std::ranges::any_of(chains, [&](const HookChain& at) {
-                return at.chain->type == ChainType::kNat || reads_tracking(*at.chain, seen);
-            });
-            tracking_matters[hook] = tracking_matters[hook] || matters;
+            std::unordered_set<const Chain*> reached;
+            bool translates = false;
+            for (const HookChain& at : chains) {
+                add_reachable(*at.chain, reached);
+                translates = translates || at.chain->type == ChainType::kNat;
+            }
+            const bool looks = std::ranges::any_of(reached, [](const Chain* one) { return looks_at_conntrack(one); });
+            tracking_matters[hook] = tracking_matters[hook] || translates || looks;
         }
     }
 }

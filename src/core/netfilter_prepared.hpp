@@ -15,9 +15,10 @@ namespace fiplane::nf {
 
 /// What conntrack knows of the packet.
 enum class Tracking {
-    kTracked,    ///< new, established or related
-    kInvalid,    ///< seen by conntrack, no entry
-    kUntracked,  ///< notrack
+    kTracked,      ///< new, established or related; NAT takes it for new
+    kEstablished,  ///< not the first packet of its connection
+    kInvalid,      ///< seen by conntrack, no entry
+    kUntracked,    ///< notrack
 };
 
 /// Priority of conntrack's own prerouting hook (NF_IP_PRI_CONNTRACK): before it there is no entry, and only there does
@@ -47,6 +48,9 @@ struct HookChain {
     bool operator<(const HookChain& other) const;
 };
 
+/// What a statement makes of the marks: all statements but four leave them alone.
+[[nodiscard]] Marks changed(const Marks& marks, const Statement& statement);
+
 struct Evaluator::Prepared {
     explicit Prepared(const Ruleset& ruleset);
 
@@ -55,7 +59,10 @@ struct Evaluator::Prepared {
     std::map<Hook, std::vector<HookChain>> ip6_hooks;             ///< families ip6 and inet
     std::map<std::string, std::vector<HookChain>> ingress_hooks;  ///< netdev, by device
     std::map<std::string, std::vector<HookChain>> egress_hooks;   ///< the same
-    std::map<Hook, bool> tracking_matters;  ///< a NAT chain or a conntrack match is in reach of the hook
+    std::map<Hook, bool> tracking_matters;  ///< a NAT chain, or what looks at conntrack, is in reach of the hook
+    /// Marks that rules in reach of the IPv4 hooks may leave on connections, other than 0; none if they are too many to
+    /// tell.
+    std::optional<std::set<std::uint32_t>> connection_marks;
     std::unordered_map<const Match*, ValueSet> values;
     std::unordered_map<const AddressSource*, const std::map<Ipv4, Ipv4>*> maps;
     std::unordered_map<const Verdict*, const Chain*> targets;
@@ -85,7 +92,9 @@ struct Evaluator::Prepared {
     void add_unpaired_destinations();
     void note_source_test(const SourceTest& test);
     void note_tracking();
-    [[nodiscard]] bool reads_tracking(const Chain& chain, std::unordered_set<const Chain*>& seen) const;
+    void note_connection_marks();
+    /// Adds the chain, and those that it leads to.
+    void add_reachable(const Chain& chain, std::unordered_set<const Chain*>& reached) const;
     std::unordered_map<std::string, const Chain*> chains_by_name_;
 };
 

@@ -76,8 +76,7 @@ bool Walker::Traversal::admit() {
     packet.iifname = state.iif->name;
     packet.daddr = state.destination;
     if (state.source.kind == Source::Kind::kKnown) packet.saddr = state.source.address;
-    packet.mark = 0;
-    packet.mark_invalid = 0;
+    state.netns->netfilter().enter(packet);
     return true;
 }
 
@@ -96,8 +95,9 @@ bool Walker::Traversal::hook(nf::Hook where, const char* name, nf::Outcome& outc
     }
     for (const std::uint16_t limit : outcome.mss)
         lower_mss(journey.next, limit == 0 ? state.netns->lowest_mss() : limit);
-    packet.mark = outcome.mark;
-    packet.mark_invalid = outcome.mark_invalid;
+    packet.marks = outcome.marks;
+    packet.marks_invalid = outcome.marks_invalid;
+    packet.marks_later = outcome.marks_later;
     untracked = outcome.notrack;
     return true;
 }
@@ -227,8 +227,7 @@ bool Walker::Traversal::check_way_back() {
     answer.oifname = state.iif->name;
     if (state.destination.length == 32) answer.saddr = state.destination.address;
     if (state.source.kind == Source::Kind::kKnown) answer.daddr = Prefix::host(state.source.address);
-    answer.mark = 0;
-    answer.mark_invalid = 0;
+    state.netns->netfilter().enter(answer);
     const nf::Outcome outcome = state.netns->netfilter().evaluate(nf::Hook::kPostrouting, answer);
     if (outcome.stopped) return stop("answers: " + *outcome.stopped);
     if (outcome.by_source) return stop("answers depend on who gives them: " + *outcome.by_source);

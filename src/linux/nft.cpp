@@ -10,6 +10,7 @@
 #include <fstream>
 #include <memory>
 
+#include "linux/iptables_save.hpp"
 #include "linux/nft_devices.hpp"
 #include "linux/nl_socket.hpp"
 
@@ -136,6 +137,11 @@ Result<nf::Ruleset> read_ruleset(const Netns& netns) {
         return ruleset;
     }
     if (auto filled = fill_devices(netns, *ruleset); !filled) return pass_on(filled);
+    for (const nf::Family family : {nf::Family::kIp, nf::Family::kIp6}) {
+        if (!iptables::needs_save(*ruleset, family)) continue;
+        // Without the program the rules stay as nft shows them: not understood.
+        if (const auto saved = iptables::save(netns, family)) iptables::complete(*ruleset, family, *saved);
+    }
     auto inside = NetnsGuard::enter(netns);
     if (!inside) return pass_on(inside);
     ruleset->opaque_ipv4 = legacy_tables("ip");

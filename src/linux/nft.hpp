@@ -11,7 +11,8 @@
 namespace fiplane {
 
 /// The whole ruleset (libnftables JSON), plus a phrase in `opaque` for each iptables-legacy table that is loaded
-/// (/proc/net/ip_tables_names). A statement that core/netfilter.hpp cannot express becomes nf::Unknown.
+/// (/proc/net/ip_tables_names). Rules of iptables-nft are read from what iptables-nft-save prints, if it is installed.
+/// A statement that core/netfilter.hpp cannot express becomes nf::Unknown.
 [[nodiscard]] Result<nf::Ruleset> read_ruleset(const Netns& netns);
 
 /// Parses what `nft -j list ruleset` prints. Pure over text; the text of each rule is kept for messages.

@@ -34,6 +34,15 @@ using Json = nlohmann::json;
 /// Members of a set of single IPv6 addresses.
 [[nodiscard]] std::optional<std::vector<nf::Value>> parse_ipv6_addresses(const Json& elements);
 
+/// kMark for `meta mark`, kCtMark for `ct mark`, kOther for anything else.
+[[nodiscard]] nf::Field mark_field(const Json& value);
+
+/// `mark & MASK == VALUE`; none if it is anything else. `masked`: the operands of "&".
+[[nodiscard]] std::optional<nf::Match> parse_masked_mark(const std::string& op, const Json& masked, const Json& right);
+
+/// `mark set VALUE`, a number or bits of a mark; nf::Unknown for anything else.
+[[nodiscard]] nf::Statement parse_set_mark(nf::Field mark, const Json& value);
+
 /// Where a rule stands, and the named sets and maps that it may refer to.
 struct RuleScope {
     nf::Family family;

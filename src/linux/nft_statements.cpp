@@ -21,7 +21,6 @@ Field meta_field(const std::string& key) {
     if (key == "oifname" || key == "oif") return Field::kOifname;
     if (key == "l4proto") return Field::kIpProtocol;
     if (key == "protocol" || key == "nfproto") return Field::kEtherType;
-    if (key == "mark") return Field::kMark;
     return Field::kOther;
 }
 
@@ -37,7 +36,7 @@ Field payload_field(const std::string& protocol, const std::string& field) {
     return Field::kOther;
 }
 
-/// A property of the flow in one direction ("ct original saddr") or a number ("ct mark") is none of ours.
+/// A property of the flow in one direction ("ct original saddr") is none of ours.
 Field ct_field(const Json& ct) {
     if (ct.contains("dir")) return Field::kOther;
     if (ct.at("key") == "state") return Field::kCtState;
@@ -46,6 +45,7 @@ Field ct_field(const Json& ct) {
 }
 
 Field field_of(const Json& left) {
+    if (const Field mark = mark_field(left); mark != Field::kOther) return mark;
     const std::string kind = only_key(left);
     if (kind == "meta") return meta_field(left["meta"].at("key").get<std::string>());
     if (kind == "ct") return ct_field(left["ct"]);
@@ -62,8 +62,9 @@ bool is_meta(const Json& left, const char* key) {
     return only_key(left) == "meta" && left["meta"].at("key") == key;
 }
 
-/// `ct status & dnat == 0`, and `ct status & dnat == dnat` for one bit.
+/// `meta mark & 255 == 16`, `ct status & dnat == 0`, and `ct status & dnat == dnat` for one bit.
 Match parse_masked(const std::string& op, const Json& masked, const Json& right) {
+    if (auto mark = parse_masked_mark(op, masked, right)) return *mark;
     const Field field = field_of(masked.at(0));
     const Json& mask = masked.at(1);
     if (!is_bits(field) || (op != "==" && op != "!=")) return kUndecidable;
@@ -183,9 +184,7 @@ Statement parse_mss(const Json& value) {
 Statement parse_mangle(const RuleScope& scope, const Json& mangle) {
     if (is_mss(mangle.at("key"))) return parse_mss(mangle.at("value"));
     const Field field = field_of(mangle.at("key"));
-    if (field == Field::kMark && mangle.at("value").is_number_unsigned()) {
-        return nf::SetMark{mangle["value"].get<std::uint64_t>()};
-    }
+    if (field == Field::kMark || field == Field::kCtMark) return parse_set_mark(field, mangle.at("value"));
     if (field != Field::kIpSaddr && field != Field::kIpDaddr) return nf::Unknown{};
     auto to = parse_address_source(scope, mangle.at("value"));
     if (!to) return nf::Unknown{};
@@ -212,11 +211,12 @@ Statement parse_statement(const RuleScope& scope, const Json& statement) {
     if (kind == "dnat" || kind == "snat") return parse_nat(scope, kind, body);
     if (kind == "mangle") return parse_mangle(scope, body);
     if (kind == "notrack") return nf::Notrack{};
-    // iptables' targets, which nft does not show in full. MASQUERADE and REDIRECT have the namespace's own addresses,
-    // whose packets are delivered locally.
-    if (kind == "xt" && body.is_object()) {
-        const std::string name = body.value("name", "");
-        return nf::Unknown{.may_translate = name == "DNAT" || name == "SNAT" || name == "NETMAP"};
+    // iptables' extensions, which nft does not show in full. MASQUERADE and REDIRECT have the namespace's own
+    // addresses, whose packets are delivered locally.
+    if (kind == "xt") {
+        const std::string name = body.is_object() ? body.value("name", "") : "";
+        const bool may_translate = name == "DNAT" || name == "SNAT" || name == "NETMAP";
+        return nf::Unknown{.may_translate = may_translate, .by_iptables = true};
     }
     // These neither change nor stop a packet.
     if (kind == "counter" || kind == "log" || kind == "last" || kind == "comment") return nf::Counter{};

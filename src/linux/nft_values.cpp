@@ -116,6 +116,7 @@ bool append_value(Values& out, Field field, const Json& value) {
         case Field::kIpProtocol:
             return append_if(out, ip_protocol(value));
         case Field::kMark:
+        case Field::kCtMark:
             if (!value.is_number_unsigned()) return false;
             out.emplace_back(value.get<std::uint64_t>());
             return true;

@@ -155,6 +155,49 @@ add rule netdev fiplane both drop
     CHECK_FALSE(nf::evaluate(relaxed, nf::Hook::kIngress, packet).accepted);
 }
 
+TEST_CASE("extensions of iptables-nft are read from iptables-nft-save", "[linux][nft]") {
+    REQUIRE_ROOT();
+    const Bench bench;
+    for (const auto& rule : std::vector<std::string>{
+             "-t nat -A PREROUTING -d 203.0.113.5/32 -i rfp-1 -j DNAT --to-destination 10.0.0.5", "-t nat -N float",
+             "-t nat -A POSTROUTING ! -o rfp-1 -m conntrack ! --ctstate DNAT -j ACCEPT",
+             "-t nat -A POSTROUTING -m comment --comment 'an \"odd\" -j DROP' -j float",
+             "-t nat -A float -s 10.0.0.5/32 -j SNAT --to-source 203.0.113.5 --random-fully",
+             "-t mangle -A PREROUTING -m connmark ! --mark 0x0/0xffff0000 -j CONNMARK --restore-mark --nfmask "
+             "0xffff0000 "
+             "--ctmask 0xffff0000",
+             "-t mangle -A PREROUTING -i qr-+ -j MARK --set-xmark 0x4000000/0xffff0000",
+             "-t raw -A PREROUTING -j CT --notrack"}) {
+        bench.run({"sh", "-c", "iptables-nft " + rule});
+    }
+    must(run_nft(bench.netns(), kRouterTable));
+    const auto ruleset = must(read_ruleset(bench.netns()));
+    const auto rules = [&](const std::string& table, const std::string& name) {
+        const auto found = std::ranges::find_if(
+            ruleset.chains, [&](const nf::Chain& one) { return one.table == table && one.name == name; });
+        REQUIRE(found != ruleset.chains.end());
+        return found->rules;
+    };
+    const auto dnat = rules("nat", "PREROUTING");
+    REQUIRE(dnat.size() == 1);
+    CHECK(dnat[0].text == "-d 203.0.113.5/32 -i rfp-1 -j DNAT --to-destination 10.0.0.5");
+    CHECK(statement<nf::Dnat>(dnat[0], 2).to.address == ip("10.0.0.5"));
+    const auto post = rules("nat", "POSTROUTING");
+    REQUIRE(post.size() == 2);
+    CHECK(statement<nf::Match>(post[0], 1).field == Field::kCtState);
+    CHECK(statement<nf::Match>(post[0], 1).negate);
+    CHECK(statement<nf::Verdict>(post[1], 0).chain == "float");
+    CHECK(statement<nf::Snat>(rules("nat", "float").at(0), 1).random);
+    const auto marks = rules("mangle", "PREROUTING");
+    REQUIRE(marks.size() == 2);
+    CHECK(statement<nf::Match>(marks[0], 0).mask == 0xffff0000);
+    CHECK(statement<nf::RestoreMark>(marks[0], 1).to == 0xffff0000);
+    CHECK(statement<nf::SetMark>(marks[1], 1).value == 0x4000000);
+    statement<nf::Notrack>(rules("raw", "PREROUTING").at(0), 0);
+    // Chains that are nft's own come from nft.
+    CHECK(std::holds_alternative<nf::Dnat>(chain(ruleset, "prerouting").rules.at(0).statements.back()));
+}
+
 TEST_CASE("tables of iptables-legacy are named", "[linux][nft]") {
     REQUIRE_ROOT();
     const ScratchNetns scratch;

@@ -20,8 +20,7 @@ nf::Packet packet(const char* source, const char* destination) {
     out.oifname = "qr-1";
     if (source != nullptr) out.saddr = ip(source);
     out.daddr = net(destination);
-    out.mark = 0;
-    out.mark_invalid = 0;
+    out.marks = out.marks_invalid = {0, 0};
     return out;
 }
 
@@ -304,10 +303,10 @@ TEST_CASE("marks pass from hook to hook, apart for invalid packets") {
         rule("", {match(Field::kMark, {std::uint64_t{7}}), kDrop})};
     nf::Packet about = packet("1.1.1.1", "2.2.2.2/32");
     const auto first = nf::evaluate(view.netfilter, Hook::kPrerouting, about);
-    CHECK(first.mark == 0);
-    CHECK(first.mark_invalid == 7);
-    about.mark = first.mark;
-    about.mark_invalid = first.mark_invalid;
+    CHECK(first.marks.packet == 0);
+    CHECK(first.marks_invalid.packet == 7);
+    about.marks = first.marks;
+    about.marks_invalid = first.marks_invalid;
     // Invalid packets only would be dropped: not the same for both.
     CHECK(nf::evaluate(view.netfilter, Hook::kPostrouting, about).stopped);
 }

@@ -204,11 +204,13 @@ TEST_CASE("ranges of addresses become the fewest prefixes", "[nft]") {
 TEST_CASE("matches that cannot be decided are marked", "[nft]") {
     const std::vector<std::array<std::string, 3>> cases = {
         {"==", R"({"payload": {"protocol": "tcp", "field": "dport"}})", "80"},
-        {"==", R"({"&": [{"meta": {"key": "mark"}}, 255]})", "16"},
+        {"<", R"({"&": [{"meta": {"key": "mark"}}, 255]})", "16"},
+        {"==", R"({"&": [{"meta": {"key": "mark"}}, 255]})", R"({"set": [16, 17]})"},
+        {"==", R"({"|": [{"meta": {"key": "mark"}}, 255]})", "16"},
         {"==", meta("mark"), R"({"range": [1, 5]})"},
         {">", meta("mark"), "5"},
         {"==", meta("iif"), R"({"set": ["lo", "77"]})"},
-        {"==", R"({"ct": {"key": "mark"}})", "5"},
+        {"==", R"({"ct": {"key": "zone"}})", "5"},
         {"==", R"({"ct": {"key": "saddr", "family": "ip", "dir": "original"}})", R"("1.2.3.4")"},
         {"==", R"({"fib": {"result": "type", "flags": ["daddr"]}})", R"("local")"},
         {"==", R"({"concat": [)" + kSaddr + R"(, {"payload": {"protocol": "tcp", "field": "dport"}}]})", R"("@pairs")"},
@@ -284,10 +286,45 @@ TEST_CASE("stateless rewrites, marks, notrack and harmless statements are unders
         INFO(value);
         CHECK(only<nf::Unknown>(mss + value + "}}").may_translate == false);
     }
-    CHECK(only<nf::SetMark>(R"({"mangle": {"key": {"meta": {"key": "mark"}}, "value": 5}})").value == 5);
     only<nf::Notrack>(R"({"notrack": null})");
     only<nf::Counter>(R"({"counter": {"packets": 5, "bytes": 10}})");
     only<nf::Counter>(R"({"log": {"prefix": "hi"}})");
+}
+
+TEST_CASE("marks are matched and set by their bits", "[nft]") {
+    const auto masked = match("!=", R"({"&": [{"meta": {"key": "mark"}}, 65535]})", "2");
+    CHECK(masked.field == Field::kMark);
+    CHECK(masked.negate);
+    CHECK(masked.mask == 0xffff);
+    CHECK(masked.any_of == std::vector<nf::Value>{std::uint64_t{2}});
+    const auto connection = match("==", R"({"ct": {"key": "mark"}})", "5");
+    CHECK(connection.field == Field::kCtMark);
+    CHECK(connection.mask == 0xffffffff);
+
+    const auto set = [](const char* key, const std::string& value) {
+        return R"({"mangle": {"key": {")" + std::string(key) + R"(": {"key": "mark"}}, "value": )" + value + "}}";
+    };
+    const std::string mark = R"({"meta": {"key": "mark"}})";
+    const std::string connmark = R"({"ct": {"key": "mark"}})";
+    const auto plain = only<nf::SetMark>(set("meta", "5"));
+    CHECK(plain.value == 5);
+    CHECK(plain.mask == 0xffffffff);
+    // `meta mark set meta mark and 0xffff xor 0x4000000`: what MARK --set-xmark 0x4000000/0xffff0000 is in nft's words.
+    const auto scope = only<nf::SetMark>(set("meta", R"({"^": [{"&": [)" + mark + R"(, 65535]}, 67108864]})"));
+    CHECK(scope.value == 0x4000000);
+    CHECK(scope.mask == 0xffff0000);
+    const auto bit = only<nf::SetMark>(set("meta", R"({"|": [)" + mark + ", 6]}"));
+    CHECK(bit.value == 6);
+    CHECK(bit.mask == 6);
+    const auto of_connection = only<nf::SetCtMark>(set("ct", "7"));
+    CHECK(of_connection.value == 7);
+    CHECK(of_connection.mask == 0xffffffff);
+    const auto save = only<nf::SaveMark>(set("ct", R"({"&": [)" + mark + ", 255]}"));
+    CHECK(save.from == 255);
+    CHECK(save.to == 0xffffffff);
+    const auto restore = only<nf::RestoreMark>(set("meta", connmark));
+    CHECK(restore.from == 0xffffffff);
+    CHECK(restore.to == 0xffffffff);
 }
 
 TEST_CASE("verdicts are understood", "[nft]") {
@@ -319,8 +356,9 @@ TEST_CASE("what the model cannot express is unknown", "[nft]") {
         R"({"vmap": {"key": )" + kDaddr + R"(, "data": "@verdicts"}})",
         R"({"limit": {"rate": 10, "burst": 5, "per": "second"}})",
         R"({"mangle": {"key": {"payload": {"protocol": "ip", "field": "ttl"}}, "value": 5}})",
-        R"({"mangle": {"key": {"ct": {"key": "mark"}}, "value": 5}})",
-        R"({"mangle": {"key": {"meta": {"key": "mark"}}, "value": {"ct": {"key": "mark"}}}})",
+        R"({"mangle": {"key": {"ct": {"key": "zone"}}, "value": 5}})",
+        R"({"mangle": {"key": {"meta": {"key": "mark"}}, "value": {"numgen": {"mode": "inc", "mod": 2, "offset": 0}}}})",
+        R"({"mangle": {"key": {"meta": {"key": "mark"}}, "value": {"|": [{"ct": {"key": "mark"}}, 1]}}})",
         R"({"set": {"op": "update", "elem": )" + kSaddr + R"(, "set": "@nets"}})",
         R"({"queue": {"num": 0}})",
         R"({"fwd": {"dev": "lo"}})",
