@@ -154,11 +154,12 @@ enum fl_role {
 	FL_ROLE_TUNNEL, /* the kernel's tunnel device of a segment */
 	FL_ROLE_HOST, /* a segment's bridge: what the host sends and receives itself */
 	FL_ROLE_TRUNK, /* a device with VLAN devices on it that are VM ports: only rows with a VLAN are for its frames */
+	FL_ROLE_ROUTER, /* a port of a router that somebody else built, in a namespace of its own */
 };
 
 /* fl_sources: which segment a frame on this device belongs to. Absent: everything goes to Linux. */
 struct fl_source_key {
-	__u32 ifindex;
+	__u32 ifindex; /* FL_ROLE_ROUTER: the number of the port, 0x80000000 and above */
 	__u16 vlan; /* of its 802.1Q tag; 0: untagged */
 	__u8 pad[2];
 };

@@ -100,37 +100,42 @@ std::set<Ipv4> other_answers(const World& world, const Segment& segment) {
     return answers;
 }
 
-}  // namespace
-
-void compile_arp(World& world) {
-    if (has_arp_filter(world.root)) return;  // bridge-nf-call-arptables takes bridged requests through it
+/// Rows for what exactly one leg answers. `others`: what others on this node answer.
+void answer_on(World& world, const Segment& segment, const std::set<Ipv4>& others) {
+    if (!segment.refusal.empty()) return;
     struct Answer {
         int count = 0;
         const BridgePort* leg = nullptr;
     };
-    for (const auto& [bridge, segment] : world.l2.segments()) {
-        if (!segment.refusal.empty()) continue;
-        std::map<Ipv4, Answer> answers;
-        for (const auto& [ifindex, port] : segment.ports) {
-            if (port.kind != BridgePort::Kind::kLeg) continue;
-            std::set<Ipv4> addresses = own_answers(*port.router, *port.leg);
-            addresses.merge(proxy_answers(*port.router, *port.leg));
-            for (const Ipv4 address : addresses)
-                answers[address] = {answers[address].count + 1, &port};
-        }
-        const std::set<Ipv4> others = other_answers(world, segment);
-        for (const auto& [address, answer] : answers) {
-            const BridgePort& leg = *answer.leg;
-            if (answer.count != 1 || others.contains(address)) continue;
-            if (!leg.refusal.empty() || has_arp_filter(*leg.router) || filters_answers(world, leg)) continue;
-            // rp_filter is asked about the sender of the request, who is unknown.
-            if (leg.router->sysctls(leg.leg->name).rp_filter != 0) continue;
-            fl_arp value{};
-            copy_bytes(value.mac, leg.leg->mac);
-            if (swallows_answers(segment)) value.flags = FL_ARP_NO_TUNNEL;
-            world.out.tables.arp.emplace(arp_key(segment, address), value);
-        }
+    std::map<Ipv4, Answer> answers;
+    for (const auto& [ifindex, port] : segment.ports) {
+        if (port.kind != BridgePort::Kind::kLeg) continue;
+        std::set<Ipv4> addresses = own_answers(*port.router, *port.leg);
+        addresses.merge(proxy_answers(*port.router, *port.leg));
+        for (const Ipv4 address : addresses)
+            answers[address] = {answers[address].count + 1, &port};
     }
+    for (const auto& [address, answer] : answers) {
+        const BridgePort& leg = *answer.leg;
+        if (answer.count != 1 || others.contains(address)) continue;
+        if (!leg.refusal.empty() || has_arp_filter(*leg.router) || filters_answers(world, leg)) continue;
+        // rp_filter is asked about the sender of the request, who is unknown.
+        if (leg.router->sysctls(leg.leg->name).rp_filter != 0) continue;
+        fl_arp value{};
+        copy_bytes(value.mac, leg.leg->mac);
+        if (swallows_answers(segment)) value.flags = FL_ARP_NO_TUNNEL;
+        world.out.tables.arp.emplace(arp_key(segment, address), value);
+    }
+}
+
+}  // namespace
+
+void compile_arp(World& world) {
+    for (const auto& [number, segment] : world.l2.foreign_segments())
+        answer_on(world, segment, {});
+    if (has_arp_filter(world.root)) return;  // bridge-nf-call-arptables takes bridged requests through it
+    for (const auto& [bridge, segment] : world.l2.segments())
+        answer_on(world, segment, other_answers(world, segment));
 }
 
 }  // namespace fiplane

@@ -128,13 +128,15 @@ World::World(const Snapshot& snapshot, const Scope& in_scope)
       root(snapshot.root),
       routers(index_routers(snapshot)),
       l2(root, routers, scope),
-      walker(l2, routers) {
+      walker(l2, routers, scope.follows) {
     for (const auto& [bridge, segment] : l2.segments()) {
         if (scope.root_is_router) legs.push_back(&segment.host);
         for (const auto& [ifindex, port] : segment.ports) {
             if (port.kind == BridgePort::Kind::kLeg) legs.push_back(&port);
         }
     }
+    for (const auto& [number, segment] : l2.foreign_segments())
+        legs.push_back(&segment.ports.begin()->second);
     out.notes = l2.notes();
 }
 

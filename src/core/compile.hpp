@@ -23,6 +23,9 @@ struct Scope {
     std::set<NetnsName> distributed_routers{};
     /// The node's own namespace is a router as well (nova-network): its bridges' addresses are the legs.
     bool root_is_router = false;
+    /// Routers that somebody else built, on an L2 that is not ours: what their ports bring is carried to the port by
+    /// which it leaves them, and no further. Flows are carried whole.
+    bool follows = false;
 };
 
 /// One step of a walk, for `explain`: "fip-…: route 172.24.5.11/32 via 169.254.64.0 dev fpr-… (table main)".

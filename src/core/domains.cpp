@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/hash.hpp"
+
 namespace fiplane {
 
 namespace {
@@ -16,17 +18,9 @@ constexpr std::size_t kMaxHairpins = FL_MAX_DESTS / 4;
 /// for each source (iptables) makes a domain of each, and compile must not take minutes for rows that find no room.
 constexpr std::size_t kMaxWork = std::size_t{FL_MAX_DESTS} * 2;
 
-/// FNV-1a. An identifier only has to be the same for the same text on every run.
-std::uint32_t hash_of(const std::string& text) {
-    std::uint32_t hash = 2166136261U;
-    for (const char c : text)
-        hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
-    return hash;
-}
-
 fl_vm_key vm_key(const Host& host) {
     fl_vm_key key{};
-    key.port = static_cast<std::uint32_t>(host.port->link->ifindex);
+    key.port = host.port->id();
     copy_bytes(key.fixed, host.address);
     copy_bytes(key.router_mac, host.leg->leg->mac);
     return key;
@@ -89,9 +83,8 @@ std::optional<Host> Domains::find_host(const BridgePort& leg, Ipv4 address, cons
         return std::nullopt;
     }
     fl_source_key source{};
-    source.ifindex = static_cast<std::uint32_t>(target->port->link->ifindex);
-    const auto row = world_.out.tables.sources.find(source);
-    if (row == world_.out.tables.sources.end()) {
+    source.ifindex = target->port->id();
+    if (!world_.out.tables.sources.contains(source)) {
         verdict.reason = (remote ? "tunnel " : "port ") + target->port->link->name + " stays slow";
         return std::nullopt;
     }

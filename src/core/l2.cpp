@@ -80,7 +80,12 @@ bool BridgePort::learns() const {
     return bridge_learns && (!link->bridge_port || link->bridge_port->learning);
 }
 
+std::uint32_t BridgePort::id() const {
+    return segment->is_foreign() ? segment->id() : static_cast<std::uint32_t>(link->ifindex);
+}
+
 const MacTarget* Segment::find(const Mac& mac) const {
+    if (anybody) return &*anybody;
     const auto entry = macs.find(mac);
     if (entry != macs.end()) return &entry->second;
     const auto leg = leg_macs.find(mac);
@@ -94,6 +99,12 @@ L2::L2(const NetnsIndex& root, const std::map<NetnsName, NetnsIndex>& routers, c
     for (const std::string& name : scope.bridges) {
         if (root.view().find_link(name) == nullptr) notes_.push_back("bridge " + name + " does not exist");
     }
+    for (const auto& [name, router] : routers) {
+        for (const auto& [ifindex, link] : router.view().links) {
+            const bool to_router = link.peer && link.peer->netns && routers.contains(*link.peer->netns);
+            if (scope.follows && !to_router && is_router_port(link.name)) add_foreign(router, link);
+        }
+    }
     elect_vtep();
     read_tunnel_tables();
     take_on_trunks();
@@ -103,6 +114,7 @@ L2::L2(const NetnsIndex& root, const std::map<NetnsName, NetnsIndex>& routers, c
 void L2::add_segment(const Link& bridge, const std::map<NetnsName, NetnsIndex>& routers) {
     Segment& segment = segments_[bridge.ifindex];
     segment.bridge = &bridge;
+    segment.number = static_cast<std::uint32_t>(bridge.ifindex);
     segment.refusal = bridge_refusal(root_, bridge);
     if (!segment.refusal.empty()) notes_.push_back(bridge.name + " stays slow: " + segment.refusal);
     segment.host.link = segment.host.leg = &bridge;

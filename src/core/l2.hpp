@@ -40,6 +40,8 @@ struct BridgePort {
     /// Theirs where their frames are taken there, before they come to the VLAN device; else null.
     const Link* taken_on = nullptr;
 
+    /// In the tables: the device's index, or the foreign segment's number.
+    [[nodiscard]] std::uint32_t id() const;
     [[nodiscard]] bool is_isolated() const { return link->bridge_port && link->bridge_port->isolated; }
     /// The bridge learns source addresses here, and moves entries here, unless they are sticky (br_fdb_update).
     [[nodiscard]] bool learns() const;
@@ -66,17 +68,22 @@ struct MacTarget {
 
 /// One L2 broadcast domain as far as this node sees it.
 struct Segment {
+    /// Of a foreign segment, which is known by the one router port through which it is seen: that port.
     const Link* bridge = nullptr;
+    std::uint32_t number = 0;         ///< in the tables
     std::string refusal;              ///< why nothing of it is accelerated
     std::map<int, BridgePort> ports;  ///< by ifindex
     BridgePort host;                  ///< the bridge as the host's own port: a leg of the root namespace
     std::map<Mac, MacTarget> macs;    ///< entries of the bridge's table
     bool forgetful = false;           ///< has learned entries that age too fast to be followed
 
-    [[nodiscard]] std::uint32_t id() const { return static_cast<std::uint32_t>(bridge->ifindex); }
-    /// The entry for a MAC; a router leg's own address leads to it even while the bridge floods for it.
+    [[nodiscard]] std::uint32_t id() const { return number; }
+    /// The entry for a MAC; a router leg's own address leads to it even while the bridge floods for it. On a foreign
+    /// segment every MAC is behind the port.
     [[nodiscard]] const MacTarget* find(const Mac& mac) const;
     std::map<Mac, MacTarget> leg_macs;
+    std::optional<MacTarget> anybody;  ///< foreign segments
+    [[nodiscard]] bool is_foreign() const { return anybody.has_value(); }
 };
 
 /// The way to a tunnel peer on the underlay: template of the output, or why there is none.
@@ -92,6 +99,9 @@ struct UnderlayPath {
 /// why there is not exactly one that it can be.
 [[nodiscard]] std::expected<Ipv4, std::string> source_towards(const NetnsIndex& root, Ipv4 destination);
 
+/// Whether a device of this name in a router's namespace is one of its ports: qr-, qg-, fg- or sg-.
+[[nodiscard]] bool is_router_port(const std::string& device);
+
 /// All segments in scope.
 class L2 {
   public:
@@ -101,6 +111,10 @@ class L2 {
     L2& operator=(const L2&) = delete;
 
     [[nodiscard]] const std::map<int, Segment>& segments() const { return segments_; }
+    /// Those of others, behind the ports of followed routers.
+    [[nodiscard]] const std::map<std::uint32_t, Segment>& foreign_segments() const { return foreign_; }
+    /// The one behind a device of a router, or null.
+    [[nodiscard]] const Segment* behind(const NetnsIndex& router, int ifindex) const;
     /// The segment of a bridge in scope, or null.
     [[nodiscard]] const Segment* segment(int bridge) const;
     /// The port of a segment in scope, by the ifindex of its device in the root namespace.
@@ -118,6 +132,7 @@ class L2 {
     void add_segment(const Link& bridge, const std::map<NetnsName, NetnsIndex>& routers);
     void add_port(Segment& segment, const Link& link, const std::map<NetnsName, NetnsIndex>& routers);
     void add_tunnel(BridgePort& port) const;
+    void add_foreign(const NetnsIndex& router, const Link& link);
     [[nodiscard]] const Link* trunk_of(const Link& link) const;
     void elect_vtep();
     void elect_ports();
@@ -137,6 +152,8 @@ class L2 {
     const NetnsIndex& root_;
     std::map<int, Segment> segments_;
     std::map<int, Segment*> segment_of_port_;
+    std::map<std::uint32_t, Segment> foreign_;
+    std::map<std::pair<const NetnsIndex*, int>, const Segment*> foreign_of_port_;
     std::map<std::pair<int, IpAddress>, UnderlayPath> underlay_;
     struct Remote {
         IpAddress peer;  ///< unset: elsewhere than programs can send

@@ -87,7 +87,8 @@ Outcome Evaluator::evaluate(Hook hook, const Packet& packet, bool untracked) con
     const bool matters = tracking != prepared_->tracking_matters.end() && tracking->second;
     const Chain& first = *chains->front().chain;
     outcome.marks_invalid = outcome.marks;
-    if (!untracked && !outcome.stopped && (matters || packet.marks.packet != packet.marks_invalid.packet)) {
+    const bool may_be_invalid = !untracked && !packet.by_flow;
+    if (may_be_invalid && !outcome.stopped && (matters || packet.marks.packet != packet.marks_invalid.packet)) {
         const Outcome invalid = merge(interpreter.run(Tracking::kInvalid, packet.marks_invalid));
         combine(outcome, invalid, first, "that conntrack calls invalid");
         outcome.marks_invalid = invalid.marks;

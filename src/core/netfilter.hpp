@@ -173,6 +173,9 @@ struct Packet {
     Marks marks_invalid;
     std::vector<Marks> marks_later;
     bool dnat_done = false;  ///< ct status dnat
+    /// Of a flow that the fast path carries from its first packet to its last, with the ports that it has: no packet of
+    /// it is invalid to conntrack, and ports that a rule would choose at random stay.
+    bool by_flow = false;
 };
 
 /// A place in a ruleset that looks at the source address: a match, or a map keyed by it.

@@ -241,7 +241,7 @@ Leave Interpreter::translate_source(const Chain& chain, const Rule& rule, const 
     bool unknown = false;
     const auto address = look_up(chain, rule, to, &leave, &unknown);
     if (!address && !unknown) return leave;
-    if (random) return stop(chain, rule, "chooses ports at random");
+    if (random && !packet_.by_flow) return stop(chain, rule, "chooses ports at random");
     path_.snat = address;
     path_.snat_unknown = unknown;
     path_.saddr = address;

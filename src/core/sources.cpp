@@ -105,6 +105,13 @@ void compile_sources(World& world) {
         const auto [row, fresh] = world.out.tables.sources.try_emplace(untagged);
         if (fresh) row->second.role = FL_ROLE_TRUNK;
     };
+    for (const auto& [number, segment] : world.l2.foreign_segments()) {
+        fl_source_key key{};
+        key.ifindex = number;
+        fl_source source = source_of(segment, FL_ROLE_ROUTER);
+        source.port = number;
+        if (segment.ports.begin()->second.refusal.empty()) world.out.tables.sources.emplace(key, source);
+    }
     for (const auto& [bridge, segment] : world.l2.segments()) {
         if (!segment.refusal.empty()) continue;
         const Hosts hosts(segment);

@@ -62,6 +62,7 @@ struct Walker::Traversal {
     bool transmit();
     bool enter_peer(const PeerInfo& peer);
     bool enter_segment(const BridgePort& port);
+    void leave_by(const MacTarget& target, const std::string& where);
     bool hook(nf::Hook where, const char* name, nf::Outcome& outcome);
 };
 
@@ -76,6 +77,7 @@ bool Walker::Traversal::admit() {
     packet.iifname = state.iif->name;
     packet.daddr = state.destination;
     if (state.source.kind == Source::Kind::kKnown) packet.saddr = state.source.address;
+    packet.by_flow = walker.by_flow_;
     state.netns->netfilter().enter(packet);
     return true;
 }
@@ -227,6 +229,7 @@ bool Walker::Traversal::check_way_back() {
     answer.oifname = state.iif->name;
     if (state.destination.length == 32) answer.saddr = state.destination.address;
     if (state.source.kind == Source::Kind::kKnown) answer.daddr = Prefix::host(state.source.address);
+    answer.by_flow = walker.by_flow_;
     state.netns->netfilter().enter(answer);
     const nf::Outcome outcome = state.netns->netfilter().evaluate(nf::Hook::kPostrouting, answer);
     if (outcome.stopped) return stop("answers: " + *outcome.stopped);
@@ -248,6 +251,10 @@ bool Walker::Traversal::transmit() {
     if (with_steps) step(fmt::format("neighbour {} on {} is {}", next_hop.str(), oif->name, neighbour->mac.str()));
     const std::string& refusal = state.netns->jump_refusal(*oif);
     if (!refusal.empty()) return stop(refusal);
+    if (const Segment* foreign = walker.l2_.behind(*state.netns, oif->ifindex)) {
+        leave_by(*foreign->find(neighbour->mac), "");
+        return true;
+    }
     if (oif->peer) return enter_peer(*oif->peer);
     const Segment* segment = state.netns->name().empty() ? walker.l2_.segment(oif->ifindex) : nullptr;
     if (segment == nullptr) return stop(oif->name + " is not a veth: what is behind it is not known");
@@ -294,15 +301,23 @@ bool Walker::Traversal::enter_segment(const BridgePort& port) {
         // A leg shares no MAC with its port, and another leg's frame is not for it.
         return state.iif->mac == neighbour->mac || stop(neighbour->mac.str() + " is not the MAC of " + state.iif->name);
     }
+    leave_by(*target, segment.bridge->name + ": ");
+    return true;
+}
+
+/// Out of the last router, to the neighbour. `where`: what the last step is told of, with a colon.
+void Walker::Traversal::leave_by(const MacTarget& target, const std::string& where) {
     copy_bytes(journey.next.dmac, neighbour->mac);
     copy_bytes(journey.next.smac, oif->mac);
-    journey.next.out = target->out;
-    journey.next.mtu = std::min(journey.next.mtu, target->out.mtu);
-    journey.port = target->port->link->name;
+    journey.next.out = target.out;
+    journey.next.mtu = std::min(journey.next.mtu, target.out.mtu);
+    journey.port = target.port->link->name;
     journey.fast = true;
     finished = true;
-    if (with_steps) journey.steps.push_back({{}, fmt::format("{}: out of {}", segment.bridge->name, journey.port)});
-    return true;
+    if (!with_steps) return;
+    const Segment& segment = *target.port->segment;
+    journey.steps.push_back(
+        {segment.is_foreign() ? state.netns->name() : NetnsName{}, where + "out of " + journey.port});
 }
 
 Journey Walker::walk(const BridgePort& leg, const Source& source, const Prefix& destination, bool with_steps) {

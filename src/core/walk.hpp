@@ -45,7 +45,8 @@ struct Journey {
 /// Walks. Remembers the tails of journeys, which those of many sources share.
 class Walker {
   public:
-    explicit Walker(const L2& l2, const std::map<NetnsName, NetnsIndex>& routers) : l2_(l2), routers_(routers) {}
+    Walker(const L2& l2, const std::map<NetnsName, NetnsIndex>& routers, bool by_flow)
+        : l2_(l2), routers_(routers), by_flow_(by_flow) {}
     ~Walker() = default;
     Walker(const Walker&) = delete;
     Walker& operator=(const Walker&) = delete;
@@ -74,6 +75,7 @@ class Walker {
 
     const L2& l2_;
     const std::map<NetnsName, NetnsIndex>& routers_;
+    bool by_flow_;  ///< see nf::Packet
     std::map<TailKey, Journey> tails_;
     std::map<std::tuple<const NetnsIndex*, int, nf::SourceTest>, bool> forged_;
 };

@@ -1,179 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rules that a Neutron L3 agent writes for a router, evaluated for the packets of floating IPs.
+#include "neutron_rules.hpp"
+
 #include <catch2/catch_test_macros.hpp>
-#include <map>
-#include <sstream>
 
 #include "../support/snapshot_builder.hpp"
-#include "linux/iptables_rule.hpp"
 
 using namespace fiplane;
 using namespace fiplane::test;
-using nf::ChainType;
 using nf::Hook;
 
 namespace {
 
-struct Base {
-    Hook hook;
-    ChainType type;
-    int priority;
-};
-
-/// Where iptables registers the built-in chains of its tables.
-const std::map<std::string, std::map<std::string, Base>> kBuiltIn = {
-    {"raw", {{"PREROUTING", {Hook::kPrerouting, ChainType::kFilter, -300}}}},
-    {"mangle",
-     {{"PREROUTING", {Hook::kPrerouting, ChainType::kFilter, -150}},
-      {"FORWARD", {Hook::kForward, ChainType::kFilter, -150}},
-      {"POSTROUTING", {Hook::kPostrouting, ChainType::kFilter, -150}}}},
-    {"nat",
-     {{"PREROUTING", {Hook::kPrerouting, ChainType::kNat, -100}},
-      {"POSTROUTING", {Hook::kPostrouting, ChainType::kNat, 100}}}},
-    {"filter", {{"FORWARD", {Hook::kForward, ChainType::kFilter, 0}}}},
-};
-
-/// The ruleset of which `text` is what iptables-save prints.
 NetnsView netns_of(const std::string& text) {
     NetnsView view;
-    std::istringstream lines(text);
-    std::string table;
-    std::map<std::string, std::size_t> places;
-    for (std::string line; std::getline(lines, line);) {
-        std::istringstream words(line);
-        std::string first;
-        std::string chain;
-        words >> first >> chain;
-        if (first.starts_with('*')) {
-            table = first.substr(1);
-            places.clear();
-        } else if (first.starts_with(':')) {
-            nf::Chain made;
-            made.table = table;
-            made.name = first.substr(1);
-            if (const auto& hooks = kBuiltIn.at(table); hooks.contains(made.name)) {
-                const Base& base = hooks.at(made.name);
-                made.hook = base.hook;
-                made.type = base.type;
-                made.priority = base.priority;
-            }
-            places[made.name] = view.netfilter.chains.size();
-            view.netfilter.chains.push_back(made);
-        } else if (first == "-A") {
-            view.netfilter.chains[places.at(chain)].rules.push_back(
-                iptables::parse_rule(line.substr(4 + chain.size()), nf::Family::kIp, table == "nat"));
-        }
-    }
+    add_iptables(view, text);
     return view;
-}
-
-/// Of a distributed router with one subnet; `scope_of_rfp`: the address scope of its external network.
-std::string distributed(const std::string& scope_of_rfp) {
-    return R"(*mangle
-:PREROUTING ACCEPT [0:0]
-:FORWARD ACCEPT [0:0]
-:POSTROUTING ACCEPT [0:0]
-:neutron-l3-agent-PREROUTING - [0:0]
-:neutron-l3-agent-float-snat - [0:0]
-:neutron-l3-agent-floatingip - [0:0]
-:neutron-l3-agent-mark - [0:0]
-:neutron-l3-agent-scope - [0:0]
--A PREROUTING -j neutron-l3-agent-PREROUTING
--A neutron-l3-agent-PREROUTING -j neutron-l3-agent-mark
--A neutron-l3-agent-PREROUTING -j neutron-l3-agent-scope
--A neutron-l3-agent-PREROUTING -m connmark ! --mark 0x0/0xffff0000 -j CONNMARK --restore-mark --nfmask 0xffff0000 --ctmask 0xffff0000
--A neutron-l3-agent-PREROUTING -j neutron-l3-agent-floatingip
--A neutron-l3-agent-PREROUTING -d 169.254.169.254/32 -i qr-+ -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x1/0xffff
--A neutron-l3-agent-float-snat -m connmark --mark 0x0/0xffff0000 -j CONNMARK --save-mark --nfmask 0xffff0000 --ctmask 0xffff0000
--A neutron-l3-agent-scope -i qr-1 -j MARK --set-xmark 0x4000000/0xffff0000
--A neutron-l3-agent-scope -i rfp-1 -j MARK --set-xmark )" +
-           scope_of_rfp + R"(/0xffff0000
-COMMIT
-*filter
-:FORWARD ACCEPT [0:0]
-:neutron-filter-top - [0:0]
-:neutron-l3-agent-FORWARD - [0:0]
-:neutron-l3-agent-local - [0:0]
-:neutron-l3-agent-scope - [0:0]
--A FORWARD -j neutron-filter-top
--A FORWARD -j neutron-l3-agent-FORWARD
--A neutron-filter-top -j neutron-l3-agent-local
--A neutron-l3-agent-FORWARD -j neutron-l3-agent-scope
--A neutron-l3-agent-scope -o qr-1 -m mark ! --mark 0x4000000/0xffff0000 -j DROP
--A neutron-l3-agent-scope -o rfp-1 -m mark ! --mark 0x4000000/0xffff0000 -j DROP
-COMMIT
-*nat
-:PREROUTING ACCEPT [0:0]
-:POSTROUTING ACCEPT [0:0]
-:neutron-l3-agent-POSTROUTING - [0:0]
-:neutron-l3-agent-PREROUTING - [0:0]
-:neutron-l3-agent-float-snat - [0:0]
-:neutron-l3-agent-snat - [0:0]
-:neutron-postrouting-bottom - [0:0]
--A PREROUTING -j neutron-l3-agent-PREROUTING
--A POSTROUTING -j neutron-l3-agent-POSTROUTING
--A POSTROUTING -j neutron-postrouting-bottom
--A neutron-l3-agent-POSTROUTING ! -o rfp-1 -m conntrack ! --ctstate DNAT -j ACCEPT
--A neutron-l3-agent-PREROUTING -d 203.0.113.101/32 -i rfp-1 -j DNAT --to-destination 10.10.1.11
--A neutron-l3-agent-PREROUTING -d 169.254.169.254/32 -i qr-+ -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 9697
--A neutron-l3-agent-float-snat -s 10.10.1.11/32 -j SNAT --to-source 203.0.113.101 --random-fully
--A neutron-l3-agent-snat -j neutron-l3-agent-float-snat
--A neutron-postrouting-bottom -m comment --comment "Perform source NAT on outgoing traffic." -j neutron-l3-agent-snat
-COMMIT
-)";
-}
-
-/// What differs on a legacy router: qg- in the place of rfp-, its address for those who have no floating IP, and the
-/// connection's mark, which remembers the scope that it began in.
-std::string legacy(const std::string& scope_of_green = "0x4000000") {
-    return R"(*mangle
-:PREROUTING ACCEPT [0:0]
-:FORWARD ACCEPT [0:0]
-:POSTROUTING ACCEPT [0:0]
-:neutron-l3-agent-POSTROUTING - [0:0]
-:neutron-l3-agent-PREROUTING - [0:0]
-:neutron-l3-agent-mark - [0:0]
-:neutron-l3-agent-scope - [0:0]
--A PREROUTING -j neutron-l3-agent-PREROUTING
--A POSTROUTING -j neutron-l3-agent-POSTROUTING
--A neutron-l3-agent-POSTROUTING -o qg-1 -m connmark --mark 0x0/0xffff0000 -j CONNMARK --save-mark --nfmask 0xffff0000 --ctmask 0xffff0000
--A neutron-l3-agent-PREROUTING -j neutron-l3-agent-mark
--A neutron-l3-agent-PREROUTING -j neutron-l3-agent-scope
--A neutron-l3-agent-PREROUTING -m connmark ! --mark 0x0/0xffff0000 -j CONNMARK --restore-mark --nfmask 0xffff0000 --ctmask 0xffff0000
--A neutron-l3-agent-mark -i qg-1 -j MARK --set-xmark 0x2/0xffff
--A neutron-l3-agent-scope -i qr-1 -j MARK --set-xmark 0x4000000/0xffff0000
--A neutron-l3-agent-scope -i qr-2 -j MARK --set-xmark )" +
-           scope_of_green + R"(/0xffff0000
--A neutron-l3-agent-scope -i qg-1 -j MARK --set-xmark 0x4000000/0xffff0000
-COMMIT
-*filter
-:FORWARD ACCEPT [0:0]
-:neutron-l3-agent-FORWARD - [0:0]
-:neutron-l3-agent-scope - [0:0]
--A FORWARD -j neutron-l3-agent-FORWARD
--A neutron-l3-agent-FORWARD -j neutron-l3-agent-scope
--A neutron-l3-agent-scope -o qr-1 -m mark ! --mark 0x4000000/0xffff0000 -j DROP
--A neutron-l3-agent-scope -o qr-2 -m mark ! --mark )" +
-           scope_of_green + R"(/0xffff0000 -j DROP
-COMMIT
-*nat
-:PREROUTING ACCEPT [0:0]
-:POSTROUTING ACCEPT [0:0]
-:neutron-l3-agent-POSTROUTING - [0:0]
-:neutron-l3-agent-PREROUTING - [0:0]
-:neutron-l3-agent-float-snat - [0:0]
-:neutron-l3-agent-snat - [0:0]
--A PREROUTING -j neutron-l3-agent-PREROUTING
--A POSTROUTING -j neutron-l3-agent-POSTROUTING
--A POSTROUTING -j neutron-l3-agent-snat
--A neutron-l3-agent-POSTROUTING ! -o qg-1 -m conntrack ! --ctstate DNAT -j ACCEPT
--A neutron-l3-agent-PREROUTING -d 203.0.113.101/32 -j DNAT --to-destination 10.10.1.11
--A neutron-l3-agent-float-snat -s 10.10.1.11/32 -j SNAT --to-source 203.0.113.101 --random-fully
--A neutron-l3-agent-snat -j neutron-l3-agent-float-snat
--A neutron-l3-agent-snat -o qg-1 -j SNAT --to-source 203.0.113.10 --random-fully
--A neutron-l3-agent-snat -m mark ! --mark 0x2/0xffff -m conntrack --ctstate DNAT -j SNAT --to-source 203.0.113.10 --random-fully
-COMMIT
-)";
 }
 
 /// A packet's way through the hooks of a router; what each says.
@@ -228,7 +70,7 @@ NetnsView without_random_ports(const std::string& text) {
 }  // namespace
 
 TEST_CASE("address scopes of a distributed router let its own packets pass", "[neutron]") {
-    const NetnsView view = netns_of(distributed("0x4000000"));
+    const NetnsView view = netns_of(distributed_rules("0x4000000"));
     const Way east_west = way_through(view, "qr-1", "10.10.1.12", "qr-1", "10.10.2.0/24");
     CHECK(east_west.stopped().empty());
     CHECK(east_west.postrouting.marks.packet == 0x4000000);
@@ -239,7 +81,7 @@ TEST_CASE("address scopes of a distributed router let its own packets pass", "[n
 }
 
 TEST_CASE("another address scope is dropped, with the rule known", "[neutron]") {
-    const NetnsView view = netns_of(distributed("0x4010000"));
+    const NetnsView view = netns_of(distributed_rules("0x4010000"));
     const Way in = way_through(view, "rfp-1", nullptr, "qr-1", "10.10.1.12/32");
     CHECK(in.prerouting.marks.packet == 0x4010000);
     CHECK_FALSE(in.forward.accepted);
@@ -247,7 +89,7 @@ TEST_CASE("another address scope is dropped, with the rule known", "[neutron]") 
 }
 
 TEST_CASE("floating IPs of a distributed router are translated both ways", "[neutron]") {
-    const NetnsView view = netns_of(distributed("0x4000000"));
+    const NetnsView view = netns_of(distributed_rules("0x4000000"));
     const nf::Evaluator evaluator(view.netfilter);
     CHECK(evaluator.dnats() == std::map<Ipv4, Ipv4>{{ip("203.0.113.101"), ip("10.10.1.11")}});
     CHECK(evaluator.snats() == std::map<Ipv4, Ipv4>{{ip("10.10.1.11"), ip("203.0.113.101")}});
@@ -262,7 +104,7 @@ TEST_CASE("floating IPs of a distributed router are translated both ways", "[neu
 }
 
 TEST_CASE("only web requests to the metadata address are not understood", "[neutron]") {
-    const NetnsView view = netns_of(distributed("0x4000000"));
+    const NetnsView view = netns_of(distributed_rules("0x4000000"));
     const Way metadata = way_through(view, "qr-1", "10.10.1.12", "qr-1", "169.254.169.254/32");
     REQUIRE(metadata.prerouting.stopped);
     CHECK(metadata.prerouting.stopped->find("REDIRECT --to-ports 9697` in ip nat") != std::string::npos);
@@ -270,13 +112,13 @@ TEST_CASE("only web requests to the metadata address are not understood", "[neut
 }
 
 TEST_CASE("a legacy router's connections keep the scope that they began in", "[neutron]") {
-    const NetnsView view = netns_of(legacy());
+    const NetnsView view = netns_of(legacy_rules());
     // Saved where packets leave by qg-, restored for all later ones: as if each device had set it.
     const Way east_west = way_through(view, "qr-1", "10.10.1.12", "qr-2", "10.10.2.0/24");
     CHECK(east_west.stopped().empty());
     CHECK(east_west.postrouting.marks_later == std::vector<nf::Marks>{{0x4000000, 0x4000000}});
 
-    const Way out = way_through(without_random_ports(legacy()), "qr-1", "10.10.1.11", "qg-1", "198.51.100.0/24");
+    const Way out = way_through(without_random_ports(legacy_rules()), "qr-1", "10.10.1.11", "qg-1", "198.51.100.0/24");
     CHECK(out.forward.accepted);
     CHECK(out.postrouting.stopped ==
           "hook of ip mangle POSTROUTING treats packets that conntrack calls invalid in another way");
@@ -284,7 +126,7 @@ TEST_CASE("a legacy router's connections keep the scope that they began in", "[n
 
 TEST_CASE("a connection's mark that would change a packet's fate stops the walk", "[neutron]") {
     // Packets of the green network with a mark from the blue one would be dropped at the green leg, others are not.
-    const NetnsView view = netns_of(legacy("0x4010000"));
+    const NetnsView view = netns_of(legacy_rules("0x4010000"));
     const Way within = way_through(view, "qr-2", "10.10.2.12", "qr-2", "10.10.2.0/24");
     CHECK(within.forward.stopped ==
           "hook of ip mangle FORWARD treats packets of connections with mark 0x4000000 in another way");

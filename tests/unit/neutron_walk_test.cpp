@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+// The walk through routers that a Neutron L3 agent built, on an L2 that is not ours.
+#include <algorithm>
+#include <catch2/catch_test_macros.hpp>
+
+#include "../support/snapshot_builder.hpp"
+#include "core/compile.hpp"
+#include "neutron_rules.hpp"
+
+using namespace fiplane;
+using namespace fiplane::test;
+
+namespace {
+
+const std::string kFip = "fip-e5d2a9c4-30b7-47f0-9d57-0c8be4a7f102";
+const std::string kRouter = "qrouter-7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01";
+const std::string kSnat = "snat-7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01";
+constexpr int kRfp = 2;
+constexpr int kQr = 8;
+constexpr int kFpr = 2;
+constexpr int kFg = 10;
+constexpr int kQg = 3;
+constexpr int kGreen = 9;
+constexpr std::uint32_t kFprTable = 2852018311;  // 169.254.88.135
+constexpr std::uint32_t kRedirectTable = 168427777;
+constexpr const char* kVm = "fa:16:3e:00:01:11";
+constexpr const char* kOther = "fa:16:3e:00:01:12";
+constexpr const char* kGateway = "fa:16:3e:ff:00:01";
+
+Scope following() {
+    Scope scope;
+    scope.follows = true;
+    return scope;
+}
+
+void set_sysctls(NetnsView& view, bool redirects) {
+    view.sysctls.ip_forward = true;
+    for (const auto& [ifindex, link] : view.links) {
+        view.sysctls.devices[link.name] = {.forwarding = true,
+                                           .proxy_arp = link.name.starts_with("fg-"),
+                                           .arp_ignore = 1,
+                                           .rp_filter = 0,
+                                           .send_redirects = redirects};
+    }
+}
+
+/// One subnet, a VM with a floating IP and one without; the SNAT port is on another node.
+Snapshot distributed(const std::string& rules = distributed_rules("0x4000000")) {
+    Snapshot out;
+    out.root = make_netns("");
+    NetnsView& fip = out.routers[kFip] = make_netns(kFip);
+    NetnsView& router = out.routers[kRouter] = make_netns(kRouter);
+    add_veth(router, kRfp, "rfp-1", "d6:8a:be:fe:2d:c4", fip, kFpr, "fpr-1", "fe:64:45:f7:54:74");
+    router.links[kRfp].mtu = fip.links[kFpr].mtu = 1500;
+    add_link(router, kQr, "qr-1", "tun", "fa:16:3e:0a:00:01");
+    add_link(fip, kFg, "fg-1", "tun", "fa:16:3e:0c:00:10", 1500);
+
+    add_address(router, kRfp, "169.254.88.134/31");
+    add_address(router, kQr, "10.10.1.1/24");
+    add_rule(router, 39145, "10.10.1.11/32", "", 16);
+    add_rule(router, kRedirectTable, "10.10.1.1/24", "", kRedirectTable);
+    std::ranges::stable_sort(router.rules, {}, &PolicyRule::priority);
+    add_route(router, "0.0.0.0/0", kRfp, "169.254.88.135", 16);
+    add_route(router, "0.0.0.0/0", kQr, "10.10.1.3", kRedirectTable);
+    add_neighbour(router, kRfp, "169.254.88.135", "fe:64:45:f7:54:74");
+    add_neighbour(router, kQr, "10.10.1.3", "fa:16:3e:0b:00:01");
+    add_neighbour(router, kQr, "10.10.1.11", kVm);
+    add_neighbour(router, kQr, "10.10.1.12", kOther);
+    add_iptables(router, rules);
+    set_sysctls(router, false);
+
+    add_address(fip, kFpr, "169.254.88.135/31");
+    add_address(fip, kFg, "203.0.113.10/24");
+    add_rule(fip, kFprTable, "", "fpr-1", kFprTable);
+    add_route(fip, "0.0.0.0/0", kFg, "203.0.113.1", kFprTable);
+    add_route(fip, "203.0.113.101/32", kFpr, "169.254.88.134");
+    add_neighbour(fip, kFpr, "169.254.88.134", "d6:8a:be:fe:2d:c4");
+    add_neighbour(fip, kFg, "203.0.113.1", kGateway, kNudReachable);
+    add_iptables(fip, "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j CT --notrack\nCOMMIT\n");
+    set_sysctls(fip, true);
+    return out;
+}
+
+/// Two subnets and a gateway of its own.
+Snapshot legacy() {
+    Snapshot out;
+    out.root = make_netns("");
+    NetnsView& router = out.routers[kRouter] = make_netns(kRouter);
+    add_link(router, kQg, "qg-1", "tun", "fa:16:3e:0d:00:10", 1500);
+    add_link(router, kQr, "qr-1", "tun", "fa:16:3e:0a:00:01");
+    add_link(router, kGreen, "qr-2", "tun", "fa:16:3e:0a:00:02");
+    add_address(router, kQg, "203.0.113.10/24");
+    add_address(router, kQg, "203.0.113.101/32");
+    add_address(router, kQr, "10.10.1.1/24");
+    add_address(router, kGreen, "10.10.2.1/24");
+    add_route(router, "0.0.0.0/0", kQg, "203.0.113.1");
+    add_neighbour(router, kQg, "203.0.113.1", kGateway, kNudReachable);
+    add_neighbour(router, kQr, "10.10.1.11", kVm, kNudReachable);
+    add_neighbour(router, kGreen, "10.10.2.12", kOther, kNudReachable);
+    add_iptables(router, legacy_rules());
+    set_sysctls(router, false);
+    return out;
+}
+
+Mac mac_at(const std::uint8_t* wire) {
+    Mac out;
+    std::copy_n(wire, out.bytes.size(), out.bytes.begin());
+    return out;
+}
+
+FipReport report_of(const Compiled& compiled, const char* fip) {
+    const auto found = std::ranges::find(compiled.fips, ip(fip), &FipReport::fip);
+    REQUIRE(found != compiled.fips.end());
+    INFO(found->reason_in << " | " << found->reason_out);
+    return *found;
+}
+
+/// The row for a destination in the domain of a VM; null if there is none.
+const fl_next* way(const Compiled& compiled, const char* from, const char* to) {
+    for (const auto& [key, vm] : compiled.tables.vms) {
+        if (Ipv4::from_bytes(key.fixed) != ip(from)) continue;
+        fl_dest_key dest{};
+        dest.domain = vm.domain;
+        copy_bytes(dest.ip, ip(to));
+        if (const auto row = compiled.tables.dests.find(dest); row != compiled.tables.dests.end()) return &row->second;
+        const fl_next* best = nullptr;
+        int length = -1;
+        for (const auto& [prefix, next] : compiled.tables.routes) {
+            const Prefix route{Ipv4::from_bytes(prefix.ip), static_cast<std::uint8_t>(prefix.prefixlen - 32)};
+            if (prefix.domain != vm.domain || !route.contains(Prefix::host(ip(to))) || route.length <= length) continue;
+            best = &next;
+            length = route.length;
+        }
+        return best != nullptr && best->out.kind == FL_OUT_PORT ? best : nullptr;
+    }
+    return nullptr;
+}
+
+}  // namespace
+
+TEST_CASE("floating IPs of a distributed router that is followed are fast both ways", "[neutron]") {
+    const Snapshot snapshot = distributed();
+    const Compiled compiled = compile(snapshot, following());
+    const FipReport report = report_of(compiled, "203.0.113.101");
+    CHECK(report.reason_in.empty());
+    CHECK(report.reason_out.empty());
+    CHECK(report.fast_in);
+    CHECK(report.fast_out);
+    CHECK(report.segment == "fg-1");
+    CHECK(report.router == kRouter);
+
+    REQUIRE(compiled.tables.fip_in.size() == 1);
+    const fl_fip_in& in = compiled.tables.fip_in.begin()->second;
+    CHECK(mac_at(in.router_mac) == mac("fa:16:3e:0c:00:10"));
+    CHECK(Ipv4::from_bytes(in.next.dnat) == ip("10.10.1.11"));
+    CHECK(mac_at(in.next.dmac) == mac(kVm));
+    CHECK(mac_at(in.next.smac) == mac("fa:16:3e:0a:00:01"));
+    CHECK(in.next.hops == 2);
+    CHECK(in.next.mtu == 1450);
+    CHECK(in.next.out.ifindex == kQr);
+
+    const fl_next* out = way(compiled, "10.10.1.11", "198.51.100.7");
+    REQUIRE(out != nullptr);
+    CHECK(mac_at(out->dmac) == mac(kGateway));
+    CHECK(mac_at(out->smac) == mac("fa:16:3e:0c:00:10"));
+    CHECK(out->flags == FL_NEXT_SNAT);
+    CHECK(out->hops == 2);
+    CHECK(out->out.ifindex == kFg);
+}
+
+TEST_CASE("a VM without a floating IP goes to the SNAT port, and back to itself through the fip namespace",
+          "[neutron]") {
+    const Snapshot snapshot = distributed();
+    const Compiled compiled = compile(snapshot, following());
+    const fl_next* out = way(compiled, "10.10.1.12", "198.51.100.7");
+    REQUIRE(out != nullptr);
+    CHECK(mac_at(out->dmac) == mac("fa:16:3e:0b:00:01"));
+    CHECK(out->flags == 0);
+    CHECK(out->hops == 1);
+    // Its own floating IP: out by rfp-, turned in the fip namespace, in by rfp-.
+    const fl_next* turned = way(compiled, "10.10.1.11", "203.0.113.101");
+    REQUIRE(turned != nullptr);
+    CHECK(turned->flags == (FL_NEXT_SNAT | FL_NEXT_HAIRPIN));
+    CHECK(turned->hops == 3);
+    CHECK(Ipv4::from_bytes(turned->dnat) == ip("10.10.1.11"));
+    // The metadata service is Linux's.
+    CHECK(way(compiled, "10.10.1.11", "169.254.169.254") == nullptr);
+}
+
+TEST_CASE("the agent gateway port answers for floating IPs and for itself, nobody else", "[neutron]") {
+    const Snapshot snapshot = distributed();
+    const Compiled compiled = compile(snapshot, following());
+    std::set<std::string> answered;
+    for (const auto& [key, row] : compiled.tables.arp) {
+        if (mac_at(row.mac) == mac("fa:16:3e:0c:00:10")) answered.insert(Ipv4::from_bytes(key.ip).str());
+    }
+    CHECK(answered == std::set<std::string>{"203.0.113.10", "203.0.113.101"});
+}
+
+TEST_CASE("floating IPs and networks of a legacy router that is followed", "[neutron]") {
+    const Snapshot snapshot = legacy();
+    const Compiled compiled = compile(snapshot, following());
+    const FipReport report = report_of(compiled, "203.0.113.101");
+    CHECK(report.reason_in.empty());
+    CHECK(report.reason_out.empty());
+    CHECK(report.segment == "qg-1");
+    const fl_next* out = way(compiled, "10.10.1.11", "198.51.100.7");
+    REQUIRE(out != nullptr);
+    CHECK(out->hops == 1);
+    CHECK(out->flags == FL_NEXT_SNAT);
+    CHECK(out->out.ifindex == kQg);
+    const fl_next* east_west = way(compiled, "10.10.2.12", "10.10.1.11");
+    REQUIRE(east_west != nullptr);
+    CHECK(east_west->flags == 0);
+    CHECK(east_west->out.ifindex == kQr);
+    // Without a floating IP it is translated to the gateway's address, for which only conntrack knows the way back.
+    CHECK(way(compiled, "10.10.2.12", "198.51.100.7") == nullptr);
+}
+
+TEST_CASE("what somebody adds to a router's rules makes what it is about slow", "[neutron]") {
+    const auto with = [](const std::string& table, const std::string& rule) {
+        std::string rules = distributed_rules("0x4000000");
+        const std::size_t at = rules.find("COMMIT", rules.find("*" + table));
+        return rules.insert(at, rule + "\n");
+    };
+    const auto reason = [&](const Snapshot& snapshot) {
+        const FipReport report = report_of(compile(snapshot, following()), "203.0.113.101");
+        return report.reason_in + " | " + report.reason_out;
+    };
+    CHECK(reason(distributed(with("filter", "-A FORWARD -d 10.10.1.11/32 -j DROP"))) ==
+          kRouter + ": netfilter drops it in forward | ");
+    CHECK(reason(distributed(with("filter", "-A FORWARD -s 10.10.1.11/32 -p tcp -m tcp --dport 25 -j DROP")))
+              .find("-p tcp -m tcp --dport 25 -j DROP` in ip filter FORWARD is undecidable") != std::string::npos);
+    CHECK(reason(distributed(with("filter", "-A FORWARD -d 10.10.1.99/32 -j DROP"))) == " | ");
+    CHECK(reason(distributed(with("mangle", "-A PREROUTING -i rfp-1 -j MARK --set-xmark 0x1/0xffffffff"))) ==
+          kRouter + ": netfilter drops it in forward | ");
+    CHECK(reason(distributed(
+                     with("nat", "-A PREROUTING -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.10.1.11:80")))
+              .find("8080") != std::string::npos);
+}
+
+TEST_CASE("a router's links and neighbours that are not as they should be", "[neutron]") {
+    const auto reasons = [](const Snapshot& snapshot) {
+        const FipReport report = report_of(compile(snapshot, following()), "203.0.113.101");
+        return std::pair(report.reason_in, report.reason_out);
+    };
+    Snapshot snapshot = distributed();
+    snapshot.routers.at(kRouter).links.at(kRfp).qdisc = "htb";
+    CHECK(reasons(snapshot) == std::pair(kRouter + ": rfp-1 has qdisc htb", kRouter + ": rfp-1 has qdisc htb"));
+    snapshot = distributed();
+    snapshot.routers.at(kFip).neighbours[1].state = kNudFailed;
+    // Other floating IPs of the node are reached without the gateway.
+    const Compiled without_gateway = compile(snapshot, following());
+    CHECK(report_of(without_gateway, "203.0.113.101").fast_in);
+    CHECK(way(without_gateway, "10.10.1.11", "198.51.100.7") == nullptr);
+    snapshot = distributed();
+    snapshot.routers.at(kRouter).links.at(kQr).admin_up = false;
+    CHECK(reasons(snapshot).first == kRouter + ": qr-1 is down");
+    snapshot = distributed();
+    snapshot.routers.erase(kFip);
+    CHECK(reasons(snapshot).first == "no router port on a segment in scope has a route to it");
+}
+
+TEST_CASE("the SNAT namespace of an edge node forwards nothing in BPF that conntrack alone can answer", "[neutron]") {
+    Snapshot snapshot = distributed();
+    NetnsView& snat = snapshot.routers[kSnat] = make_netns(kSnat);
+    add_link(snat, kQg, "qg-9", "tun", "fa:16:3e:0d:00:20", 1500);
+    add_link(snat, kQr, "sg-9", "tun", "fa:16:3e:0b:00:01");
+    add_address(snat, kQg, "203.0.113.20/24");
+    add_address(snat, kQr, "10.10.1.3/24");
+    add_route(snat, "0.0.0.0/0", kQg, "203.0.113.1");
+    add_neighbour(snat, kQg, "203.0.113.1", kGateway, kNudReachable);
+    add_neighbour(snat, kQr, "10.10.1.12", kOther, kNudReachable);
+    add_iptables(snat,
+                 "*nat\n:POSTROUTING ACCEPT [0:0]\n"
+                 "-A POSTROUTING -o qg-9 -j SNAT --to-source 203.0.113.20 --random-fully\nCOMMIT\n");
+    set_sysctls(snat, false);
+    const Compiled compiled = compile(snapshot, following());
+    for (const auto& [key, next] : compiled.tables.routes)
+        CHECK((next.out.ifindex != kQg || next.out.kind == FL_OUT_NONE));
+    CHECK(report_of(compiled, "203.0.113.101").fast_out);
+}
