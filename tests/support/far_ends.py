@@ -12,13 +12,13 @@ import subprocess
 from dataclasses import dataclass
 from typing import Iterator
 
-from lab import LabNode, wait_for
-from namespaces import LabError, end_processes
+from lab import LabNode
+from namespaces import LabError
+from open_vswitch import OvsDaemons
 from topology import Network
 
 DEVICE = {"vxlan": "vxlan", "gre": "gretap", "geneve": "geneve"}
 OPTION_CLASS, OPTION_TYPE = 0x0102, 1  # Open Virtual Networking's; a type below 0x80 may be ignored (RFC 8926)
-OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 
 
 @dataclass(frozen=True)
@@ -85,46 +85,12 @@ def iproute2_end(node: LabNode, peer: str, network: Network, variant: Variant, p
         node.run("ip link del far; ip link del far-br")
 
 
-class OpenVSwitch:
-    """ovsdb-server and ovs-vswitchd with the kernel's datapath, in a node's namespace, in a directory of their own."""
+class OpenVSwitch(OvsDaemons):
+    """ovsdb-server and ovs-vswitchd with the kernel's datapath, in a node's namespace."""
 
     def __init__(self, node: LabNode):
+        super().__init__(node.namespace)
         self.node = node
-        self.directory = node.lab.state.path / f"ovs-{node.name}"
-        self._daemons: list[subprocess.Popen] = []
-
-    def __enter__(self) -> OpenVSwitch:
-        self.directory.mkdir(mode=0o700)
-        database, schema = self.directory / "conf.db", OVS_SCHEMA
-        self.node.run(["ovsdb-tool", "create", database, schema])
-        self._start("ovsdb-server", database, f"--remote=p{self._socket}")
-        wait_for("ovsdb-server", (self.directory / "db.sock").exists)
-        self.vsctl("--no-wait", "init")
-        self._start("ovs-vswitchd", self._socket)
-        wait_for("ovs-vswitchd", lambda: list(self.directory.glob("ovs-vswitchd.*.ctl")))
-        return self
-
-    def __exit__(self, *exception) -> None:
-        end_processes([daemon.pid for daemon in self._daemons])
-        for daemon in self._daemons:
-            daemon.wait()
-
-    @property
-    def _socket(self) -> str:
-        return f"unix:{self.directory}/db.sock"
-
-    def _start(self, daemon: str, *arguments) -> None:
-        environment = {"OVS_RUNDIR": str(self.directory), "OVS_LOGDIR": str(self.directory)}
-        # Its log is one of the lab's, which are kept when a test fails.
-        log = self.node.lab.state.path / f"{daemon}-{self.node.name}.log"
-        with open(log, "w") as file:
-            self._daemons.append(
-                self.node.start([daemon, *arguments], environment=environment, stdout=file, stderr=file)
-            )
-
-    def vsctl(self, *arguments: str) -> str:
-        """Waits until ovs-vswitchd has done it (unless --no-wait)."""
-        return self.node.run(["ovs-vsctl", f"--db={self._socket}", "--timeout=60", *arguments]).stdout
 
     @contextlib.contextmanager
     def end(self, peer: str, network: Network, variant: Variant, ports: list[str]) -> Iterator[None]:
@@ -154,10 +120,7 @@ class OpenVSwitch:
     def _add_option(self, bridge: str, ports: list[str], data: bytes) -> None:
         """To all that comes from these ports."""
         mapping = f"{{class={OPTION_CLASS:#x},type={OPTION_TYPE},len={len(data)}}}->tun_metadata0"
-        self._ofctl("add-tlv-map", bridge, mapping)
+        self.ofctl("add-tlv-map", bridge, mapping)
         for port in ports:
             actions = f"set_field:0x{data.hex()}->tun_metadata0,NORMAL"
-            self._ofctl("add-flow", bridge, f"priority=10,in_port={port},actions={actions}")
-
-    def _ofctl(self, command: str, bridge: str, argument: str) -> None:
-        self.node.run(["ovs-ofctl", command, f"unix:{self.directory}/{bridge}.mgmt", argument])
+            self.ofctl("add-flow", bridge, f"priority=10,in_port={port},actions={actions}")
