@@ -16,7 +16,6 @@ import contextlib
 import ipaddress
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 
@@ -29,14 +28,13 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 from frames import taps as open_taps  # noqa: E402
 from lab import Lab  # noqa: E402
 from matrix import run_matrix  # noqa: E402
-from timing import scaled  # noqa: E402
+from time_limit import pytest_runtest_protocol  # noqa: E402, F401
 from topology import ENCAPSULATIONS, IPV6_EXTRA, Topology, TopologyError  # noqa: E402
 
 BUILD = Path(os.environ.get("FIPLANE_BUILD", ROOT / "build" / "release"))
 EXAMPLE = ROOT / "examples" / f"{os.environ.get('FIPLANE_TOPOLOGY', 'devstack-dvr-vxlan')}.yaml"
 TUNNEL = os.environ.get("FIPLANE_TUNNEL")
 UNDERLAY6 = ipaddress.IPv6Address("2001:db8:ac::")
-TEST_TIMEOUT = 120  # seconds; a test that needs more is stuck. A module may set its own (TIMEOUT)
 
 
 def mode() -> dict:
@@ -80,19 +78,6 @@ def over(tunnel: str, topology: Path) -> Path:
     if types != {type}:
         raise TopologyError(f"FIPLANE_TUNNEL={tunnel}: {topology.name} has {' and '.join(sorted(types)) or 'no'} tunnels")
     return changed
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_protocol(item):
-    def give_up(number, frame):
-        raise TimeoutError(f"{item.name} did not end within {timeout:g} s")
-
-    timeout = scaled(getattr(item.module, "TIMEOUT", TEST_TIMEOUT))
-    old = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, timeout)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, old)
 
 
 @pytest.hookimpl(hookwrapper=True)
