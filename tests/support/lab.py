@@ -480,7 +480,7 @@ class Lab:
         if failed and self.artefacts is not None:
             with contextlib.suppress(Exception):
                 self.collect(self.artefacts / self.name)
-        with _uninterrupted():
+        with uninterrupted():
             agents = [node.agent.pid for node in self.nodes.values() if node.agent is not None]
             end_processes(agents)
             remove_lab(self.state.path)
@@ -501,7 +501,7 @@ class Lab:
 
 
 @contextlib.contextmanager
-def _uninterrupted():
+def uninterrupted():
     """A second Ctrl-C must not stop the clean-up."""
     if threading.current_thread() is not threading.main_thread():
         yield

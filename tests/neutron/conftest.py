@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One lab per module. What it is like, the environment says:
+
+FIPLANE_BUILD           build directory (default: build/release of this tree), for what is kept of a failure
+FIPLANE_NEUTRON_MODE    the agent's mode: dvr (default), dvr_snat or legacy
+FIPLANE_NEUTRON_DRIVER  its interface driver: openvswitch (default) or linuxbridge
+FIPLANE_TIME_SCALE      how many times slower this machine is than a real one (default 1)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from neutron_lab import NeutronLab  # noqa: E402
+from time_limit import pytest_runtest_protocol  # noqa: E402, F401
+
+BUILD = Path(os.environ.get("FIPLANE_BUILD", ROOT / "build" / "release"))
+ARTEFACTS = BUILD / "neutron-artefacts"
+MODE = os.environ.get("FIPLANE_NEUTRON_MODE", "dvr")
+DRIVER = os.environ.get("FIPLANE_NEUTRON_DRIVER", "openvswitch")
+
+
+def pytest_report_header() -> str:
+    return f"lab: agent_mode={MODE}, interface_driver={DRIVER}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Keeps logs and what the kernel held when a test fails."""
+    outcome = yield
+    report = outcome.get_result()
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.when == "call" and report.failed and lab is not None:
+        directory = ARTEFACTS / f"{MODE}-{DRIVER}-{item.name}".replace("/", "_")
+        lab.collect(directory)
+        report.sections.append(("artefacts", str(directory)))
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with NeutronLab(MODE, DRIVER, artefacts=ARTEFACTS) as running:
+        yield running
