@@ -543,6 +543,8 @@ class LocalRouter(AgentRouter):
         self.connected_to: FipNamespace | None = None
         self._priorities: dict[str, tuple[str, str]] = {}  # floating IP -> its rule's source and priority
         self._old_snat_ports: list[Dict] = []  # as process() left it: what goes is found there
+        self._redirected: set[str] = set()  # ids of interfaces whose subnet goes to the SNAT namespace
+        self._scope_rules: set[str] = set()  # subnets that are as valid outside, and so leave by the fip namespace
 
     @property
     def pair(self) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address]:
@@ -605,8 +607,9 @@ class LocalRouter(AgentRouter):
 
     def _change_redirect(self, verb: str, port: Dict, snat_ports: list[Dict]) -> None:
         snat_port = in_subnets_of(port, snat_ports)
-        if snat_port is None:
+        if snat_port is None or (verb == "add") == (port["id"] in self._redirected):
             return
+        self._redirected ^= {port["id"]}
         device = device_name("qr-", port["id"])
         for address in port["fixed_ips"]:
             index = int(ipaddress.IPv4Address(address["ip_address"]))
@@ -621,8 +624,7 @@ class LocalRouter(AgentRouter):
 
     def _add_scope_route(self, port: Dict) -> None:
         for subnet in port["subnets"]:
-            rule = f"from {subnet['cidr']} lookup {FIP_TABLE} priority {FAST_PATH_EXIT_PRIORITY}"
-            self.script.ip(self.netns, f"rule add {rule}")
+            self._change_scope_rule("add", subnet["cidr"])
             if self.connected_to:
                 route = f"{subnet['cidr']} via {self.pair[0]} dev {self.fpr}"
                 self.script.ip(self.connected_to.name, f"route replace {route} proto static")
@@ -631,8 +633,14 @@ class LocalRouter(AgentRouter):
         for subnet in port["subnets"]:
             if self.connected_to:
                 self.script.ip(self.connected_to.name, f"route del {subnet['cidr']} via {self.pair[0]}")
-            rule = f"from {subnet['cidr']} lookup {FIP_TABLE} priority {FAST_PATH_EXIT_PRIORITY}"
-            self.script.ip(self.netns, f"rule del {rule}")
+            self._change_scope_rule("del", subnet["cidr"])
+
+    def _change_scope_rule(self, verb: str, subnet: str) -> None:
+        if (verb == "add") == (subnet in self._scope_rules):
+            return
+        self._scope_rules ^= {subnet}
+        rule = f"from {subnet} lookup {FIP_TABLE} priority {FAST_PATH_EXIT_PRIORITY}"
+        self.script.ip(self.netns, f"rule {verb} {rule}")
 
     # External network
 
@@ -653,12 +661,25 @@ class LocalRouter(AgentRouter):
                 self.connected_to = fip_namespace
                 for interface in self.interfaces:
                     if scopes_match(interface, port):
-                        route = f"{interface['subnets'][0]['cidr']} via {self.pair[0]} dev {self.fpr}"
-                        self.script.ip(fip_namespace.name, f"route replace {route} proto static")
+                        self._add_scope_route(interface)
         super()._process_external()
+
+    def _process_gateway(self, port: Dict | None) -> None:
+        """The rules of subnets that were as valid outside outlive the gateway, until the next change."""
+        if not port and self.gateway is None:
+            for subnet in sorted(self._scope_rules):
+                self._change_scope_rule("del", subnet)
+        super()._process_gateway(port)
 
     def _add_gateway(self, port: Dict) -> None:
         self.script.sysctl(self.netns, **{"ipv4/conf/all/send_redirects": 0})
+        for interface in self.interfaces:
+            if not scopes_match(interface, port):
+                self._change_redirect("add", interface, self._snat_ports())
+            snat_port = in_subnets_of(interface, self._snat_ports())
+            for address in snat_port["fixed_ips"] if snat_port else ():
+                device = device_name("qr-", interface["id"])
+                self.set_neighbour(device, address["ip_address"], snat_port["mac_address"])
 
     def _remove_gateway(self, port: Dict) -> None:
         self._write_floating_nat()
