@@ -24,12 +24,12 @@ from lab import in_parallel, wait_for
 from namespaces import remove_leftovers
 from neutron_cloud import DVR, DVR_SNAT, LEGACY, Agent, Cloud, FloatingIp, Network, Router, Route, Vm
 from neutron_fixture import METADATA_PORT, device_name, link_local
-from neutron_lab import NeutronLab, NeutronOutside, NeutronVm
+from fixture_lab import FixtureLab, FixtureOutside, FixtureVm
 from outbound import tcp_source
 from timing import scaled
 
 SUPPORT = Path(__file__).resolve().parent.parent / "support"
-REAL_ROUTER = yaml.safe_load((SUPPORT / "data" / "neutron_dvr_router.yaml").read_text())
+REAL = yaml.safe_load((SUPPORT / "data" / "neutron_routers.yaml").read_text())
 HOST = "node1"
 MODES = (DVR, DVR_SNAT, LEGACY)
 PUBLIC = Network("public", "203.0.113.0/24", external=True, mtu=1500)
@@ -63,8 +63,8 @@ BUILD_AND_WAIT = """
 import sys, time
 sys.path.insert(0, sys.argv[1]), sys.path.insert(0, sys.argv[2])
 from test_neutron_fixture import HOST, cloud
-from neutron_lab import NeutronLab
-with NeutronLab(cloud("dvr_snat"), HOST) as lab:
+from fixture_lab import FixtureLab
+with FixtureLab(cloud("dvr_snat"), HOST) as lab:
     print(lab.name, flush=True)
     time.sleep(60)
 """
@@ -97,28 +97,28 @@ def cloud(mode: str) -> Cloud:
 
 
 @pytest.fixture(scope="module", params=MODES)
-def lab(request) -> Iterator[NeutronLab]:
-    with NeutronLab(cloud(request.param), HOST) as running:
+def lab(request) -> Iterator[FixtureLab]:
+    with FixtureLab(cloud(request.param), HOST) as running:
         yield running
 
 
 @pytest.fixture
-def restored(lab) -> Iterator[NeutronLab]:
+def restored(lab) -> Iterator[FixtureLab]:
     """The lab's routers, as they were again after the test."""
     original = lab.cloud
     yield lab
     lab.sync(original)
 
 
-def mode_of(lab: NeutronLab) -> str:
+def mode_of(lab: FixtureLab) -> str:
     return lab.cloud.agent(HOST).mode
 
 
-def place(lab: NeutronLab, name: str) -> NeutronVm | NeutronOutside:
+def place(lab: FixtureLab, name: str) -> FixtureVm | FixtureOutside:
     return lab.outside if name == "outside" else lab.vms[name]
 
 
-def address_of(lab: NeutronLab, name: str) -> str:
+def address_of(lab: FixtureLab, name: str) -> str:
     """Of a VM or the outside host, a VM's floating IP (fip/VM), or the node's on the external network."""
     kind, _, vm = name.rpartition("/")
     if vm == "agent":
@@ -129,7 +129,7 @@ def address_of(lab: NeutronLab, name: str) -> str:
 
 
 @contextlib.contextmanager
-def tap_on(where: NeutronVm | NeutronOutside) -> Iterator[Tap]:
+def tap_on(where: FixtureVm | FixtureOutside) -> Iterator[Tap]:
     tap = Tap(f"eth0 of {where.name}", where.namespace.packet_socket("eth0"))
     try:
         yield tap
@@ -137,30 +137,30 @@ def tap_on(where: NeutronVm | NeutronOutside) -> Iterator[Tap]:
         tap.close()
 
 
-def ping(where: NeutronVm | NeutronOutside, address: str, seconds: float = 3) -> int | None:
+def ping(where: FixtureVm | FixtureOutside, address: str, seconds: float = 3) -> int | None:
     """The TTL of the answer to one ping, None if there was none."""
     command = ["ping", "-n", "-c", "1", "-W", str(scaled(seconds)), address]
     output = where.run(command, check=False).stdout
     return int(output.split("ttl=")[1].split()[0]) if " 1 received" in output else None
 
 
-def answers_arp(lab: NeutronLab, address: str, seconds: float = 3) -> str | None:
+def answers_arp(lab: FixtureLab, address: str, seconds: float = 3) -> str | None:
     """The MAC that answers to who-has on the external network. Proxy ARP takes up to 0.8 s."""
     output = lab.outside.run(["arping", "-f", "-w", str(round(scaled(seconds))), "-I", "eth0", address], check=False)
     lines = [line for line in output.stdout.splitlines() if line.startswith("Unicast reply")]
     return lines[0].split("[")[1].split("]")[0].lower() if lines else None
 
 
-def external_mac(lab: NeutronLab, router: str = "r1") -> str:
+def external_mac(lab: FixtureLab, router: str = "r1") -> str:
     key = f"gateway/{router}" if mode_of(lab) == LEGACY else f"agent/{HOST}/public"
     return lab.cloud.mac(key)
 
 
-def in_netns(lab: NeutronLab, netns: str, command: str) -> list[str]:
+def in_netns(lab: FixtureLab, netns: str, command: str) -> list[str]:
     return [" ".join(line.split()) for line in lab.node.run_in(netns, command).splitlines()]
 
 
-def tables(lab: NeutronLab, netns: str) -> dict[str, list[str]]:
+def tables(lab: FixtureLab, netns: str) -> dict[str, list[str]]:
     """iptables-save without comments and counters: chains and rules by table."""
     result: dict[str, list[str]] = {}
     for line in lab.node.run_in(netns, "iptables-save").splitlines():
@@ -173,56 +173,67 @@ def tables(lab: NeutronLab, netns: str) -> dict[str, list[str]]:
     return result
 
 
-def namespaces(lab: NeutronLab) -> list[str]:
+def namespaces(lab: FixtureLab) -> list[str]:
     return sorted(lab.node.run(["ls", "/run/netns"]).stdout.split())
 
 
 # What stands there
 
 
-def real_cloud() -> Cloud:
-    data = REAL_ROUTER["cloud"]
+def real_cloud(mode: str) -> Cloud:
+    distributed = mode != LEGACY
     return Cloud(
-        agents=[Agent(HOST, DVR, {"public": "203.0.113.10"})],
+        agents=[Agent(HOST, mode, {"public": "203.0.113.10"} if distributed else {})],
         networks=[PUBLIC, Network("red", "10.10.1.0/24"), Network("blue", "10.10.2.0/24")],
         vms=[
             Vm("vma", "red", "10.10.1.11", HOST),
             Vm("vmb", "blue", "10.10.2.12", HOST),
             Vm("vmc", "red", "10.10.1.13", HOST),
         ],
-        routers=[Router("r1", ["red", "blue"], "public", "203.0.113.20")],
+        routers=[
+            Router("r1", ["red", "blue"], "public", "203.0.113.20", distributed, host=None if mode == DVR else HOST)
+        ],
         floating_ips=[FloatingIp("203.0.113.101", "vma"), FloatingIp("203.0.113.102", "vmb")],
-        ids=data["ids"],
-        macs=data["macs"],
+        ids=REAL["cloud"]["ids"],
+        macs=REAL["cloud"]["macs"],
     )
 
 
-@pytest.fixture(scope="module")
-def real_lab() -> Iterator[NeutronLab]:
-    with NeutronLab(real_cloud(), HOST, allocations=REAL_ROUTER["cloud"]["allocations"]) as running:
+@pytest.fixture(scope="module", params=MODES)
+def real_lab(request) -> Iterator[FixtureLab]:
+    with FixtureLab(real_cloud(request.param), HOST, allocations=REAL["cloud"]["allocations"]) as running:
         yield running
 
 
-@pytest.mark.parametrize("kind", ["qrouter", "fip"])
-def test_it_is_what_a_real_agent_made(real_lab, kind):
-    """Rules, routes, permanent neighbours, sysctls and iptables of a node with a real agent, to the last line."""
-    lab, expected = real_lab, REAL_ROUTER[kind]
-    netns, other = lab.netns("r1"), lab.fip_netns
-    macs = {name: json.loads(lab.node.run_in(where, f"ip -j link show {device}"))[0]["address"]
-            for name, where, device in (("rfp_mac", netns, "rfp-7b1f3c52-9"), ("fpr_mac", other, "fpr-7b1f3c52-9"))}
-    chosen = {**macs, "fpr_link_local": link_local(macs["fpr_mac"])}
-    assert namespaces(lab) == sorted([netns, other])
-    here = netns if kind == "qrouter" else other
+def chosen_by_the_kernel(lab: FixtureLab) -> dict[str, str]:
+    """MACs of a distributed router's pair, by their names in the data."""
+    router = lab.cloud.id("router/r1")
+    macs = {}
+    for name, netns, prefix in (("rfp_mac", lab.netns("r1"), "rfp-"), ("fpr_mac", lab.fip_netns, "fpr-")):
+        (link,) = json.loads(lab.node.run_in(netns, f"ip -j link show {device_name(prefix, router)}"))
+        macs[name] = link["address"]
+    return {**macs, "fpr_link_local": link_local(macs["fpr_mac"])}
 
-    assert in_netns(lab, here, "ip -4 rule") == expected["rules"].splitlines()
-    routes = in_netns(lab, here, "ip -4 route show table all; ip -6 route show default")
-    assert sorted(routes) == sorted(expected["routes"].format(**chosen).splitlines())
-    neighbours = in_netns(lab, here, "ip neigh show nud permanent")
-    assert sorted(neighbours) == sorted(expected["permanent"].format(**chosen).splitlines())
-    files = " ".join(f"/proc/sys/{key.replace('.', '/')}" for key in expected["sysctls"])
-    values = map(int, lab.node.run_in(here, f"cat {files}").split())
-    assert dict(zip(expected["sysctls"], values)) == expected["sysctls"]
-    assert tables(lab, here) == {table: text.splitlines() for table, text in expected["iptables"].items()}
+
+def test_it_is_what_a_real_agent_made(real_lab):
+    """Rules, routes, permanent neighbours, sysctls and iptables of a node with a real agent, to the last line. The distributed
+    router of mode dvr_snat is that of mode dvr."""
+    lab, mode = real_lab, mode_of(real_lab)
+    expected = {**(REAL[DVR] if mode == DVR_SNAT else {}), **REAL[mode]}
+    places = {kind: lab.fip_netns if kind == "fip" else lab.netns("r1", kind) for kind in expected}
+    assert namespaces(lab) == sorted(places.values())
+    chosen = {} if mode == LEGACY else chosen_by_the_kernel(lab)
+    for kind, netns in places.items():
+        real = expected[kind]
+        assert in_netns(lab, netns, "ip -4 rule") == real["rules"].splitlines()
+        routes = in_netns(lab, netns, "ip -4 route show table all; ip -6 route show default")
+        assert sorted(routes) == sorted(real["routes"].format(**chosen).splitlines())
+        neighbours = in_netns(lab, netns, "ip neigh show nud permanent")
+        assert sorted(neighbours) == sorted(real["permanent"].format(**chosen).splitlines())
+        files = " ".join(f"/proc/sys/{key.replace('.', '/')}" for key in real["sysctls"])
+        values = map(int, lab.node.run_in(netns, f"cat {files}").split())
+        assert dict(zip(real["sysctls"], values)) == real["sysctls"]
+        assert tables(lab, netns) == {table: text.splitlines() for table, text in real["iptables"].items()}
 
 
 def test_the_same_description_has_the_same_ids():
@@ -463,7 +474,7 @@ def test_deleted_router(restored):
     assert ping(lab.outside, FIPS["green1"]) is not None
 
 
-def lab_router(lab: NeutronLab, name: str) -> dict:
+def lab_router(lab: FixtureLab, name: str) -> dict:
     return next(router for router in lab.cloud.sync_routers(HOST) if router["name"] == name)
 
 
@@ -509,7 +520,10 @@ def test_router_without_snat(restored):
 
 def test_arp_entry(real_lab):
     """What an agent is told of a VM that comes or goes on whatever host."""
-    lab, entry = real_lab, "10.10.2.77 dev qr-22ab0002-20 lladdr fa:16:3e:00:00:77 PERMANENT"
+    lab = real_lab
+    if mode_of(lab) == LEGACY:
+        return
+    entry = "10.10.2.77 dev qr-22ab0002-20 lladdr fa:16:3e:00:00:77 PERMANENT"
     router, subnet = lab.cloud.id("router/r1"), lab.cloud.id("subnet/blue")
     for mac in ("fa:16:3e:00:00:77", None):
         lab.fixture.set_arp_entry(router, subnet, "10.10.2.77", mac)
@@ -541,7 +555,7 @@ def test_extra_routes(restored):
     assert "10.7" not in lab.node.run_in(netns, "ip route")
 
 
-def router_id(lab: NeutronLab) -> str:
+def router_id(lab: FixtureLab) -> str:
     return lab.cloud.id("router/r1")
 
 
@@ -557,7 +571,7 @@ def test_floating_ip_of_an_unbound_port():
     base, address, vip = cloud(DVR_SNAT), "203.0.113.109", "10.1.0.200"
     whole = dataclasses.replace(base, vms=[*base.vms, Vm("vip", "red", vip, None)],
                                 floating_ips=[*base.floating_ips, FloatingIp(address, "vip")])
-    with NeutronLab(whole, HOST, announce=False) as lab:
+    with FixtureLab(whole, HOST, announce=False) as lab:
         lab.vms["red2"].run(["ip", "address", "add", f"{vip}/24", "dev", "eth0"])
         assert ping(lab.outside, address) is not None
         assert address in lab.node.run_in(lab.netns("r1", "snat"), "ip -4 address")
@@ -573,7 +587,7 @@ def test_one_address_scope_inside_and_outside():
     base = cloud(DVR)
     scoped = {"public": "world", "red": "world"}
     networks = [dataclasses.replace(network, address_scope=scoped.get(network.name)) for network in base.networks]
-    with NeutronLab(dataclasses.replace(base, networks=networks), HOST, announce=False) as lab:
+    with FixtureLab(dataclasses.replace(base, networks=networks), HOST, announce=False) as lab:
         lab.outside.run(["ip", "route", "add", "10.1.0.0/24", "via", AGENT_ADDRESS])
         red2 = lab.vms["red2"]
         assert ping(lab.outside, red2.address) == 62
@@ -591,7 +605,7 @@ def test_one_address_scope_inside_and_outside():
 
 def test_nothing_is_left_behind():
     """Of the fixture on the node, by itself; and of a lab whose process was killed, by the next."""
-    with NeutronLab(cloud(DVR_SNAT), HOST) as lab:
+    with FixtureLab(cloud(DVR_SNAT), HOST) as lab:
         lab.fixture.close()
         assert namespaces(lab) == []
         assert {row["ifname"] for row in json.loads(lab.node.run(["ip", "-j", "link"]).stdout)} == {"lo", "eth1"}
@@ -602,7 +616,7 @@ def test_nothing_is_left_behind():
     child = subprocess.Popen([sys.executable, "-B", "-c", BUILD_AND_WAIT, str(SUPPORT), here], stdout=subprocess.PIPE, text=True)
     try:
         name = child.stdout.readline().strip()
-        assert name.startswith("neutron-")
+        assert name.startswith("fixture-")
     finally:
         os.kill(child.pid, signal.SIGKILL)
         child.wait()

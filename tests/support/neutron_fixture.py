@@ -512,18 +512,20 @@ class AgentRouter:
     # Extra routes
 
     def _process_routes(self, routes: list[Dict]) -> None:
-        """Those of one destination are one route by several next hops. What the kernel refuses is no error."""
+        """Those of one destination are one route by several next hops: in the router's namespace, and by one of them in the
+        others. What the kernel refuses is no error."""
         old, new = by_destination(self.routes), by_destination(routes)
         for destination in [*old, *(key for key in new if key not in old)]:
             hops = new.get(destination, [])
             if hops == old.get(destination):
                 continue
             if not hops:
-                for hop in old[destination]:
-                    self._change_route("del", destination, hop)
-            elif len(hops) == 1:
+                if len(old[destination]) > 1:
+                    self._change_route("replace", destination, old[destination][-1])
+                self._change_route("del", destination, old[destination][-1])
+            elif len(hops) == 1 or destination not in old:
                 self._change_route("replace", destination, hops[0])
-            else:
+            if len(hops) > 1:
                 ways = " ".join(f"nexthop via {hop}" for hop in hops)
                 self.script.ip(self.netns, f"route replace {destination} proto static {ways} || true")
         self.routes = routes

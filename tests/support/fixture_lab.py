@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One node of a Neutron cloud on this machine: its routers as NeutronFixture makes them, its VMs, and a host outside.
 
-    with NeutronLab(cloud, "node1") as lab:
+    with FixtureLab(cloud, "node1") as lab:
         lab.vms["vm1"].run(["ping", "-c", "1", lab.outside.address])
 
 The node is a namespace; `eth1` is its NIC on the external network, with the outside host, which has that network's gateway
@@ -26,7 +26,7 @@ from neutron_fixture import NeutronFixture
 EXTERNAL_DEVICE = "eth1"
 
 
-class NeutronNode:
+class FixtureNode:
     """A node without an agent of ours: what NeutronFixture and the tests need of a LabNode."""
 
     def __init__(self, state: StateDirectory, name: str):
@@ -48,7 +48,7 @@ class NeutronNode:
         return self.run(self.command_in(netns, "sh", "-ec", command), check=check).stdout
 
 
-class NeutronVm:
+class FixtureVm:
     """A VM that is there as soon as the node has its port's tap."""
 
     def __init__(self, state: StateDirectory, port: VmPort):
@@ -69,7 +69,7 @@ class NeutronVm:
         )
 
 
-class NeutronOutside:
+class FixtureOutside:
     """The gateway of an external network, by its interface eth0."""
 
     def __init__(self, state: StateDirectory, name: str, address: str, prefix_length: int, mtu: int):
@@ -81,7 +81,7 @@ class NeutronOutside:
         self.run = self.namespace.run
         self.start = self.namespace.start
 
-    def connect(self, node: NeutronNode) -> None:
+    def connect(self, node: FixtureNode) -> None:
         mtu = f"mtu {self._mtu}"
         node.run(
             f"ip link add {EXTERNAL_DEVICE} {mtu} type veth peer name eth0 {mtu} netns {self.namespace.pid}\n"
@@ -93,7 +93,7 @@ class NeutronOutside:
         )
 
 
-class NeutronLab:
+class FixtureLab:
     """`host`: the node, whose agent and VMs the cloud describes. `sync`: whether its routers are there from the beginning.
     The cloud has exactly one external network."""
 
@@ -105,10 +105,10 @@ class NeutronLab:
         self._sync = sync
         self._announce = announce
         self._allocations = allocations  # files of the agent's state directory, by name
-        self.name = f"neutron-{os.getpid()}-{random.randrange(16**4):04x}"
+        self.name = f"fixture-{os.getpid()}-{random.randrange(16**4):04x}"
         self._old_handler = None
 
-    def __enter__(self) -> NeutronLab:
+    def __enter__(self) -> FixtureLab:
         try:
             self.open()
         except BaseException:
@@ -126,10 +126,10 @@ class NeutronLab:
         self.state = StateDirectory(self.name)
         (external,) = [network for network in self.cloud.networks if network.external]
         self.external_id = self.cloud.id(f"network/{external.name}")
-        self.node = NeutronNode(self.state, self.host)
+        self.node = FixtureNode(self.state, self.host)
         gateway, length, mtu = external.gateway_ip, external.prefix_length, external.mtu
-        self.outside = NeutronOutside(self.state, "outside", gateway, length, mtu)
-        self.vms = {port.name: NeutronVm(self.state, port) for port in self.cloud.vm_ports(self.host)}
+        self.outside = FixtureOutside(self.state, "outside", gateway, length, mtu)
+        self.vms = {port.name: FixtureVm(self.state, port) for port in self.cloud.vm_ports(self.host)}
         for item in (self.node, self.outside, *self.vms.values()):
             item.namespace.wait_until_up()
         # Bridged packets pass no netfilter on their way: on nodes where they do, that is for another layer's rules.
