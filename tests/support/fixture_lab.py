@@ -18,6 +18,8 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from types import MappingProxyType
+from typing import Mapping
 
 from namespaces import LabError, Namespace, StateDirectory, remove_lab, remove_leftovers
 from neutron_cloud import Cloud, VmPort
@@ -95,18 +97,28 @@ class FixtureOutside:
 
 class FixtureLab:
     """`host`: the node, whose agent and VMs the cloud describes. `sync`: whether its routers are there from the beginning.
-    The cloud has exactly one external network."""
+    `allocations`: files that are in the agent's state directory from before, by name. The cloud has exactly one external
+    network."""
 
-    def __init__(self, cloud: Cloud, host: str, *, sync: bool = True, announce: bool = True, allocations: dict[str, str] = {}):
+    def __init__(
+        self,
+        cloud: Cloud,
+        host: str,
+        *,
+        sync: bool = True,
+        announce: bool = True,
+        allocations: Mapping[str, str] = MappingProxyType({}),
+    ):
         if os.geteuid() != 0:
             raise LabError("the lab needs root: it makes namespaces")
         self.cloud = cloud
         self.host = host
         self._sync = sync
         self._announce = announce
-        self._allocations = allocations  # files of the agent's state directory, by name
+        self._allocations = allocations
         self.name = f"fixture-{os.getpid()}-{random.randrange(16**4):04x}"
         self._old_handler = None
+        self._handler = lambda number, frame: sys.exit(128 + number)
 
     def __enter__(self) -> FixtureLab:
         try:
@@ -121,7 +133,7 @@ class FixtureLab:
 
     def open(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._old_handler = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+            self._old_handler = signal.signal(signal.SIGTERM, self._handler)
         remove_leftovers()
         self.state = StateDirectory(self.name)
         (external,) = [network for network in self.cloud.networks if network.external]
@@ -168,6 +180,7 @@ class FixtureLab:
                 if item is not None:
                     item.namespace.close()
             del self.state
-        if self._old_handler is not None:
+        # Another lab may have come later and still be there.
+        if self._old_handler is not None and signal.getsignal(signal.SIGTERM) is self._handler:
             signal.signal(signal.SIGTERM, self._old_handler)
             self._old_handler = None
