@@ -19,12 +19,13 @@ import yaml
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.packet import Packet
 
+from fixture_lab import FixtureLab, FixtureOutside, FixtureVm
 from frames import Tap
 from lab import in_parallel, wait_for
 from namespaces import remove_leftovers
 from neutron_cloud import DVR, DVR_SNAT, LEGACY, Agent, Cloud, FloatingIp, Network, Router, Route, Vm
-from neutron_fixture import METADATA_PORT, device_name, link_local
-from fixture_lab import FixtureLab, FixtureOutside, FixtureVm
+from neutron_node import device_name, link_local
+from neutron_routers import METADATA_PORT
 from outbound import tcp_source
 from timing import scaled
 
