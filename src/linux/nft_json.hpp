@@ -40,6 +40,9 @@ using Json = nlohmann::json;
 /// `mark & MASK == VALUE`; none if it is anything else. `masked`: the operands of "&".
 [[nodiscard]] std::optional<nf::Match> parse_masked_mark(const std::string& op, const Json& masked, const Json& right);
 
+/// `mark VALUE/LENGTH`, as nft writes a mask of leading bits; none if it is anything else.
+[[nodiscard]] std::optional<nf::Match> parse_mark_prefix(nf::Field mark, const std::string& op, const Json& right);
+
 /// `mark set VALUE`, a number or bits of a mark; nf::Unknown for anything else.
 [[nodiscard]] nf::Statement parse_set_mark(nf::Field mark, const Json& value);
 

@@ -43,6 +43,15 @@ std::optional<Bits> bits_of(const Json& value) {
     return bits;
 }
 
+/// `mark & MASK == VALUE`.
+std::optional<nf::Match> compare(nf::Field mark, const std::string& op, const Json& right, std::uint32_t mask) {
+    const auto value = number(right);
+    const bool is_mark = mark == nf::Field::kMark || mark == nf::Field::kCtMark;
+    if (!is_mark || !value || (op != "==" && op != "!=")) return std::nullopt;
+    return nf::Match{
+        .field = mark, .negate = op == "!=", .any_of = {std::uint64_t{*value}}, .set_name = std::nullopt, .mask = mask};
+}
+
 }  // namespace
 
 nf::Field mark_field(const Json& value) {
@@ -53,15 +62,15 @@ nf::Field mark_field(const Json& value) {
 }
 
 std::optional<nf::Match> parse_masked_mark(const std::string& op, const Json& masked, const Json& right) {
-    const nf::Field field = mark_field(masked.at(0));
     const auto mask = number(masked.at(1));
-    const auto value = number(right);
-    if (field == nf::Field::kOther || !mask || !value || (op != "==" && op != "!=")) return std::nullopt;
-    return nf::Match{.field = field,
-                     .negate = op == "!=",
-                     .any_of = {std::uint64_t{*value}},
-                     .set_name = std::nullopt,
-                     .mask = *mask};
+    return mask ? compare(mark_field(masked.at(0)), op, right, *mask) : std::nullopt;
+}
+
+std::optional<nf::Match> parse_mark_prefix(nf::Field mark, const std::string& op, const Json& right) {
+    if (only_key(right) != "prefix") return std::nullopt;
+    const auto length = number(right["prefix"].at("len"));
+    if (!length || *length == 0 || *length > 32) return std::nullopt;
+    return compare(mark, op, right["prefix"].at("addr"), kAll << (32 - *length));
 }
 
 nf::Statement parse_set_mark(nf::Field mark, const Json& value) {

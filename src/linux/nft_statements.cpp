@@ -105,6 +105,7 @@ Match parse_match(const RuleScope& scope, const Json& match) {
     const Json& right = match.at("right");
     if (only_key(left) == "&") return parse_masked(op, left["&"], right);
     const Field field = field_of(left);
+    if (auto mark = parse_mark_prefix(field, op, right)) return *mark;
     if (field == Field::kOther || !is_membership(field, op, right)) return kUndecidable;
 
     Match out{.field = field, .negate = op == "!=" || op == "!", .any_of = {}, .set_name = std::nullopt};

@@ -91,7 +91,9 @@ bool is_mark(const Json& expression) {
 Json with_hex_numbers(const Json& expression) {
     if (expression.is_number_unsigned()) return fmt::format("{:#010x}", expression.get<std::uint64_t>());
     Json out = expression;
-    if (expression.is_structured()) {
+    if (only_key(expression) == "prefix") {
+        out["prefix"]["addr"] = with_hex_numbers(expression["prefix"].at("addr"));
+    } else if (expression.is_structured()) {
         for (auto& item : out)
             item = with_hex_numbers(item);
     }

@@ -297,6 +297,11 @@ TEST_CASE("marks are matched and set by their bits", "[nft]") {
     CHECK(masked.negate);
     CHECK(masked.mask == 0xffff);
     CHECK(masked.any_of == std::vector<nf::Value>{std::uint64_t{2}});
+    // A mask of leading bits, as nft itself writes what iptables-nft has made of one.
+    const auto leading = match("!=", meta("mark"), R"({"prefix": {"addr": 67108864, "len": 16}})");
+    CHECK(leading.field == Field::kMark);
+    CHECK(leading.mask == 0xffff0000);
+    CHECK(leading.any_of == std::vector<nf::Value>{std::uint64_t{0x4000000}});
     const auto connection = match("==", R"({"ct": {"key": "mark"}})", "5");
     CHECK(connection.field == Field::kCtMark);
     CHECK(connection.mask == 0xffffffff);
@@ -449,6 +454,8 @@ TEST_CASE("rules read like nft's own text", "[nft]") {
         {R"({"dnat": {"addr": {"range": ["10.0.0.1", "10.0.0.9"]}, "port": 80}})", "dnat to 10.0.0.1-10.0.0.9:80"},
         {R"({"vmap": {"key": {"meta": {"key": "iifname"}}, "data": {"set": [["a", {"accept": null}], ["b", {"jump": {"target": "sub"}}]]}}})",
          "iifname vmap { a : accept, b : jump sub }"},
+        {R"({"match": {"op": "!=", "left": {"meta": {"key": "mark"}}, "right": {"prefix": {"addr": 67108864, "len": 16}}}})",
+         "meta mark != 0x04000000/16"},
         {R"({"mangle": {"key": {"meta": {"key": "mark"}}, "value": 5}})", "meta mark set 0x00000005"},
         {R"({"match": {"op": "in", "left": {"payload": {"protocol": "tcp", "field": "flags"}}, "right": "syn"}}, {"mangle": {"key": {"tcp option": {"name": "maxseg", "field": "size"}}, "value": {"rt": {"key": "mtu"}}}})",
          "tcp flags syn tcp option maxseg size set rt mtu"},
