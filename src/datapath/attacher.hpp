@@ -75,8 +75,6 @@ class Attacher {
     [[nodiscard]] Result<> bring_up_to_date(const HookPoint& point, Held& held);
     [[nodiscard]] bool runs_same_program(const HookPoint& point, const Held& held) const;
 
-    void list_foreign_tcx(int ifindex, bool egress, std::vector<std::string>& out) const;
-    void list_foreign_filters(int ifindex, bool egress, std::vector<std::string>& out) const;
     void list_foreign_xdp(int ifindex, std::vector<std::string>& out) const;
 
     PinPaths paths_;

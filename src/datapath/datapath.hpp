@@ -58,6 +58,10 @@ struct FipCounters {
     std::uint64_t in_packets = 0, in_bytes = 0, out_packets = 0, out_bytes = 0;
 };
 
+/// Programs and filters on a device of the calling thread's namespace, whoever put them there, one phrase each ("tcx
+/// ingress prog 17 name"). Not to be able to ask is a phrase, too.
+[[nodiscard]] std::vector<std::string> programs_here(int ifindex);
+
 class Datapath {
   public:
     /// Loads the programs and makes or takes over maps. kMissingFeature without BTF or BPF; kNotPrivileged without

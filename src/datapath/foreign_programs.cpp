@@ -9,6 +9,8 @@
 
 #include "datapath/attacher.hpp"
 #include "datapath/clsact.hpp"
+#include "datapath/datapath.hpp"
+#include "datapath/device_query.hpp"
 #include "datapath/program_info.hpp"
 
 namespace fiplane {
@@ -27,19 +29,9 @@ std::string phrase(std::string_view where, std::uint32_t program_id) {
     return fmt::format("{} prog {}{}{}", where, program_id, name.empty() ? "" : " ", name);
 }
 
-}  // namespace
-
-std::vector<std::string> Attacher::foreign_programs(int ifindex) const {
-    std::vector<std::string> out;
-    list_foreign_xdp(ifindex, out);
-    for (const bool egress : {false, true}) {
-        if (tc_ == TcBackend::kTcx) list_foreign_tcx(ifindex, egress, out);
-        list_foreign_filters(ifindex, egress, out);
-    }
-    return out;
-}
-
-void Attacher::list_foreign_tcx(int ifindex, bool egress, std::vector<std::string>& out) const {
+/// `is_ours`: of a link's id.
+template <typename IsOurs>
+void list_tcx(int ifindex, bool egress, IsOurs is_ours, std::vector<std::string>& out) {
     std::array<std::uint32_t, kMostTcxPrograms> programs{};
     std::array<std::uint32_t, kMostTcxPrograms> links{};
     struct bpf_prog_query_opts options{};
@@ -47,23 +39,24 @@ void Attacher::list_foreign_tcx(int ifindex, bool egress, std::vector<std::strin
     options.prog_ids = programs.data();
     options.link_ids = links.data();
     options.count = kMostTcxPrograms;
+    // A kernel without tcx refuses the question.
     if (bpf_prog_query_opts(ifindex, egress ? BPF_TCX_EGRESS : BPF_TCX_INGRESS, &options) != 0) return;
     for (std::size_t i = 0; i < options.count && i < programs.size(); ++i) {
-        const auto is_this = [id = links[i]](const auto& entry) { return id != 0 && entry.second.link_id == id; };
-        if (std::any_of(held_.begin(), held_.end(), is_this)) continue;
-        out.push_back(phrase(fmt::format("tcx {}", direction(egress)), programs[i]));
+        if (!is_ours(links[i])) out.push_back(phrase(fmt::format("tcx {}", direction(egress)), programs[i]));
     }
 }
 
-void Attacher::list_foreign_filters(int ifindex, bool egress, std::vector<std::string>& out) const {
-    const auto filters = query_.filters(ifindex, egress);
+/// `is_ours`: of a filter.
+template <typename IsOurs>
+void list_filters(DeviceQuery& query, int ifindex, bool egress, IsOurs is_ours, std::vector<std::string>& out) {
+    const auto filters = query.filters(ifindex, egress);
     if (!filters) {
         // Not to know is no proof of absence.
         out.push_back(fmt::format("clsact {}: {}", direction(egress), filters.error().message()));
         return;
     }
     for (const auto& filter : *filters) {
-        if (is_our_filter(filter)) continue;
+        if (is_ours(filter)) continue;
         if (filter.program_id != 0) {
             out.push_back(phrase(fmt::format("clsact {}", direction(egress)), filter.program_id));
         } else {
@@ -73,17 +66,49 @@ void Attacher::list_foreign_filters(int ifindex, bool egress, std::vector<std::s
     }
 }
 
-void Attacher::list_foreign_xdp(int ifindex, std::vector<std::string>& out) const {
-    const auto device = query_.device(ifindex);
+void list_xdp(DeviceQuery& query, int ifindex, std::uint32_t own_program, std::vector<std::string>& out) {
+    const auto device = query.device(ifindex);
     if (!device) return;
-    const auto own = held_.find(HookPoint{FL_HOOK_XDP_UNDERLAY, ifindex});
-    const std::uint32_t own_id = own == held_.end() ? 0 : own->second.program_id;
     const auto add = [&](std::string_view mode, std::uint32_t id) {
-        if (id != 0 && id != own_id) out.push_back(phrase(mode, id));
+        if (id != 0 && id != own_program) out.push_back(phrase(mode, id));
     };
     add("xdp native", device->xdp_native);
     add("xdp generic", device->xdp_generic);
     add("xdp hardware", device->xdp_hardware);
+}
+
+}  // namespace
+
+std::vector<std::string> programs_here(int ifindex) {
+    std::vector<std::string> out;
+    auto query = DeviceQuery::open();
+    if (!query) return {query.error().message()};
+    const auto nothing = [](const auto&) { return false; };
+    list_xdp(*query, ifindex, 0, out);
+    for (const bool egress : {false, true}) {
+        list_tcx(ifindex, egress, nothing, out);
+        list_filters(*query, ifindex, egress, nothing, out);
+    }
+    return out;
+}
+
+std::vector<std::string> Attacher::foreign_programs(int ifindex) const {
+    std::vector<std::string> out;
+    const auto is_held = [this](std::uint32_t link) {
+        return link != 0 &&
+               std::ranges::any_of(held_, [link](const auto& entry) { return entry.second.link_id == link; });
+    };
+    list_foreign_xdp(ifindex, out);
+    for (const bool egress : {false, true}) {
+        if (tc_ == TcBackend::kTcx) list_tcx(ifindex, egress, is_held, out);
+        list_filters(query_, ifindex, egress, is_our_filter, out);
+    }
+    return out;
+}
+
+void Attacher::list_foreign_xdp(int ifindex, std::vector<std::string>& out) const {
+    const auto own = held_.find(HookPoint{FL_HOOK_XDP_UNDERLAY, ifindex});
+    list_xdp(query_, ifindex, own == held_.end() ? 0 : own->second.program_id, out);
 }
 
 }  // namespace fiplane

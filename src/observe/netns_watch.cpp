@@ -174,6 +174,8 @@ Result<> NetnsWatch::refresh_links(NetnsView& view, const std::vector<const Netn
         if (!sysctls) return pass_on(sysctls);
     }
     if (foreign_programs) {
+        auto inside = NetnsGuard::enter(netns_);
+        if (!inside) return pass_on(inside);
         fill_foreign_programs(*links, ask_for_programs_ ? std::map<int, Link>{} : view.links, foreign_programs);
         ask_for_programs_ = false;
     }

@@ -217,9 +217,8 @@ struct Observer::Impl {
         ++(watched.dirty().all() ? counters.full_dumps : counters.partial_dumps);
         NetnsView& view = name.empty() ? snapshot.root : snapshot.routers[name];
         view.name = name;
-        // Programs are attached to devices of the node's own namespace only.
-        const auto none = ForeignPrograms{};
-        auto done = watched.refresh(view, others, name.empty() ? options.foreign_programs : none, changes);
+        const ForeignPrograms& programs = name.empty() ? options.foreign_programs : options.router_programs;
+        auto done = watched.refresh(view, others, programs, changes);
         if (name.empty()) {
             root_was_read |= done.has_value();
         } else if (!done) {

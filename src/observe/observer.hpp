@@ -17,13 +17,16 @@
 
 namespace fiplane {
 
-/// Programs of others on a device of the node's namespace (Link::foreign_programs): rtnetlink does not tell them.
+/// Programs of others on a device (Link::foreign_programs), which rtnetlink does not tell. Called in the device's
+/// namespace.
 using ForeignPrograms = std::function<std::vector<std::string>(const Link&)>;
 
 struct ObserverOptions {
     std::chrono::seconds full_dump_interval{60};
-    /// Asked for devices that are new or look different, and for all at every full dump. May be empty.
+    /// Asked for devices that are new or look different, and for all at every full dump: of the node's own namespace,
+    /// and of routers' namespaces. May be empty.
     ForeignPrograms foreign_programs;
+    ForeignPrograms router_programs;
 };
 
 /// What refreshes found to be different.
