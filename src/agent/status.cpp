@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "agent/walk_json.hpp"
 #include "core/reasons.hpp"
 
 namespace fiplane {
@@ -34,43 +35,25 @@ bool is_counted(fl_class kind) {
 }
 
 /// What compile says, overruled by what keeps its rows from being used.
-struct Verdict {
-    bool fast_in;
-    bool fast_out;
-    std::string reason_in;
-    std::string reason_out;
-};
-
-Verdict verdict_of(const AgentStatus& status, const FipReport& report) {
+json floating_ip_json(const AgentStatus& status, FipReport report) {
     std::string obstacle;
     if (!status.fast_path) {
         obstacle = "the fast path is switched off";
     } else if (status.left_out->contains(report.fip)) {
         obstacle = "its rows did not fit into the tables (see problems)";
     }
-    const bool possible = obstacle.empty();
-    return {report.fast_in && possible, report.fast_out && possible, report.fast_in ? obstacle : report.reason_in,
-            report.fast_out ? obstacle : report.reason_out};
-}
-
-json floating_ip_json(const AgentStatus& status, const FipReport& report) {
-    const Verdict verdict = verdict_of(status, report);
+    if (report.fast_in) report.reason_in = obstacle;
+    if (report.fast_out) report.reason_out = obstacle;
+    report.fast_in = report.fast_in && obstacle.empty();
+    report.fast_out = report.fast_out && obstacle.empty();
     const auto found = status.fip_counters.find(report.fip);
     const FipCounters counters = found == status.fip_counters.end() ? FipCounters{} : found->second;
-    return {{"floating_ip", report.fip.str()},
-            {"fixed_ip", report.fixed.str()},
-            {"router", report.router},
-            {"network", report.segment},
-            {"port", report.port},
-            {"state", verdict.fast_in && verdict.fast_out ? "fast" : "slow"},
-            {"fast_in", verdict.fast_in},
-            {"fast_out", verdict.fast_out},
-            {"reason_in", verdict.reason_in},
-            {"reason_out", verdict.reason_out},
-            {"in_packets", counters.in_packets},
-            {"in_bytes", counters.in_bytes},
-            {"out_packets", counters.out_packets},
-            {"out_bytes", counters.out_bytes}};
+    json row = report_json(report);
+    row.update({{"in_packets", counters.in_packets},
+                {"in_bytes", counters.in_bytes},
+                {"out_packets", counters.out_packets},
+                {"out_bytes", counters.out_bytes}});
+    return row;
 }
 
 json devices_json(const std::vector<Attachment>& attachments) {
@@ -150,13 +133,6 @@ json statistics_json(const AgentStatus& status) {
             {"last_change_ms", milliseconds(status.last_change)}};
 }
 
-json steps_json(const std::vector<WalkStep>& steps) {
-    json rows = json::array();
-    for (const WalkStep& step : steps)
-        rows.push_back({{"netns", step.netns}, {"text", step.text}});
-    return rows;
-}
-
 /// Why the node has no walk for a floating IP of the topology.
 std::string whereabouts(const AgentStatus& status, const FloatingIp& floating_ip) {
     const Topology& topology = *status.topology;
@@ -173,8 +149,7 @@ std::string whereabouts(const AgentStatus& status, const FloatingIp& floating_ip
 
 json walks_json(const AgentStatus& status, const FipReport& report) {
     json row = floating_ip_json(status, report);
-    row["steps_in"] = steps_json(report.steps_in);
-    row["steps_out"] = steps_json(report.steps_out);
+    row.update(steps_json(report));
     return row;
 }
 

@@ -7,6 +7,7 @@
 #include "cli/common.hpp"
 #include "cli/terminal.hpp"
 #include "cli/verbs.hpp"
+#include "cli/walks.hpp"
 
 namespace fiplane::cli {
 namespace {
@@ -23,25 +24,13 @@ std::string text(const json& row, const char* key) {
     return row.at(key).get<std::string>();
 }
 
-void print_direction(const json& walk, const char* title, const char* fast, const char* reason, const char* steps) {
-    const bool is_fast = walk.at(fast).get<bool>();
-    fmt::print("  {}: {}\n", title,
-               is_fast ? coloured(Colour::kGreen, "fast") : coloured(Colour::kYellow, "slow: " + text(walk, reason)));
-    int number = 0;
-    for (const json& step : walk.at(steps)) {
-        const std::string netns = text(step, "netns");
-        fmt::print("    {:2}. {}{}\n", ++number, netns.empty() ? "" : netns + ": ", text(step, "text"));
-    }
-}
-
 void print_walk(const json& walk, const std::string& node) {
     const std::string port = text(walk, "port");
     fmt::print("{}\n", coloured(Colour::kBold, fmt::format("floating IP {} is {} on node {}", text(walk, "floating_ip"),
                                                            text(walk, "fixed_ip"), node)));
     fmt::print("  translated in {}, external network on {}, {}\n", text(walk, "router"), text(walk, "network"),
                port.empty() ? "VM port not on this node" : "VM port " + port);
-    print_direction(walk, "inbound", "fast_in", "reason_in", "steps_in");
-    print_direction(walk, "outbound", "fast_out", "reason_out", "steps_out");
+    print_directions(walk);
 }
 
 ExitCode run(const Options& options) {

@@ -7,6 +7,7 @@
 #include "cli/common.hpp"
 #include "cli/terminal.hpp"
 #include "cli/verbs.hpp"
+#include "cli/walks.hpp"
 
 namespace fiplane::cli {
 namespace {
@@ -67,17 +68,6 @@ void print_devices(const json& devices) {
                    text(row, "why")});
     }
     table.print();
-}
-
-/// "fast", or why not; one reason if both directions have the same.
-std::string state_of(const json& row) {
-    if (text(row, "state") == "fast") return "fast";
-    const std::string in = text(row, "reason_in");
-    const std::string out = text(row, "reason_out");
-    if (in == out) return "slow: " + in;
-    if (row.at("fast_in").get<bool>()) return "slow out: " + out;
-    if (row.at("fast_out").get<bool>()) return "slow in: " + in;
-    return fmt::format("slow in: {}; out: {}", in, out);
 }
 
 void print_floating_ips(const json& rows) {

@@ -14,6 +14,7 @@ void add_agent(CommandLine& line);
 void add_reload(CommandLine& line);
 void add_status(CommandLine& line);
 void add_explain(CommandLine& line);
+void add_survey(CommandLine& line);
 void add_fast_path(CommandLine& line);
 void add_version(CommandLine& line);
 

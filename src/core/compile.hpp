@@ -45,6 +45,8 @@ struct FipReport {
     bool fast_out = false;
     std::string reason_in;  ///< why not, where it is not fast; names the object
     std::string reason_out;
+    /// Why packets to addresses that nobody on the way knows better (0.0.0.0/0) are not fast, where those to others are.
+    std::string reason_outside;
     std::vector<WalkStep> steps_in;
     std::vector<WalkStep> steps_out;
 };

@@ -35,6 +35,7 @@ class Domains {
     struct Verdict {
         bool fast = false;
         std::string reason;
+        std::string outside;  ///< FipReport::reason_outside
         std::vector<WalkStep> steps;
     };
     using HostKey = std::pair<NetnsName, Ipv4>;
@@ -267,9 +268,13 @@ void Domains::add_host(const Domain& domain, const Host& host, const Destination
 
 void Domains::add(const Domain& domain, const DestinationTree& tree) {
     std::string reason = tree.refusal;
+    std::string outside;
+    const bool asked = domain.is_translated() || !tree.sample;
+    if (reason.empty() && asked && !tree.destinations.at({{0}, 0}).fast) {
+        outside = world_.walker.walk(*domain.leg, domain.source, {{0}, 0}, false).reason;
+    }
     if (reason.empty() && !tree.sample) {
-        reason = world_.walker.walk(*domain.leg, domain.source, {{0}, 0}, false).reason;
-        if (reason.empty()) reason = "none of its destinations is fast";
+        reason = outside.empty() ? "none of its destinations is fast" : outside;
     }
     if (reason.empty() && !write_rows(world_, domain, tree)) {
         reason = "fl_dests or fl_routes has no room for its destinations";
@@ -279,8 +284,10 @@ void Domains::add(const Domain& domain, const DestinationTree& tree) {
             refuse(host, reason);
         return;
     }
-    for (const Host& host : domain.hosts)
+    for (const Host& host : domain.hosts) {
         add_host(domain, host, tree);
+        verdict_of(host).outside = outside;
+    }
     write_senders(world_, domain, tree);
 }
 
@@ -352,6 +359,7 @@ void Domains::complete_reports() {
         }
         report.fast_out = found->second.fast;
         report.reason_out = found->second.reason;
+        if (report.fast_out) report.reason_outside = found->second.outside;
         report.steps_out = found->second.steps;
     }
 }

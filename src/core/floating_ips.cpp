@@ -60,6 +60,12 @@ std::string pairing_refusal(const Journey& journey, Ipv4 fip) {
                        journey.dnat->str(), fip.str());
 }
 
+bool has_address(const BridgePort& leg, Ipv4 address) {
+    return std::ranges::any_of(leg.router->view().addresses, [&](const Address& own) {
+        return own.ifindex == leg.leg->ifindex && own.address.address == address;
+    });
+}
+
 /// Walks of all floating IPs from all legs that lead to them.
 class FloatingIps {
   public:
@@ -114,7 +120,7 @@ void FloatingIps::try_from(const BridgePort& leg, Ipv4 address) {
     const bool unproven = reason.empty() && !add_row(leg, address, journey, report, reason);
     // The report is about the leg that answers for the address; what the router's other legs would do with it is of
     // interest only while there is no such leg.
-    const bool answers = world_.out.tables.arp.contains(arp_key(*leg.segment, address));
+    const bool answers = world_.out.tables.arp.contains(arp_key(*leg.segment, address)) || has_address(leg, address);
     const int rank = 1 + (answers ? 2 : 0) + (reason.empty() ? 1 : 0);
     if (rank <= ranks_[&report] && !unproven) return;
     ranks_[&report] = rank;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One lab per module. What it is like, the environment says:
 
-FIPLANE_BUILD           build directory (default: build/release of this tree), for what is kept of a failure
+FIPLANE_BUILD           build directory (default: build/release of this tree): fiplane, and what is kept of a failure
 FIPLANE_NEUTRON_MODE    the agent's mode: dvr (default), dvr_snat or legacy
 FIPLANE_NEUTRON_DRIVER  its interface driver: openvswitch (default) or linuxbridge
 FIPLANE_TIME_SCALE      how many times slower this machine is than a real one (default 1)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from conftest import DRIVER, MODE
+from conftest import BUILD, DRIVER, MODE
 from guests import Vm
 from lab import wait_for
 from neutron_cloud import Vm as CloudVm
@@ -75,6 +75,18 @@ def test_namespaces_and_devices(lab: NeutronLab):
         for name, kind in kinds.items():
             assert kind == ("veth" if name.startswith(("rfp-", "fpr-")) else plugged), name
         assert ":neutron-l3-agent-PREROUTING " in lab.run_in(netns, "iptables-save")
+
+
+def test_fiplane_understands_all_of_it(lab: NeutronLab):
+    """Whatever this agent has built: both floating IPs are fast both ways once their neighbours are known."""
+    for name in ("vm1", "vm2"):
+        assert pings(lab.vms[name], lab.outside.address) == 3
+    found = json.loads(lab.node.run([BUILD / "fiplane", "survey", "-o", "json"]).stdout)
+    (router,) = found["routers"]
+    assert router["id"] == lab.cloud.id("router/r1")
+    assert sorted(router["floating_ips"]) == [FIP1, FIP2]
+    assert [row["state"] for row in found["floating_ips"]] == ["fast", "fast"], found["floating_ips"]
+    assert [row["reason_outside"] for row in found["floating_ips"]] == ["", ""]
 
 
 @pytest.mark.parametrize("fip", [FIP1, FIP2])

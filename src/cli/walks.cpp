@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/walks.hpp"
+
+#include <fmt/format.h>
+
+#include "cli/terminal.hpp"
+
+namespace fiplane::cli {
+
+using nlohmann::json;
+
+namespace {
+
+std::string text(const json& row, const char* key) {
+    return row.at(key).get<std::string>();
+}
+
+void print_direction(const json& walk, const char* title, const char* fast, const char* reason, const char* steps) {
+    const bool is_fast = walk.at(fast).get<bool>();
+    fmt::print("  {}: {}\n", title,
+               is_fast ? coloured(Colour::kGreen, "fast") : coloured(Colour::kYellow, "slow: " + text(walk, reason)));
+    int number = 0;
+    for (const json& step : walk.at(steps)) {
+        const std::string netns = text(step, "netns");
+        fmt::print("    {:2}. {}{}\n", ++number, netns.empty() ? "" : netns + ": ", text(step, "text"));
+    }
+}
+
+}  // namespace
+
+std::string state_of(const json& row) {
+    if (text(row, "state") == "fast") return "fast";
+    const std::string in = text(row, "reason_in");
+    const std::string out = text(row, "reason_out");
+    if (in == out) return "slow: " + in;
+    if (row.at("fast_in").get<bool>()) return "slow out: " + out;
+    if (row.at("fast_out").get<bool>()) return "slow in: " + in;
+    return fmt::format("slow in: {}; out: {}", in, out);
+}
+
+void print_directions(const json& walk) {
+    print_direction(walk, "inbound", "fast_in", "reason_in", "steps_in");
+    print_direction(walk, "outbound", "fast_out", "reason_out", "steps_out");
+}
+
+}  // namespace fiplane::cli

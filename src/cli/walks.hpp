@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// Floating IPs and their walks, as several verbs print them. Rows are those of agent/walk_json.hpp.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace fiplane::cli {
+
+/// "fast", or why not; one reason if both directions have the same.
+[[nodiscard]] std::string state_of(const nlohmann::json& row);
+
+/// What becomes of packets in each direction, and the numbered steps of it.
+void print_directions(const nlohmann::json& walk);
+
+}  // namespace fiplane::cli
