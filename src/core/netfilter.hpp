@@ -50,6 +50,7 @@ struct Match {
     std::vector<Value> any_of;            ///< a set literal, or one value; names may end in '*' (interface wildcard)
     std::optional<std::string> set_name;  ///< @name: members are in Ruleset::sets; any_of is then empty
     std::uint32_t mask = 0xffffffff;      ///< of kMark and kCtMark: the bits that are compared
+    bool operator==(const Match&) const = default;
 };
 
 /// Target of a NAT or payload statement: a fixed address, or a map looked up by an address of the packet.
@@ -58,51 +59,65 @@ struct AddressSource {
     std::optional<std::string> map_name;
     Field map_key = Field::kOther;       ///< kIpSaddr or kIpDaddr
     std::map<Ipv4, Ipv4> anonymous_map;  ///< `ip daddr map { a : b }`
+    bool operator==(const AddressSource&) const = default;
 };
 
 struct Dnat {
     AddressSource to;
+    bool operator==(const Dnat&) const = default;
 };
 struct Snat {
     AddressSource to;
     bool random = false;  ///< random or fully-random: ports are not kept
+    bool operator==(const Snat&) const = default;
 };
 /// `ip daddr set …` / `ip saddr set …`: stateless rewrite.
 struct SetAddress {
     Field field;  ///< kIpSaddr or kIpDaddr
     AddressSource to;
+    bool operator==(const SetAddress&) const = default;
 };
 /// The packet's mark becomes (mark & ~mask) ^ value: `meta mark set N`, or MARK --set-xmark value/mask (xt_mark.c).
 struct SetMark {
     std::uint32_t value = 0;
     std::uint32_t mask = 0xffffffff;
+    bool operator==(const SetMark&) const = default;
 };
 /// The same with the mark of the packet's connection: `ct mark set N`, CONNMARK --set-xmark (xt_connmark.c).
 struct SetCtMark {
     std::uint32_t value = 0;
     std::uint32_t mask = 0xffffffff;
+    bool operator==(const SetCtMark&) const = default;
 };
 /// The connection's mark becomes (mark & ~to) ^ (the packet's & from): CONNMARK --save-mark.
 struct SaveMark {
     std::uint32_t from = 0xffffffff;  ///< --nfmask
     std::uint32_t to = 0xffffffff;    ///< --ctmask
+    bool operator==(const SaveMark&) const = default;
 };
 /// The packet's mark becomes (mark & ~to) ^ (the connection's & from): CONNMARK --restore-mark.
 struct RestoreMark {
     std::uint32_t from = 0xffffffff;  ///< --ctmask
     std::uint32_t to = 0xffffffff;    ///< --nfmask
+    bool operator==(const RestoreMark&) const = default;
 };
 /// `tcp option maxseg size set …`, which lowers the MSS that TCP offers and never raises it (nft_exthdr.c). Only a SYN
 /// offers one (RFC 9293, 3.7.1): what else has the option is not looked for.
 struct LowerMss {
     std::uint16_t to = 0;  ///< bytes; 0: `rt mtu`, what the route's MTU leaves for a segment
+    bool operator==(const LowerMss&) const = default;
 };
-struct Notrack {};
-struct Counter {};
+struct Notrack {
+    bool operator==(const Notrack&) const = default;
+};
+struct Counter {
+    bool operator==(const Counter&) const = default;
+};
 enum class VerdictKind { kAccept, kDrop, kReturn, kJump, kGoto, kContinue };
 struct Verdict {
     VerdictKind kind;
     std::string chain;  ///< for kJump and kGoto
+    bool operator==(const Verdict&) const = default;
 };
 /// A statement that the model cannot express. Where it may translate addresses, answers to what it translated pass as
 /// packets that no rule shows: conntrack translates them back.
@@ -111,6 +126,7 @@ struct Unknown {
     std::optional<Ipv4> dnat{};  ///< destination that a translation with more conditions or ports gives
     std::optional<Ipv4> snat{};  ///< the same for the source
     bool by_iptables = false;    ///< an extension of iptables, of which nft shows the name only
+    bool operator==(const Unknown&) const = default;
 };
 
 using Statement = std::variant<Match, Dnat, Snat, SetAddress, SetMark, SetCtMark, SaveMark, RestoreMark, LowerMss,
@@ -148,6 +164,10 @@ struct Ruleset {
     [[nodiscard]] std::size_t rule_count() const;
     static std::string scoped_name(Family family, const std::string& table, const std::string& name);
 };
+
+/// Makes one rule of those that follow one another and differ in one address alone, of a match or of a translation from
+/// one to one: with a set, or a map. Nothing else changes for any packet.
+void fold(Ruleset& ruleset);
 
 /// What rules have noted on a packet. An unset mark could be anything.
 struct Marks {

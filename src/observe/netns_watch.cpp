@@ -200,6 +200,7 @@ Result<> NetnsWatch::refresh_neighbours(NetnsView& view, Changes& changes) {
 Result<> NetnsWatch::refresh_netfilter(NetnsView& view, Changes& changes) {
     auto ruleset = read_ruleset(netns_);
     if (!ruleset) return pass_on(ruleset);
+    nf::fold(*ruleset);
     view.netfilter = std::move(*ruleset);
     changes.any = changes.configuration = true;  // a commit was notified: that is the change
     return {};

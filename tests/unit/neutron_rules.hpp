@@ -60,6 +60,7 @@ inline void add_iptables(NetnsView& view, const std::string& text) {
                 iptables::parse_rule(line.substr(4 + chain.size()), nf::Family::kIp, table == "nat"));
         }
     }
+    nf::fold(view.netfilter);
 }
 
 /// Of a distributed router with one subnet; `scope_of_rfp`: the address scope of its external network.

@@ -187,6 +187,43 @@ TEST_CASE("a VM without a floating IP goes to the SNAT port, and back to itself 
     CHECK(way(compiled, "10.10.1.11", "169.254.169.254") == nullptr);
 }
 
+TEST_CASE("a router's floating IPs share one table of destinations, however many rules there are", "[neutron]") {
+    constexpr int kFloatingIps = 600;  // more than one evaluation may have ways
+    std::string dnat;
+    std::string snat;
+    std::string rules = distributed_rules("0x4000000");
+    for (int i = 0; i < kFloatingIps; ++i) {
+        const std::string fip = Ipv4{ip("198.18.0.0").value + static_cast<std::uint32_t>(i)}.str();
+        const std::string fixed = Ipv4{ip("10.20.0.10").value + static_cast<std::uint32_t>(i)}.str();
+        dnat += "-A neutron-l3-agent-PREROUTING -d " + fip + "/32 -i rfp-1 -j DNAT --to-destination " + fixed + "\n";
+        snat += "-A neutron-l3-agent-float-snat -s " + fixed + "/32 -j SNAT --to-source " + fip + " --random-fully\n";
+    }
+    rules.insert(rules.find("-A neutron-l3-agent-PREROUTING -d 203.0.113.101"), dnat);
+    rules.insert(rules.find("-A neutron-l3-agent-float-snat -s 10.10.1.11"), snat);
+    Snapshot snapshot = distributed(rules);
+    NetnsView& router = snapshot.routers.at(kRouter);
+    NetnsView& fip = snapshot.routers.at(kFip);
+    add_address(router, kQr, "10.20.0.1/16");
+    for (int i = 0; i < kFloatingIps; ++i) {
+        const auto number = static_cast<std::uint32_t>(i);
+        const std::string fixed = Ipv4{ip("10.20.0.10").value + number}.str();
+        add_rule(router, 40000 + number, fixed + "/32", "", 16);
+        add_neighbour(router, kQr, fixed, kOther);
+        add_route(fip, Ipv4{ip("198.18.0.0").value + number}.str() + "/32", kFpr, "169.254.88.134");
+    }
+    std::ranges::stable_sort(router.rules, {}, &PolicyRule::priority);
+    const Compiled compiled = compile(snapshot, following());
+    CHECK(std::ranges::count_if(compiled.fips, [](const FipReport& report) {
+              return report.fast_in && report.fast_out;
+          }) == kFloatingIps + 1);
+    std::set<std::uint32_t> domains;
+    for (const auto& [key, vm] : compiled.tables.vms) {
+        if (!Ipv4::from_bytes(vm.fip).is_unset()) domains.insert(vm.domain);
+    }
+    CHECK(domains.size() == 2);  // 10.10.1.0/24 alone is redirected to the SNAT port
+    CHECK(compiled.tables.dests.size() < 8 * kFloatingIps);
+}
+
 TEST_CASE("the agent gateway port answers for floating IPs and for itself, nobody else", "[neutron]") {
     const Snapshot snapshot = distributed();
     const Compiled compiled = compile(snapshot, following());
