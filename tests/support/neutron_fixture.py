@@ -16,8 +16,9 @@ from typing import Callable, Iterable
 
 from namespaces import LabError
 from neutron_cloud import DVR, DVR_SNAT, LEGACY, Dict
+from neutron_distributed import EdgeRouter, FipNamespace, LocalRouter
 from neutron_node import DRIVERS, Allocator, Place, Script, device_name
-from neutron_routers import AgentRouter, EdgeRouter, FipNamespace, LocalRouter
+from neutron_routers import AgentRouter
 
 FIRST_FIP_PRIORITY, FIP_PRIORITIES = 32768, 40000
 LINK_LOCAL_POOL = ipaddress.IPv4Network("169.254.64.0/18")
