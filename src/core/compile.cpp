@@ -190,6 +190,8 @@ void compile_l2(World& world) {
         if (segment.refusal.empty()) add_fdb(world, segment);
     }
     for (const auto& [key, path] : world.l2.underlay()) {
+        // Without a way to the peer, or where IPsec decides what may come from it.
+        if (path.device == 0) continue;
         const BridgePort& port = *world.l2.port(key.first);
         fl_tunnel_key tunnel{};
         tunnel.type = port.tunnel->type;

@@ -218,6 +218,18 @@ struct Ipv6Way {
     bool operator==(const Ipv6Way&) const = default;
 };
 
+/// A policy of IPsec (`ip xfrm policy`), as far as addresses select its packets: protocols, ports and marks may leave
+/// some of them out.
+struct IpsecPolicy {
+    std::uint8_t direction = 0;  ///< XFRM_POLICY_IN, _OUT or _FWD
+    IpAddress source;
+    std::uint8_t source_length = 0;  ///< of the prefix in 128 bits: IPv4 is in mapped form; 0: anybody of both families
+    IpAddress destination;
+    std::uint8_t destination_length = 0;
+    bool operator==(const IpsecPolicy&) const = default;
+    [[nodiscard]] bool concerns(const IpAddress& from, const IpAddress& to) const;
+};
+
 struct FdbEntry {
     int ifindex = 0;  ///< the port (bridge table) or the vxlan device (its own table)
     int bridge = 0;   ///< bridge ifindex for entries of a bridge; 0 for a vxlan device's own table
@@ -262,6 +274,7 @@ struct NetnsView {
     std::vector<Ipv6Way> ipv6_ways;  ///< by local address, peer and device; in the node's own namespace
     Sysctls sysctls;
     nf::Ruleset netfilter;
+    std::vector<IpsecPolicy> ipsec_policies;
 
     [[nodiscard]] const Link* find_link(const std::string& link_name) const;
     [[nodiscard]] const Link* link(int ifindex) const;

@@ -125,6 +125,10 @@ UnderlayPath L2::find_path(const BridgePort& port, const IpAddress& peer) const 
         path.reason = fmt::format("tunnel peer {} of {}: {}", peer.str(), port.link->name, why);
         return path;
     };
+    const bool wrapped = std::ranges::any_of(root_.view().ipsec_policies, [&](const IpsecPolicy& policy) {
+        return policy.concerns(tunnel.local, peer) || policy.concerns(peer, tunnel.local);
+    });
+    if (wrapped) return refuse("an IPsec policy concerns it");
     const auto hop = next_hop(root_, tunnel, peer);
     if (!hop) return refuse(hop.error());
     const Link& device = *hop->device;

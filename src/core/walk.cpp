@@ -70,6 +70,7 @@ bool Walker::Traversal::admit() {
     if (!state.destination_translated) journey.visited.push_back(state.netns);
     const std::string& refusal = state.netns->jump_refusal(*state.iif);
     if (!refusal.empty()) return stop(refusal);
+    if (!state.netns->view().ipsec_policies.empty()) return stop("has IPsec policies, which are not followed");
     if (state.routers == kMaxRouters) {
         journey.endless = true;
         return stop(fmt::format("more than {} routers on the way", kMaxRouters));

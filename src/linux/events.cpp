@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/rtnetlink.h>
+#include <linux/xfrm.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -27,6 +28,7 @@ constexpr std::array kRouteGroups = {RTNLGRP_LINK,  RTNLGRP_IPV4_IFADDR, RTNLGRP
 /// Of the node's own namespace, in which tunnels may run over IPv6.
 constexpr std::array kIpv6Groups = {RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE};
 constexpr std::array kNetfilterGroups = {NFNLGRP_NFTABLES};
+constexpr std::array kIpsecGroups = {XFRMNLGRP_POLICY};
 
 template <typename Groups>
 Result<> join(const UniqueFd& fd, const Netns& netns, const Groups& groups) {
@@ -96,6 +98,10 @@ void note_netfilter_message(EventBatch& batch, int type, unsigned char /*family*
     if (NFNL_SUBSYS_ID(type) == NFNL_SUBSYS_NFTABLES) batch.netfilter = true;
 }
 
+void note_ipsec_message(EventBatch& batch, int /*type*/, unsigned char /*family*/) {
+    batch.ipsec = true;
+}
+
 /// Empties a socket; `note` gets the type and the family of each message.
 template <typename Note>
 void drain(int fd, std::vector<char>& buffer, EventBatch& batch, Note note) {
@@ -127,6 +133,7 @@ void drain(int fd, std::vector<char>& buffer, EventBatch& batch, Note note) {
 struct NetnsEvents::Impl {
     UniqueFd rtnl;
     UniqueFd netfilter;
+    UniqueFd ipsec;
     std::vector<char> buffer;
 };
 
@@ -147,6 +154,12 @@ Result<NetnsEvents> NetnsEvents::open(const Netns& netns) {
     }
     auto netfilter = open_groups(netns, NETLINK_NETFILTER, kNetfilterGroups);
     if (!netfilter) return pass_on(netfilter);
+    const UniqueFd probe(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_XFRM));
+    if (probe || errno != EPROTONOSUPPORT) {
+        auto ipsec = open_groups(netns, NETLINK_XFRM, kIpsecGroups);
+        if (!ipsec) return pass_on(ipsec);
+        impl->ipsec = std::move(*ipsec);
+    }
     impl->rtnl = std::move(*rtnl);
     impl->netfilter = std::move(*netfilter);
     return NetnsEvents(std::move(impl));
@@ -159,10 +172,15 @@ int NetnsEvents::netfilter_fd() const {
     return impl_->netfilter.get();
 }
 
+int NetnsEvents::ipsec_fd() const {
+    return impl_->ipsec.get();
+}
+
 EventBatch NetnsEvents::receive() {
     EventBatch batch;
     drain(impl_->rtnl.get(), impl_->buffer, batch, note_route_message);
     drain(impl_->netfilter.get(), impl_->buffer, batch, note_netfilter_message);
+    if (impl_->ipsec) drain(impl_->ipsec.get(), impl_->buffer, batch, note_ipsec_message);
     return batch;
 }
 

@@ -18,14 +18,15 @@ struct EventBatch {
     bool rules = false;
     bool neighbours = false;  ///< neighbours and FDB entries
     bool netfilter = false;
+    bool ipsec = false;    ///< IPsec policies
     bool ipv6 = false;     ///< IPv6 addresses, routes, rules or neighbours
     bool overrun = false;  ///< ENOBUFS: messages were lost, everything may have changed
     [[nodiscard]] bool any() const {
-        return links || addresses || routes || rules || neighbours || netfilter || ipv6 || overrun;
+        return links || addresses || routes || rules || neighbours || netfilter || ipsec || ipv6 || overrun;
     }
 };
 
-/// Two non-blocking sockets in one namespace. fds() are for epoll; receive() drains both and says what was seen.
+/// Non-blocking sockets in one namespace. Their descriptors are for epoll; receive() drains all and says what was seen.
 class NetnsEvents {
   public:
     [[nodiscard]] static Result<NetnsEvents> open(const Netns& netns);
@@ -35,6 +36,8 @@ class NetnsEvents {
 
     [[nodiscard]] int rtnl_fd() const;
     [[nodiscard]] int netfilter_fd() const;
+    /// -1 on a kernel without IPsec.
+    [[nodiscard]] int ipsec_fd() const;
     /// Reads all that is queued. Never blocks.
     [[nodiscard]] EventBatch receive();
 

@@ -9,6 +9,7 @@
 #include <map>
 #include <utility>
 
+#include "linux/ipsec.hpp"
 #include "linux/nft.hpp"
 #include "linux/sysctl.hpp"
 
@@ -123,6 +124,12 @@ Result<NetnsWatch> NetnsWatch::open(Netns netns) {
     return NetnsWatch(std::move(netns), std::move(*rtnl), std::move(*events));
 }
 
+std::vector<int> NetnsWatch::fds() const {
+    std::vector<int> out{events_.rtnl_fd(), events_.netfilter_fd()};
+    if (events_.ipsec_fd() >= 0) out.push_back(events_.ipsec_fd());
+    return out;
+}
+
 EventBatch NetnsWatch::receive() {
     EventBatch seen = events_.receive();
     seen.ipv6 = seen.ipv6 && has_ipv6_ways_;
@@ -135,6 +142,7 @@ EventBatch NetnsWatch::receive() {
     dirty_.rules |= seen.rules;
     dirty_.neighbours |= seen.neighbours;
     dirty_.netfilter |= seen.netfilter;
+    dirty_.ipsec |= seen.ipsec;
     // Links and neighbours, since they tell the tunnels and their peers.
     dirty_.ipv6_ways |= seen.ipv6 || seen.links || seen.neighbours;
     return seen;
@@ -153,6 +161,8 @@ Result<> NetnsWatch::refresh(NetnsView& view, const std::vector<const Netns*>& o
     run_part(dirty_.rules, outcome, [&] { return refresh_list(view.rules, rtnl_.rules(), changes); });
     run_part(dirty_.neighbours, outcome, [&] { return refresh_neighbours(view, changes); });
     run_part(dirty_.netfilter, outcome, [&] { return refresh_netfilter(view, changes); });
+    run_part(dirty_.ipsec, outcome,
+             [&] { return refresh_list(view.ipsec_policies, list_ipsec_policies(netns_), changes); });
     if (netns_.name().empty()) {
         run_part(dirty_.ipv6_ways, outcome, [&] { return refresh_ipv6_ways(view, changes); });
     } else {

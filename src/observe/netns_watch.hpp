@@ -25,14 +25,15 @@ struct Parts {
     bool rules = false;
     bool neighbours = false;  ///< with the FDB
     bool netfilter = false;
+    bool ipsec = false;
     bool ipv6_ways = false;  ///< of the node's own namespace
 
-    [[nodiscard]] static Parts everything() { return {true, true, true, true, true, true, true}; }
+    [[nodiscard]] static Parts everything() { return {true, true, true, true, true, true, true, true}; }
     [[nodiscard]] bool any() const {
-        return links || addresses || routes || rules || neighbours || netfilter || ipv6_ways;
+        return links || addresses || routes || rules || neighbours || netfilter || ipsec || ipv6_ways;
     }
     [[nodiscard]] bool all() const {
-        return links && addresses && routes && rules && neighbours && netfilter && ipv6_ways;
+        return links && addresses && routes && rules && neighbours && netfilter && ipsec && ipv6_ways;
     }
 };
 
@@ -45,8 +46,8 @@ class NetnsWatch {
     [[nodiscard]] static Result<NetnsWatch> open(Netns netns);
 
     [[nodiscard]] const Netns& netns() const { return netns_; }
-    [[nodiscard]] int rtnl_fd() const { return events_.rtnl_fd(); }
-    [[nodiscard]] int netfilter_fd() const { return events_.netfilter_fd(); }
+    /// For epoll.
+    [[nodiscard]] std::vector<int> fds() const;
 
     /// Drains the notifications and marks what they were about.
     EventBatch receive();

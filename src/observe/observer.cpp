@@ -81,7 +81,7 @@ struct Observer::Impl {
         const NetnsName name = netns.name();
         auto opened = NetnsWatch::open(std::move(netns));
         if (!opened) return pass_on(opened);
-        for (const int fd : {opened->rtnl_fd(), opened->netfilter_fd()}) {
+        for (const int fd : opened->fds()) {
             if (auto added = add_fd(fd); !added) return added;
             watch_of_fd[fd] = name;
         }
@@ -94,8 +94,8 @@ struct Observer::Impl {
     void unwatch(const NetnsName& name) {
         const auto found = watches.find(name);
         if (found == watches.end()) return;
-        watch_of_fd.erase(found->second.rtnl_fd());
-        watch_of_fd.erase(found->second.netfilter_fd());
+        for (const int fd : found->second.fds())
+            watch_of_fd.erase(fd);
         watches.erase(found);  // closing the sockets takes them out of epoll
         for (auto& [other_name, other] : watches)
             other.other_vanished(name);

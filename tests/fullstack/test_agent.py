@@ -236,6 +236,27 @@ def test_rule_of_somebody_else_stops_the_fast_path(warm):
     assert warm.vms["vm1"].run(warm.keys.ssh_command(fip, "hostname"), check=False).stdout.strip() == "vm3"
 
 
+def test_an_ipsec_policy_makes_its_tunnel_linuxs(warm):
+    """One that lets nothing pass to a peer unprotected: BPF would send in the clear what Linux does not send at all. The
+    tunnel to the other node stays fast."""
+    node, nodes = warm.nodes["primary"], warm.topology.nodes
+    own, peer = nodes["primary"].underlay_address, nodes["subnode1"].underlay_address
+    notes = lambda: [note for note in node.status()["notes"] if "IPsec" in note]  # noqa: E731
+    far, other = warm.topology.fips_of("vm3")[0], warm.topology.fips_of("vm5")[0]
+    assert {warm.topology.node_of_fip(fip) for fip in (far, other)} == {"subnode1", "subnode2"}
+    assert not notes()
+    node.run(["ip", "xfrm", "policy", "add", "src", own, "dst", peer, "dir", "out", "action", "block"])
+    try:
+        appears_within("tunnel withdrawn", notes, REACTION)
+        assert all(f"tunnel peer {peer} of " in note for note in notes())
+        assert ping(warm, "primary", far, 1) is None
+        assert ping(warm, "primary", other, 3) is not None
+    finally:
+        node.run(["ip", "xfrm", "policy", "flush"])
+    appears_within("tunnel back", lambda: not notes(), REACTION)
+    assert ping(warm, "primary", far, 3) is not None
+
+
 def test_unplugged_vm_leaves_the_tables(warm):
     """A VM's device that goes (the hypervisor stopped it) takes its rows along; when it is back, so are they."""
     vm, node = warm.vms["vm3"], warm.nodes["subnode1"]

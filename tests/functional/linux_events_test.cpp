@@ -11,6 +11,7 @@
 #include "functional/agent_bench.hpp"
 #include "functional/linux_witness.hpp"
 #include "linux/events.hpp"
+#include "linux/ipsec.hpp"
 #include "linux/nft.hpp"
 #include "linux/sysctl.hpp"
 #include "support/time_scale.hpp"
@@ -26,11 +27,12 @@ Prefix prefix(const char* text) {
 
 /// Whether one of the sockets is readable within `limit`.
 bool has_news(const NetnsEvents& events, std::chrono::milliseconds limit) {
-    std::array<pollfd, 2> watched{{{events.rtnl_fd(), POLLIN, 0}, {events.netfilter_fd(), POLLIN, 0}}};
+    std::array<pollfd, 3> watched{
+        {{events.rtnl_fd(), POLLIN, 0}, {events.netfilter_fd(), POLLIN, 0}, {events.ipsec_fd(), POLLIN, 0}}};
     return poll(watched.data(), watched.size(), static_cast<int>(limit.count())) > 0;
 }
 
-/// Waits until one of the sockets is readable, at most 100 ms (scaled), and empties both.
+/// Waits until one of the sockets is readable, at most 100 ms (scaled), and empties all.
 EventBatch next(NetnsEvents& events) {
     const auto start = Clock::now();
     const auto limit = scaled(std::chrono::milliseconds(100));
@@ -165,6 +167,37 @@ TEST_CASE("the default buffer holds thousands of notifications", "[linux][events
     CHECK(batch.neighbours);
     CHECK_FALSE(batch.overrun);
     CHECK_FALSE(events.receive().any());
+}
+
+TEST_CASE("IPsec policies are listed by their addresses, and their changes told", "[linux][events]") {
+    REQUIRE_ROOT();
+    const Bench bench;
+    auto events = must(NetnsEvents::open(bench.netns()));
+    if (events.ipsec_fd() < 0) SKIP("this kernel has no IPsec");
+    CHECK(must(list_ipsec_policies(bench.netns())).empty());
+    bench.run({"ip", "xfrm", "policy", "add", "src", "198.51.100.2/32", "dst", "198.51.100.0/24", "dir", "out", "tmpl",
+               "proto", "esp", "mode", "transport"});
+    const auto added = next(events);
+    CHECK(added.ipsec);
+    CHECK_FALSE(added.netfilter);
+    bench.run({"ip", "xfrm", "policy", "add", "src", "2001:db8::/32", "dst", "2001:db8::3/128", "dir", "in", "tmpl",
+               "proto", "esp", "mode", "transport"});
+    const auto policies = must(list_ipsec_policies(bench.netns()));
+    REQUIRE(policies.size() == 2);
+    const auto address = [](const char* text) { return IpAddress::parse(text).value(); };
+    const auto concern = [&](const char* from, const char* to) {
+        return std::ranges::count_if(policies,
+                                     [&](const auto& one) { return one.concerns(address(from), address(to)); });
+    };
+    CHECK(concern("198.51.100.2", "198.51.100.3") == 1);
+    CHECK(concern("198.51.100.3", "198.51.100.2") == 0);
+    CHECK(concern("198.51.100.2", "198.51.101.3") == 0);
+    CHECK(concern("2001:db8::9", "2001:db8::3") == 1);
+    CHECK(concern("2001:db9::9", "2001:db8::3") == 0);
+    static_cast<void>(events.receive());
+    bench.run({"ip", "xfrm", "policy", "flush"});
+    CHECK(next(events).ipsec);
+    CHECK(must(list_ipsec_policies(bench.netns())).empty());
 }
 
 }  // namespace fiplane::test

@@ -129,6 +129,7 @@ TEST_CASE("what would be jumped over must have nothing to say") {
     check_in("XDP", [](Snapshot& s) { fip(s).links.at(kFpr).xdp_prog_id = 9; }, "has XDP program 9");
     check_in("shaper", [](Snapshot& s) { router(s).links.at(kQr).qdisc = "htb"; }, "has qdisc htb");
     check_in("down", [](Snapshot& s) { router(s).links.at(kQr).admin_up = false; }, "qr-21ab0001-10 is down");
+    check_in("IPsec", [](Snapshot& s) { router(s).ipsec_policies.emplace_back(); }, "has IPsec policies");
     check_out("shaper outwards", [](Snapshot& s) { router(s).links.at(kRfp).qdisc = "tbf"; }, "has qdisc tbf");
     check_in(
         "ingress chain",

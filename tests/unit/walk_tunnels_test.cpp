@@ -100,6 +100,35 @@ TEST_CASE("an egress chain that drops ARP alone does not stop journeys, and no a
     CHECK(compile(gre_snapshot(), scope()).tables.arp.at(arp_row_key(kBrq, "10.0.0.1")).flags == 0);
 }
 
+TEST_CASE("a tunnel that an IPsec policy concerns is Linux's both ways, and no other one is") {
+    fl_tunnel_key from3{};
+    from3.type = FL_TUNNEL_GRE;
+    from3.id = 200;
+    put_end(from3.peer, "198.51.100.3");
+    fl_tunnel_key from1 = from3;
+    put_end(from1.peer, "198.51.100.1");
+    const auto with = [](const char* source, int source_length, const char* destination, int destination_length) {
+        Snapshot snapshot = gre_snapshot();
+        const auto bits = [](int length) { return static_cast<std::uint8_t>(length == 0 ? 0 : 96 + length); };
+        snapshot.root.ipsec_policies.push_back(
+            {0, ip(source), bits(source_length), ip(destination), bits(destination_length)});
+        return compile(snapshot, scope());
+    };
+    for (const Compiled& compiled :
+         {with("198.51.100.2", 32, "198.51.100.3", 32), with("198.51.100.3", 32, "0.0.0.0", 0)}) {
+        CHECK(has_note(compiled, "tunnel peer 198.51.100.3 of gre-33: an IPsec policy concerns it"));
+        CHECK_FALSE(compiled.tables.fdb.contains(fdb_row_key(kBrq, kMacC)));
+        CHECK_FALSE(compiled.tables.tunnels.contains(from3));
+        CHECK(compiled.tables.tunnels.contains(from1));
+    }
+    const Compiled other = with("198.51.100.0", 24, "192.0.2.0", 24);
+    CHECK(hex(other.tables.fdb.at(fdb_row_key(kBrq, kMacC)).out) == hex(gre_out()));
+    CHECK(other.tables.tunnels.contains(from3));
+    const Compiled neighbours = with("198.51.100.2", 31, "198.51.100.2", 31);
+    CHECK_FALSE(neighbours.tables.tunnels.contains(from3));
+    CHECK(neighbours.tables.tunnels.contains(from1));
+}
+
 TEST_CASE("an egress chain that does more stops what would jump over it") {
     Snapshot snapshot = gre_snapshot();
     const auto filter = [&](const char* device) {
