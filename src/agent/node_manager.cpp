@@ -132,9 +132,11 @@ void NodeManager::settle() {
         record(building_, mend());
         if (changes_applied_ != applied_before) {
             accelerating_.due = true;
-            // What was built belongs into the snapshot before it is compiled. The changes that this finds are left for
-            // the next round, whose plan shows that all is well, or what somebody else did meanwhile.
+            // What was built belongs into the snapshot before it is compiled. The next round plans again, which shows
+            // that all is well, or what somebody else did meanwhile: it need not be a change to the snapshot, if that has
+            // been undone which was built.
             record(observing_, observe());
+            building_.due = true;
             schedule_settle(kGather);
         }
     }
