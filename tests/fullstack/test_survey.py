@@ -92,10 +92,11 @@ def changed(lab: FixtureLab, netns: str, command: str, back: str) -> Iterator[No
 
 
 def everything(lab: FixtureLab) -> str:
-    """What one could have changed in the routers' namespaces."""
+    """What one could have changed in the routers' namespaces: without comments, and without the counters of iptables-save."""
     names = lab.node.run(["ls", "/run/netns"]).stdout.split()
-    command = "ip link; ip -4 address; ip rule; ip -4 route show table all; tc qdisc; tc filter show; iptables-save; nft -s list ruleset"
-    return "\n".join(name + lab.node.run_in(name, command + " | sed 's/^#.*//'") for name in names)
+    show = "ip link; ip -4 address; ip rule; ip -4 route show table all; tc qdisc; tc filter show; iptables-save; nft -s list ruleset"
+    command = "{ " + show + "; } | sed 's/^#.*//; s/ .[0-9]*:[0-9]*.$//'"
+    return "\n".join(name + lab.node.run_in(name, command) for name in names)
 
 
 def test_routers_and_floating_ips(lab):
