@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "core/netfilter.hpp"
 
@@ -74,7 +75,7 @@ class Run {
             common_.text = fmt::format("{} (and {} more like it)", text_, size_ - 1);
         }
         size_ = 0;
-        return std::move(common_);
+        return std::exchange(common_, {});
     }
     [[nodiscard]] bool empty() const { return size_ == 0; }
 

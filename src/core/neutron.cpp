@@ -42,6 +42,7 @@ std::vector<NeutronRouter> neutron_routers(const Snapshot& snapshot) {
         add_devices(router, view);
     }
     std::vector<NeutronRouter> out;
+    out.reserve(routers.size());
     for (auto& [id, router] : routers)
         out.push_back(std::move(router));
     return out;
