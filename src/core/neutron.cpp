@@ -51,7 +51,6 @@ std::vector<NeutronRouter> neutron_routers(const Snapshot& snapshot) {
 std::string describe(const NeutronRouter& router) {
     std::string kind = router.distributed ? "distributed" : router.central ? "legacy" : "no gateway";
     if (router.distributed && router.central) kind += " with SNAT";
-    // The central part of a distributed router has its own namespace even where no floating IP needs a link.
     if (router.highly_available) kind += ", HA";
     return kind;
 }

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <vector>
 
+#include "linux/ipsec.hpp"
 #include "linux/nl_socket.hpp"
 
 namespace fiplane {
@@ -154,8 +155,7 @@ Result<NetnsEvents> NetnsEvents::open(const Netns& netns) {
     }
     auto netfilter = open_groups(netns, NETLINK_NETFILTER, kNetfilterGroups);
     if (!netfilter) return pass_on(netfilter);
-    const UniqueFd probe(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_XFRM));
-    if (probe || errno != EPROTONOSUPPORT) {
+    if (kernel_has_ipsec()) {
         auto ipsec = open_groups(netns, NETLINK_XFRM, kIpsecGroups);
         if (!ipsec) return pass_on(ipsec);
         impl->ipsec = std::move(*ipsec);

@@ -39,10 +39,14 @@ std::optional<IpsecPolicy> policy_of(const nlmsghdr& message) {
 
 }  // namespace
 
+bool kernel_has_ipsec() {
+    const UniqueFd probe(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_XFRM));
+    return probe || errno != EPROTONOSUPPORT;
+}
+
 Result<std::vector<IpsecPolicy>> list_ipsec_policies(const Netns& netns) {
     std::vector<IpsecPolicy> policies;
-    const UniqueFd probe(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_XFRM));
-    if (!probe && errno == EPROTONOSUPPORT) return policies;
+    if (!kernel_has_ipsec()) return policies;
     auto socket = nl::Socket::open(netns, NETLINK_XFRM);
     if (!socket) return pass_on(socket);
     nl::Request request(XFRM_MSG_GETPOLICY, NLM_F_DUMP);

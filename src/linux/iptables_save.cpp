@@ -146,9 +146,7 @@ class Child {
 }  // namespace
 
 bool needs_save(const nf::Ruleset& ruleset, nf::Family family) {
-    return std::ranges::any_of(ruleset.chains, [&](const nf::Chain& chain) {
-        return chain.family == family && std::ranges::any_of(chain.rules, has_extension);
-    });
+    return !tables_with_extensions(ruleset, family).empty();
 }
 
 Result<std::string> save(const Netns& netns, nf::Family family) {

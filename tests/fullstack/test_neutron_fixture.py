@@ -19,6 +19,7 @@ import yaml
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.packet import Packet
 
+from fixture_cloud import AGENT_ADDRESS, FIPS, GATEWAYS, HOST, PUBLIC, cloud
 from fixture_lab import FixtureLab, FixtureOutside, FixtureVm
 from frames import Tap
 from lab import in_parallel, wait_for
@@ -31,12 +32,7 @@ from timing import scaled
 
 SUPPORT = Path(__file__).resolve().parent.parent / "support"
 REAL = yaml.safe_load((SUPPORT / "data" / "neutron_routers.yaml").read_text())
-HOST = "node1"
 MODES = (DVR, DVR_SNAT, LEGACY)
-PUBLIC = Network("public", "203.0.113.0/24", external=True, mtu=1500)
-AGENT_ADDRESS = "203.0.113.10"  # of fg-
-GATEWAYS = {"r1": "203.0.113.20", "r2": "203.0.113.21"}  # of qg-
-FIPS = {"red1": "203.0.113.101", "blue1": "203.0.113.102", "green1": "203.0.113.103"}
 UNASSIGNED = "203.0.113.199"
 
 CONNECT = """
@@ -63,38 +59,12 @@ for port in map(int, sys.argv[3:]):
 BUILD_AND_WAIT = """
 import sys, time
 sys.path.insert(0, sys.argv[1]), sys.path.insert(0, sys.argv[2])
-from test_neutron_fixture import HOST, cloud
+from fixture_cloud import HOST, cloud
 from fixture_lab import FixtureLab
 with FixtureLab(cloud("dvr_snat"), HOST) as lab:
     print(lab.name, flush=True)
     time.sleep(60)
 """
-
-
-def cloud(mode: str) -> Cloud:
-    """Two routers on one node, one of them with two networks and a VM that has no floating IP."""
-    distributed = mode != LEGACY
-    host = None if mode == DVR else HOST  # else somebody else's node has the SNAT
-    return Cloud(
-        agents=[Agent(HOST, mode, {"public": AGENT_ADDRESS} if distributed else {})],
-        networks=[
-            PUBLIC,
-            Network("red", "10.1.0.0/24"),
-            Network("blue", "10.2.0.0/24"),
-            Network("green", "10.3.0.0/24"),
-        ],
-        vms=[
-            Vm("red1", "red", "10.1.0.11", HOST),
-            Vm("red2", "red", "10.1.0.12", HOST),
-            Vm("blue1", "blue", "10.2.0.11", HOST),
-            Vm("green1", "green", "10.3.0.11", HOST),
-        ],
-        routers=[
-            Router("r1", ["red", "blue"], "public", GATEWAYS["r1"], distributed, host=host),
-            Router("r2", ["green"], "public", GATEWAYS["r2"], distributed, host=host),
-        ],
-        floating_ips=[FloatingIp(address, vm) for vm, address in FIPS.items()],
-    )
 
 
 @pytest.fixture(scope="module", params=MODES)

@@ -13,42 +13,15 @@ from typing import Iterator
 
 import pytest
 
+from fixture_cloud import FIPS, HOST, cloud
 from fixture_lab import FixtureLab
 from lab import in_parallel
-from neutron_cloud import DVR, DVR_SNAT, LEGACY, Agent, Cloud, FloatingIp, Network, Router, Vm
-from neutron_node import device_name
+from neutron_cloud import DVR, DVR_SNAT, LEGACY
 from timing import scaled
 
 BUILD = Path(os.environ.get("FIPLANE_BUILD", Path(__file__).resolve().parents[2] / "build" / "release"))
-HOST = "node1"
-FIPS = {"red1": "203.0.113.101", "blue1": "203.0.113.102", "green1": "203.0.113.103"}
 KINDS = {DVR: "distributed", DVR_SNAT: "distributed with SNAT", LEGACY: "legacy"}
 NO_PRIVILEGE, USAGE = 4, 3
-
-
-def cloud(mode: str) -> Cloud:
-    distributed = mode != LEGACY
-    host = None if mode == DVR else HOST
-    return Cloud(
-        agents=[Agent(HOST, mode, {"public": "203.0.113.10"} if distributed else {})],
-        networks=[
-            Network("public", "203.0.113.0/24", external=True, mtu=1500),
-            Network("red", "10.1.0.0/24"),
-            Network("blue", "10.2.0.0/24"),
-            Network("green", "10.3.0.0/24"),
-        ],
-        vms=[
-            Vm("red1", "red", "10.1.0.11", HOST),
-            Vm("red2", "red", "10.1.0.12", HOST),
-            Vm("blue1", "blue", "10.2.0.11", HOST),
-            Vm("green1", "green", "10.3.0.11", HOST),
-        ],
-        routers=[
-            Router("r1", ["red", "blue"], "public", "203.0.113.20", distributed, host=host),
-            Router("r2", ["green"], "public", "203.0.113.21", distributed, host=host),
-        ],
-        floating_ips=[FloatingIp(address, vm) for vm, address in FIPS.items()],
-    )
 
 
 @pytest.fixture(scope="module", params=[DVR, DVR_SNAT, LEGACY])

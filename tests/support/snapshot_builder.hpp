@@ -128,6 +128,18 @@ inline void add_rule(NetnsView& view, std::uint32_t priority, std::string_view s
     view.rules.push_back(rule);
 }
 
+/// What a router of Neutron sets in its namespace. `redirects`: send_redirects of each device.
+inline void set_sysctls(NetnsView& view, bool redirects) {
+    view.sysctls.ip_forward = true;
+    for (const auto& [ifindex, link] : view.links) {
+        view.sysctls.devices[link.name] = {.forwarding = true,
+                                           .proxy_arp = link.name.starts_with("fg-"),
+                                           .arp_ignore = 1,
+                                           .rp_filter = 0,
+                                           .send_redirects = redirects};
+    }
+}
+
 inline void add_neighbour(NetnsView& view, int ifindex, std::string_view address, std::string_view lladdr,
                           std::uint16_t state = kNudPermanent) {
     view.neighbours.push_back({ifindex, ip(address), mac(lladdr), state});

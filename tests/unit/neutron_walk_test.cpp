@@ -33,17 +33,6 @@ Scope following() {
     return scope;
 }
 
-void set_sysctls(NetnsView& view, bool redirects) {
-    view.sysctls.ip_forward = true;
-    for (const auto& [ifindex, link] : view.links) {
-        view.sysctls.devices[link.name] = {.forwarding = true,
-                                           .proxy_arp = link.name.starts_with("fg-"),
-                                           .arp_ignore = 1,
-                                           .rp_filter = 0,
-                                           .send_redirects = redirects};
-    }
-}
-
 /// One subnet, a VM with a floating IP and one without; the SNAT port is on another node.
 Snapshot distributed(const std::string& rules = distributed_rules("0x4000000")) {
     Snapshot out;

@@ -56,17 +56,6 @@ inline Scope legacy_scope() {
     return {{"br-ex", "brq11111111-11"}};
 }
 
-inline void set_sysctls(NetnsView& view, bool redirects) {
-    view.sysctls.ip_forward = true;
-    for (const auto& [ifindex, link] : view.links) {
-        view.sysctls.devices[link.name] = {.forwarding = true,
-                                           .proxy_arp = link.name.starts_with("fg-"),
-                                           .arp_ignore = 1,
-                                           .rp_filter = 0,
-                                           .send_redirects = redirects};
-    }
-}
-
 inline void add_vxlan(NetnsView& root, int ifindex, std::uint32_t vni, int bridge, bool proxy) {
     Link& link = add_link(root, ifindex, "vxlan-" + std::to_string(vni), "vxlan", "06:00:00:00:00:01");
     link.mac.bytes[5] = static_cast<std::uint8_t>(ifindex);
