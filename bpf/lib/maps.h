@@ -115,6 +115,27 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } fl_routes SEC(".maps");
 
+/* A veth between routers' namespaces and a device number -> the way there. Read by tc_router. Absent: the packet is
+ * Linux's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, FL_MAX_CROSSINGS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct fl_crossing_key);
+	__type(value, struct fl_crossing);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} fl_crossings SEC(".maps");
+
+/* Router, protocol, addresses and ports -> a flow that the programs carry. Written and read by tc_router alone; who takes
+ * its programs off tells conntrack of them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FL_MAX_FLOWS);
+	__type(key, struct fl_flow_key);
+	__type(value, struct fl_flow);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} fl_flows SEC(".maps");
+
 /* Floating IP -> packets and bytes, per CPU. The agent makes the rows, the programs add to them. Absent: not counted. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);

@@ -113,7 +113,8 @@ fl_inline struct fl_verdict fl_output(struct fl_ctx *ctx, const struct fl_frame 
 
 	if (prepared.kind == FL_LINUX)
 		return prepared;
-	if (out->kind == FL_OUT_TUNNEL)
+	/* The hook is a constant: a program that never meets a tunnel does without the code for it. */
+	if (out->kind == FL_OUT_TUNNEL && frame->hook != FL_HOOK_TC_ROUTER)
 		verdict = fl_output_tunnel(ctx, frame, inner, nat, inner_tos, out);
 	else
 		verdict = fl_output_local(ctx, frame, inner, nat, prepared);

@@ -106,12 +106,14 @@ fl_inline const struct fl_vm *fl_find_vm(const struct fl_frame *frame, const str
 	struct fl_vm_key key = {.port = frame->port};
 	const struct fl_vm *vm;
 
-	if (frame->hook != FL_HOOK_TC_PORT && !(frame->flags & FL_SRC_ROUTED))
+	if (frame->hook != FL_HOOK_TC_PORT && frame->hook != FL_HOOK_TC_ROUTER && !(frame->flags & FL_SRC_ROUTED))
 		return NULL;
 	fl_set_ip(key.fixed, inner->ip.saddr);
 	*(struct fl_mac *)key.router_mac = inner->eth.dmac;
 	vm = bpf_map_lookup_elem(&fl_vms, &key);
-	return vm && fl_same_mac(&inner->eth.smac, fl_mac(vm->mac)) ? vm : NULL;
+	if (vm && frame->hook != FL_HOOK_TC_ROUTER && !fl_same_mac(&inner->eth.smac, fl_mac(vm->mac)))
+		return NULL;
+	return vm;
 }
 
 /* The router domain of a sender that is none of the VMs; 0 if Linux has to look at it. */

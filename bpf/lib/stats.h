@@ -49,13 +49,18 @@ fl_inline void fl_count_fip_out(__be32 fip, __u32 bytes)
 }
 
 /*
- * Userspace keeps alive in Linux what the fast path uses; a stamp per second is enough and spares the cache line. The
- * coarse clock is CLOCK_MONOTONIC of the last tick: much cheaper than the precise clocks where the hypervisor
- * intercepts the TSC.
+ * Seconds of CLOCK_MONOTONIC, as of the last tick: much cheaper than the precise clocks where the hypervisor intercepts
+ * the TSC.
  */
+fl_inline __u32 fl_now(void)
+{
+	return bpf_ktime_get_coarse_ns() / 1000000000;
+}
+
+/* Userspace keeps alive in Linux what the fast path uses; a stamp per second is enough and spares the cache line. */
 fl_inline void fl_stamp(__u32 *last_use)
 {
-	const __u32 now = bpf_ktime_get_coarse_ns() / 1000000000;
+	const __u32 now = fl_now();
 
 	if (*last_use != now)
 		*last_use = now;

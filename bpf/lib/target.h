@@ -81,6 +81,10 @@ fl_inline struct fl_verdict fl_target(struct fl_ctx *ctx, const struct fl_frame 
 {
 	if (out->kind == FL_OUT_HOST)
 		return fl_sent(FL_RECEIVE, out->ifindex);
+	if (out->flags & FL_OUT_CROSS) {
+		ctx->mark = out->port;
+		return fl_sent(FL_SEND_PEER, out->ifindex);
+	}
 	if (out->kind == FL_OUT_PORT && out->flags & FL_OUT_PEER && frame->hook != FL_HOOK_TC_HOST)
 		return fl_sent(FL_SEND_PEER, out->ifindex);
 	return fl_sent(FL_SEND, out->ifindex);

@@ -16,15 +16,19 @@ struct fl_icmp {
 	__be32 rest;
 };
 
+#define FL_ICMP_ECHO_REPLY 0
 #define FL_ICMP_UNREACHABLE 3
 #define FL_ICMP_SOURCE_QUENCH 4
 #define FL_ICMP_REDIRECT 5
+#define FL_ICMP_ECHO 8
 #define FL_ICMP_TIME_EXCEEDED 11
 #define FL_ICMP_PARAMETER_PROBLEM 12
 
-/* RFC 9293: the header without options, the SYN flag, and the option that offers a maximum segment size. */
+/* RFC 9293: the header without options, flags, and the option that offers a maximum segment size. */
 #define FL_TCP_LEN 20
+#define FL_TCP_FIN 1
 #define FL_TCP_SYN 2
+#define FL_TCP_RST 4
 #define FL_TCP_MSS 2
 #define FL_TCP_MSS_LEN 4
 

@@ -26,7 +26,7 @@
 #endif
 
 /* Raised with every change of a key or value layout: an agent that finds another number rebuilds the maps. */
-#define FL_ABI_LAYOUT 7
+#define FL_ABI_LAYOUT 8
 
 #define FL_MAX_FLOATING_IPS 131072
 #define FL_MAX_VMS 262144
@@ -36,6 +36,8 @@
 #define FL_MAX_PORTS 16384
 #define FL_MAX_TUNNELS 16384
 #define FL_MAX_ROUTES 65536
+#define FL_MAX_CROSSINGS 65536
+#define FL_MAX_FLOWS 262144
 
 /* Where a program sits. One counter row exists per hook and reason. */
 enum fl_hook {
@@ -44,6 +46,7 @@ enum fl_hook {
 	FL_HOOK_TC_TUNNEL, /* tcx/clsact ingress of the kernel's tunnel device, after its decapsulation */
 	FL_HOOK_TC_PORT, /* tcx/clsact ingress of a VM port */
 	FL_HOOK_TC_HOST, /* tcx/clsact egress of a segment's bridge: the host's own stack */
+	FL_HOOK_TC_ROUTER, /* tcx/clsact ingress of a port of a router that is followed, and of veths between such routers */
 	FL_HOOK_COUNT,
 };
 
@@ -80,6 +83,8 @@ enum fl_class {
 	X(TO_TUNNEL_DEV, PASS, "TCP or GSO: the kernel's tunnel device decapsulates, the next program goes on") \
 	X(TO_VLAN_DEV, PASS, "tagged: the kernel's VLAN device takes it, the next program goes on") \
 	X(TO_TC, PASS, "finished by the tc program of the same device") \
+	X(CROSSED, PASS, "on its way between routers' namespaces, finished and counted where it came in") \
+	X(BETWEEN_ROUTERS, PASS, "Linux's, between routers' namespaces: counted where it came in") \
 	X(FLOOD, FLOOD, "broadcast, multicast or a frame that must be flooded") \
 	X(ARP_OTHER, FLOOD, "ARP that Linux answers or forwards") \
 	X(NO_SOURCE, SLOW, "device is not in fl_sources") \
@@ -104,6 +109,8 @@ enum fl_class {
 	X(MTU, SLOW, "larger than the MTU on the way: Linux fragments or answers") \
 	X(MSS, SLOW, "TCP SYN with a larger MSS than a rule on the way allows: Linux lowers it") \
 	X(ICMP_INNER, SLOW, "ICMP error whose quoted packet does not match its translation") \
+	X(LINUX_FLOW, SLOW, "flow that Linux has begun, perhaps with another port: it stays there until it ends") \
+	X(LEASE, SLOW, "no agent has vouched for the tables lately") \
 	X(L4_SHORT, SLOW, "transport header incomplete, or of a protocol whose checksum only Linux updates") \
 	X(HOST_SOURCE, SLOW, "source MAC or IP is multicast, loopback, reserved or zero") \
 	X(PULL_FAILED, SLOW, "headers could not be made linear") \
@@ -145,6 +152,9 @@ struct fl_config {
 	__u16 geneve_port; /* the same of Geneve */
 	__u8 gre; /* 1 if there are GRE tunnels */
 	__u8 pad[3];
+	/* Seconds of CLOCK_MONOTONIC. Routers that are followed change by another's hand, so tables hold only for as long as
+	 * somebody watches: from then on tc_router leaves everything to Linux, flows included. */
+	__u32 lease_end;
 };
 
 /* What is attached at a device that has a program. */
@@ -181,6 +191,7 @@ struct fl_source {
 	__u8 ip[4];
 	__u32 flags; /* FL_SRC_* */
 	__u32 port; /* by which the frame enters the bridge: the device itself, or its VLAN device */
+	__u32 router; /* FL_ROLE_ROUTER: number of the namespace, which translates what comes from inside */
 };
 
 /* fl_tunnels: accepted tunnel packets. Key: type, VNI or key, and the outer source address of a known peer. */
@@ -211,6 +222,7 @@ enum fl_out_kind {
 #define FL_OUT_PEER 1 /* port: a veth into another namespace that bpf_redirect_peer may cross */
 #define FL_OUT_XDP 2 /* port: XDP may redirect to it directly (tap) */
 #define FL_OUT_ISOLATED 4 /* .port is an isolated port of the bridge */
+#define FL_OUT_CROSS 8 /* .ifindex is a veth into another router's namespace, from where fl_crossings leads on to .port */
 
 /* Where a frame goes at the end of its journey. Embedded in the entries that use it. */
 struct fl_out {
@@ -264,6 +276,7 @@ struct fl_arp {
 #define FL_NEXT_SNAT 1 /* the source is translated on this journey (fl_vm.fip) */
 #define FL_NEXT_HAIRPIN 2 /* turns round on this node: counted as FIP_HAIRPIN */
 #define FL_NEXT_LOCAL 4 /* no journey: an address of the router itself, which is this host. Forwarded by its MAC */
+#define FL_NEXT_ONE_ENTRY 8 /* with HAIRPIN: one namespace translates both addresses, by one entry of its conntrack */
 
 /* A routed journey, flattened: rewrite so, TTL minus .hops, send there. */
 struct fl_next {
@@ -288,6 +301,8 @@ struct fl_fip_in {
 	__u8 router_mac[6]; /* the frame must be addressed to this MAC (fg- or qg-) */
 	__u8 pad[2];
 	struct fl_next next;
+	__u32 router; /* FL_ROLE_ROUTER: number of the namespace that translates, in which conntrack is asked */
+	__s32 netnsid; /* of that one, as the namespace sees it in which the packet comes in; -1: the same */
 };
 
 /*
@@ -302,10 +317,10 @@ struct fl_vm_key {
 };
 
 struct fl_vm {
-	__u8 mac[6]; /* the frame must come from this MAC */
+	__u8 mac[6]; /* the frame must come from this MAC; FL_ROLE_ROUTER: any, as for Linux */
 	__u8 pad[2];
 	__u8 fip[4]; /* source after translation; 0.0.0.0: the host has no floating IP, and nothing in its domain translates */
-	__u32 domain; /* which rows of fl_dests and fl_routes apply */
+	__u32 domain; /* which rows of fl_dests and fl_routes apply; 0: none, the row only says which floating IP it is */
 };
 
 /*
@@ -339,6 +354,46 @@ struct fl_route_key {
 	__u8 ip[4];
 };
 
+/*
+ * fl_crossings: a packet that is finished crosses veths between routers' namespaces. Its mark is the number of the device
+ * by which it leaves the last one, 0x80000000 and above; Linux's own packets have none there (skb_scrub_packet).
+ */
+struct fl_crossing_key {
+	__u32 device; /* number of the veth that it comes out of */
+	__u32 target; /* the mark */
+};
+
+struct fl_crossing {
+	__u32 ifindex; /* where to: the target itself, or the next veth */
+	__u32 flags; /* FL_OUT_CROSS: the next veth */
+};
+
+/*
+ * fl_flows (LRU): flows of routers that are followed, whose rules let Linux choose ports. Linux carries a flow from its
+ * first packet to its last, or the programs do: what is in here is theirs, what is neither here nor in conntrack becomes
+ * theirs. The address and port inside are those of the router's own side, which has a floating IP outside.
+ */
+struct fl_flow_key {
+	__u32 router; /* fl_source.router */
+	__u8 protocol;
+	__u8 pad[3];
+	__u8 inside[4];
+	__u8 outside[4];
+	__u16 inside_port; /* ICMP: the echo's id in both */
+	__u16 outside_port;
+};
+
+#define FL_FLOW_FROM_INSIDE 1 /* its first packet was */
+#define FL_FLOW_CLOSING 2 /* TCP: a FIN or RST was seen */
+
+/* What conntrack has to be told if Linux is to go on with it. Ports stay as they are. */
+struct fl_flow {
+	__u8 fip[4]; /* what the inside's address becomes */
+	__u8 dnat[4]; /* what the outside's address becomes, by the same namespace; 0.0.0.0: it stays */
+	__u32 flags; /* FL_FLOW_* */
+	__u32 last_use; /* seconds of CLOCK_MONOTONIC */
+};
+
 /* fl_fip_stats (per CPU): payload of one floating IP that BPF carried. Key: the address. */
 struct fl_fip_stat_key {
 	__u8 fip[4];
@@ -370,9 +425,9 @@ struct fl_meta {
 	__u32 vlan; /* as in fl_out */
 };
 
-FL_STATIC_ASSERT(sizeof(struct fl_config) == 28, "fl_config");
+FL_STATIC_ASSERT(sizeof(struct fl_config) == 32, "fl_config");
 FL_STATIC_ASSERT(sizeof(struct fl_source_key) == 8, "fl_source_key");
-FL_STATIC_ASSERT(sizeof(struct fl_source) == 28, "fl_source");
+FL_STATIC_ASSERT(sizeof(struct fl_source) == 32, "fl_source");
 FL_STATIC_ASSERT(sizeof(struct fl_tunnel_key) == 24, "fl_tunnel_key");
 FL_STATIC_ASSERT(sizeof(struct fl_tunnel) == 36, "fl_tunnel");
 FL_STATIC_ASSERT(sizeof(struct fl_out) == 60, "fl_out");
@@ -382,13 +437,17 @@ FL_STATIC_ASSERT(sizeof(struct fl_arp_key) == 8, "fl_arp_key");
 FL_STATIC_ASSERT(sizeof(struct fl_arp) == 8, "fl_arp");
 FL_STATIC_ASSERT(sizeof(struct fl_next) == 92, "fl_next");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_key) == 8, "fl_fip_key");
-FL_STATIC_ASSERT(sizeof(struct fl_fip_in) == 100, "fl_fip_in");
+FL_STATIC_ASSERT(sizeof(struct fl_fip_in) == 108, "fl_fip_in");
 FL_STATIC_ASSERT(sizeof(struct fl_vm_key) == 16, "fl_vm_key");
 FL_STATIC_ASSERT(sizeof(struct fl_vm) == 16, "fl_vm");
 FL_STATIC_ASSERT(sizeof(struct fl_sender_key) == 20, "fl_sender_key");
 FL_STATIC_ASSERT(sizeof(struct fl_sender) == 4, "fl_sender");
 FL_STATIC_ASSERT(sizeof(struct fl_dest_key) == 8, "fl_dest_key");
 FL_STATIC_ASSERT(sizeof(struct fl_route_key) == 12, "fl_route_key");
+FL_STATIC_ASSERT(sizeof(struct fl_crossing_key) == 8, "fl_crossing_key");
+FL_STATIC_ASSERT(sizeof(struct fl_crossing) == 8, "fl_crossing");
+FL_STATIC_ASSERT(sizeof(struct fl_flow_key) == 20, "fl_flow_key");
+FL_STATIC_ASSERT(sizeof(struct fl_flow) == 16, "fl_flow");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_stat_key) == 4, "fl_fip_stat_key");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_stat) == 32, "fl_fip_stat");
 FL_STATIC_ASSERT(sizeof(struct fl_counter) == 24, "fl_counter");

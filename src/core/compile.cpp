@@ -52,6 +52,18 @@ void add_segment_devices(World& world, const Segment& segment) {
     }
 }
 
+/// Ports of followed routers, and the veths between them, out of which finished packets come.
+void add_router_devices(World& world) {
+    for (const L2::Numbered& device : world.l2.numbered()) {
+        const std::string refused =
+            device.link->foreign_programs.empty()
+                ? std::string{}
+                : device.link->name + " has a foreign program: " + device.link->foreign_programs.front();
+        world.out.devices.push_back({device.link->ifindex, device.link->name, DeviceRole::Kind::kRouter, false, refused,
+                                     device.router->name(), device.number});
+    }
+}
+
 fl_fdb_key fdb_key(const Segment& segment, const Mac& mac) {
     fl_fdb_key key{};
     key.segment = segment.id();
@@ -185,6 +197,7 @@ void compile_l2(World& world) {
         if (type == FL_TUNNEL_GRE) tables.config.gre = 1;
     }
     add_underlay_devices(world);
+    add_router_devices(world);
     for (const auto& [bridge, segment] : world.l2.segments()) {
         add_segment_devices(world, segment);
         if (segment.refusal.empty()) add_fdb(world, segment);
@@ -209,7 +222,7 @@ void compile_l2(World& world) {
         copy_bytes(row.mac, path.mac);
     }
     std::ranges::sort(world.out.devices, {},
-                      [](const DeviceRole& device) { return std::pair(device.ifindex, device.kind); });
+                      [](const DeviceRole& device) { return std::tuple(device.ifindex, device.kind, device.number); });
     // A trunk of several VLANs is one device.
     const auto doubles = std::ranges::unique(world.out.devices);
     world.out.devices.erase(doubles.begin(), doubles.end());

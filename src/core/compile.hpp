@@ -45,7 +45,8 @@ struct FipReport {
     bool fast_out = false;
     std::string reason_in;  ///< why not, where it is not fast; names the object
     std::string reason_out;
-    /// Why packets to addresses that nobody on the way knows better (0.0.0.0/0) are not fast, where those to others are.
+    /// Why packets to addresses that nobody on the way knows better (0.0.0.0/0) are not fast, where those to others
+    /// are.
     std::string reason_outside;
     std::vector<WalkStep> steps_in;
     std::vector<WalkStep> steps_out;
@@ -55,9 +56,11 @@ struct FipReport {
 struct DeviceRole {
     int ifindex = 0;
     std::string name;
-    enum class Kind { kUnderlay, kTunnel, kPort, kHost, kTrunk } kind = Kind::kPort;
+    enum class Kind { kUnderlay, kTunnel, kPort, kHost, kTrunk, kRouter } kind = Kind::kPort;
     bool wire_to_wire = false;  ///< underlay: journeys from tunnel to tunnel exist here
     std::string refused;        ///< why nothing may be attached (a foreign program); empty: attach
+    NetnsName netns{};          ///< kRouter: where it is
+    std::uint32_t number = 0;   ///< kRouter: see fl_source_key
     bool operator==(const DeviceRole&) const = default;
 };
 

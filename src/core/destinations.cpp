@@ -98,7 +98,11 @@ void add_destination(DestinationTree& tree, const Domain& domain, const Prefix& 
     if (!destination.fast) return;
     destination.next = journey.next;
     if (journey.dnat) destination.next.flags |= FL_NEXT_HAIRPIN;
+    const bool followed = domain.leg->segment->is_foreign();
+    if (followed && journey.dnat && journey.translator == journey.source_translator && journey.crossings.empty())
+        destination.next.flags |= FL_NEXT_ONE_ENTRY;
     destination.neighbours = std::move(journey.neighbours);
+    destination.crossings = std::move(journey.crossing_rows);
     tree.claims.merge(journey.claims);
     if (domain.is_translated() != journey.snat.has_value()) return;
     if (!tree.sample || region.length < tree.sample->length) tree.sample = region;
@@ -210,7 +214,10 @@ bool write_rows(World& world, const Domain& domain, const DestinationTree& tree)
     Tables& tables = world.out.tables;
     if (tables.dests.size() + rows.dests.size() > FL_MAX_DESTS) return false;
     if (tables.routes.size() + rows.routes.size() > FL_MAX_ROUTES) return false;
+    // A bound: journeys share their crossings.
+    if (tables.crossings.size() + tree.destinations.size() * 2 > FL_MAX_CROSSINGS * 2) return false;
     for (const auto& [prefix, destination] : tree.destinations) {
+        tables.crossings.insert(destination.crossings.begin(), destination.crossings.end());
         if (destination.neighbours.empty()) continue;
         const fl_dest_key key = dest_key(domain, prefix.address);
         // Use of a prefix does not show in fl_dests: its next hop is kept alive in any case.

@@ -42,6 +42,7 @@ class Domains {
 
     void index_translated();
     void find_hosts(const BridgePort& leg);
+    void find_foreign_hosts(const BridgePort& leg);
     void find_routed_hosts(const BridgePort& leg);
     void find_senders(const BridgePort& leg);
     [[nodiscard]] std::optional<Host> find_host(const BridgePort& leg, Ipv4 address, const Neighbour& next_hop);
@@ -58,7 +59,7 @@ class Domains {
     void mark_tunnels();
     void complete_reports();
     [[nodiscard]] Verdict& verdict_of(const Host& host) { return verdicts_[{host.translator->name(), host.address}]; }
-    void refuse(const Host& host, std::string reason) { verdict_of(host).reason = std::move(reason); }
+    void refuse(const Host& host, std::string reason);
 
     World& world_;
     std::map<std::string, Domain> domains_;
@@ -224,6 +225,26 @@ void Domains::find_hosts(const BridgePort& leg) {
                     leg.router->label(), without, leg.leg->name));
 }
 
+/// On a foreign segment, which shows no ports: whoever the router knows there by ARP or translates. As for Linux it
+/// does not matter from which MAC they send.
+void Domains::find_foreign_hosts(const BridgePort& leg) {
+    const NetnsIndex& router = *leg.router;
+    std::set<Ipv4> addresses;
+    for (const Neighbour* neighbour : router.neighbours_on(leg.leg->ifindex))
+        addresses.insert(neighbour->address);
+    for (const auto& [fixed, fip] : router.netfilter().snats()) {
+        const Lookup way = router.routing().lookup({Source::Kind::kGeneric}, Prefix::host(fixed), "lo");
+        if (way.route != nullptr && way.route->oif == leg.leg->ifindex && !way.route->gateway) addresses.insert(fixed);
+    }
+    for (const Ipv4 address : addresses) {
+        Host host{&leg, leg.segment->anybody->port, address, {}, std::nullopt, &router};
+        if (!find_fip(host)) continue;
+        if (!host.fip && !serves_untranslated(leg, false)) continue;
+        if (!host.fip) find_fip_elsewhere(host);
+        group(host);
+    }
+}
+
 /// Stable numbers: a collision goes to the next free one, in the order of the keys.
 void Domains::number() {
     std::set<std::uint32_t> used{0};
@@ -238,6 +259,15 @@ void Domains::number() {
         domain.fip = domain.hosts.front().fip;
         if (domain.is_translated()) ++translated_;
     }
+}
+
+/// What a followed router begins to leave to Linux had flows: the row says with which translation they go over.
+void Domains::refuse(const Host& host, std::string reason) {
+    verdict_of(host).reason = std::move(reason);
+    if (!host.leg->segment->is_foreign() || !host.fip) return;
+    fl_vm row{};
+    copy_bytes(row.fip, *host.fip);
+    world_.out.tables.vms.emplace(vm_key(host), row);
 }
 
 std::string Domains::refusal(const Host& host, const DestinationTree& tree) const {
@@ -308,6 +338,10 @@ void Domains::run() {
     index_translated();
     for (const BridgePort* leg : world_.legs) {
         if (!leg->segment->refusal.empty()) continue;
+        if (leg->segment->is_foreign()) {
+            find_foreign_hosts(*leg);
+            continue;
+        }
         find_hosts(*leg);
         find_routed_hosts(*leg);
         find_senders(*leg);

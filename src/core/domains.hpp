@@ -44,6 +44,7 @@ struct Destination {
     bool fast = false;
     fl_next next{};
     std::vector<NeighbourUse> neighbours;
+    Table<fl_crossing_key, fl_crossing> crossings{};
 };
 
 /// Destinations of a domain, in the order of their prefixes: each before those that it contains.

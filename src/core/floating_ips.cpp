@@ -98,6 +98,8 @@ class FloatingIps {
 
   private:
     void try_from(const BridgePort& leg, Ipv4 address);
+    [[nodiscard]] bool add_translator(const BridgePort& leg, const NetnsIndex& translator, fl_fip_in& row,
+                                      std::string& reason) const;
     [[nodiscard]] bool add_row(const BridgePort& leg, Ipv4 fip, const Journey& journey, FipReport& report,
                                std::string& reason);
 
@@ -131,6 +133,22 @@ void FloatingIps::try_from(const BridgePort& leg, Ipv4 address) {
     report.port = journey.next.out.kind == FL_OUT_PORT ? journey.port : std::string{};
 }
 
+/// Where the programs find the conntrack that knows the floating IP's flows. False, with the reason, if nowhere.
+bool FloatingIps::add_translator(const BridgePort& leg, const NetnsIndex& translator, fl_fip_in& row,
+                                 std::string& reason) const {
+    row.router = world_.l2.number_of(translator);
+    row.netnsid = -1;
+    if (&translator == leg.router) return true;
+    const auto& ids = leg.router->view().netnsids;
+    const auto found = ids.find(translator.name());
+    if (found == ids.end()) {
+        reason = fmt::format("{} has no id for {}", leg.router->label(), translator.name());
+        return false;
+    }
+    row.netnsid = found->second;
+    return true;
+}
+
 /// False, with the reason, if another router leads to the same address on the segment: which of them a sender asks is
 /// up to ARP, and the key has room for one.
 bool FloatingIps::add_row(const BridgePort& leg, Ipv4 fip, const Journey& journey, FipReport& report,
@@ -147,7 +165,9 @@ bool FloatingIps::add_row(const BridgePort& leg, Ipv4 fip, const Journey& journe
     fl_fip_in row{};
     copy_bytes(row.router_mac, leg.leg->mac);
     row.next = journey.next;
+    if (leg.segment->is_foreign() && !add_translator(leg, *journey.translator, row, reason)) return true;
     world_.out.tables.fip_in.emplace(key, row);
+    world_.out.tables.crossings.insert(journey.crossing_rows.begin(), journey.crossing_rows.end());
     world_.keep_alive(journey.neighbours, nullptr);
     return true;
 }

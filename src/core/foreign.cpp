@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 #include <string_view>
 
 #include "core/hash.hpp"
@@ -16,11 +17,6 @@ namespace {
 /// Indices of devices in the node's own namespace are below it, those of other namespaces would repeat them.
 constexpr std::uint32_t kFirstNumber = 0x80000000;
 
-/// By names, which outlive the agent: a port that is made again has the same number.
-std::uint32_t number_of(const NetnsIndex& router, const Link& link) {
-    return kFirstNumber | hash_of(router.name() + "/" + link.name);
-}
-
 }  // namespace
 
 bool is_router_port(const std::string& device) {
@@ -29,16 +25,48 @@ bool is_router_port(const std::string& device) {
     return std::ranges::any_of(kPrefixes, [&](std::string_view prefix) { return device.starts_with(prefix); });
 }
 
+/// Numbers come from names, which outlive the agent: a port that is made again has the one that it had.
+void L2::follow(const std::map<NetnsName, NetnsIndex>& routers) {
+    std::set<std::uint32_t> taken;
+    const auto number = [&](const NetnsIndex& router, int ifindex, const std::string& name) {
+        const std::uint32_t wanted = kFirstNumber | hash_of(name);
+        const bool fresh = taken.insert(wanted).second;
+        if (!fresh) notes_.push_back(name + " stays slow: its number is another one's");
+        numbers_[{&router, ifindex}] = fresh ? wanted : 0;
+    };
+    for (const auto& [name, router] : routers) {
+        number(router, 0, name);
+        for (const auto& [ifindex, link] : router.view().links) {
+            const bool to_router = link.peer && link.peer->netns && routers.contains(*link.peer->netns);
+            const bool is_port = !to_router && is_router_port(link.name);
+            if (!to_router && !is_port) continue;
+            number(router, ifindex, name + "/" + link.name);
+            if (is_port && number_of(router, link) != 0 && number_of(router) != 0) add_foreign(router, link);
+        }
+    }
+}
+
+std::uint32_t L2::number_of(const NetnsIndex& router, const Link& link) const {
+    const auto found = numbers_.find({&router, link.ifindex});
+    return found == numbers_.end() ? 0 : found->second;
+}
+
+std::vector<L2::Numbered> L2::numbered() const {
+    std::vector<Numbered> out;
+    for (const auto& [place, number] : numbers_) {
+        if (place.second != 0 && number != 0) out.push_back({place.first, place.first->link(place.second), number});
+    }
+    return out;
+}
+
+std::uint32_t L2::number_of(const NetnsIndex& router) const {
+    const auto found = numbers_.find({&router, 0});
+    return found == numbers_.end() ? 0 : found->second;
+}
+
 void L2::add_foreign(const NetnsIndex& router, const Link& link) {
     const std::uint32_t number = number_of(router, link);
-    const auto [place, fresh] = foreign_.try_emplace(number);
-    if (!fresh) {
-        // Which of two ports is the first one does not change with others that come and go.
-        notes_.push_back(fmt::format("{} in {} stays slow: {} has its number", link.name, router.name(),
-                                     place->second.bridge->name));
-        return;
-    }
-    Segment& segment = place->second;
+    Segment& segment = foreign_[number];
     segment.bridge = &link;
     segment.number = number;
     BridgePort& port = segment.ports[link.ifindex];

@@ -99,12 +99,7 @@ L2::L2(const NetnsIndex& root, const std::map<NetnsName, NetnsIndex>& routers, c
     for (const std::string& name : scope.bridges) {
         if (root.view().find_link(name) == nullptr) notes_.push_back("bridge " + name + " does not exist");
     }
-    for (const auto& [name, router] : routers) {
-        for (const auto& [ifindex, link] : router.view().links) {
-            const bool to_router = link.peer && link.peer->netns && routers.contains(*link.peer->netns);
-            if (scope.follows && !to_router && is_router_port(link.name)) add_foreign(router, link);
-        }
-    }
+    if (scope.follows) follow(routers);
     elect_vtep();
     read_tunnel_tables();
     take_on_trunks();

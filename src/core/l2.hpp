@@ -115,6 +115,17 @@ class L2 {
     [[nodiscard]] const std::map<std::uint32_t, Segment>& foreign_segments() const { return foreign_; }
     /// The one behind a device of a router, or null.
     [[nodiscard]] const Segment* behind(const NetnsIndex& router, int ifindex) const;
+    /// Of a port of a followed router, or of a veth between such routers' namespaces; 0 if another one has it.
+    [[nodiscard]] std::uint32_t number_of(const NetnsIndex& router, const Link& link) const;
+    /// All such devices that have a number.
+    struct Numbered {
+        const NetnsIndex* router = nullptr;
+        const Link* link = nullptr;
+        std::uint32_t number = 0;
+    };
+    [[nodiscard]] std::vector<Numbered> numbered() const;
+    /// Of such a namespace; 0 if another one has it.
+    [[nodiscard]] std::uint32_t number_of(const NetnsIndex& router) const;
     /// The segment of a bridge in scope, or null.
     [[nodiscard]] const Segment* segment(int bridge) const;
     /// The port of a segment in scope, by the ifindex of its device in the root namespace.
@@ -132,6 +143,7 @@ class L2 {
     void add_segment(const Link& bridge, const std::map<NetnsName, NetnsIndex>& routers);
     void add_port(Segment& segment, const Link& link, const std::map<NetnsName, NetnsIndex>& routers);
     void add_tunnel(BridgePort& port) const;
+    void follow(const std::map<NetnsName, NetnsIndex>& routers);
     void add_foreign(const NetnsIndex& router, const Link& link);
     [[nodiscard]] const Link* trunk_of(const Link& link) const;
     void elect_vtep();
@@ -154,6 +166,8 @@ class L2 {
     std::map<int, Segment*> segment_of_port_;
     std::map<std::uint32_t, Segment> foreign_;
     std::map<std::pair<const NetnsIndex*, int>, const Segment*> foreign_of_port_;
+    /// Of namespaces (index 0) and of their devices; each has the first that had it by name.
+    std::map<std::pair<const NetnsIndex*, int>, std::uint32_t> numbers_;
     std::map<std::pair<int, IpAddress>, UnderlayPath> underlay_;
     struct Remote {
         IpAddress peer;  ///< unset: elsewhere than programs can send

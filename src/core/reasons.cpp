@@ -61,6 +61,7 @@ constexpr std::array<std::string_view, FL_HOOK_COUNT> kHookNames = [] {
     names[FL_HOOK_TC_TUNNEL] = "tc_tunnel";
     names[FL_HOOK_TC_PORT] = "tc_port";
     names[FL_HOOK_TC_HOST] = "tc_host";
+    names[FL_HOOK_TC_ROUTER] = "tc_router";
     return names;
 }();
 

@@ -275,6 +275,7 @@ struct NetnsView {
     Sysctls sysctls;
     nf::Ruleset netfilter;
     std::vector<IpsecPolicy> ipsec_policies;
+    std::map<NetnsName, int> netnsids;  ///< by which this namespace knows others (`ip netns list-id`)
 
     [[nodiscard]] const Link* find_link(const std::string& link_name) const;
     [[nodiscard]] const Link* link(int ifindex) const;

@@ -110,7 +110,9 @@ void compile_sources(World& world) {
         key.ifindex = number;
         fl_source source = source_of(segment, FL_ROLE_ROUTER);
         source.port = number;
-        if (segment.ports.begin()->second.refusal.empty()) world.out.tables.sources.emplace(key, source);
+        source.router = world.l2.number_of(*segment.ports.begin()->second.router);
+        // Also where nothing is carried: flows that were are handed over.
+        world.out.tables.sources.emplace(key, source);
     }
     for (const auto& [bridge, segment] : world.l2.segments()) {
         if (!segment.refusal.empty()) continue;

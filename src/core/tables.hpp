@@ -65,6 +65,7 @@ struct Tables {
     Table<fl_sender_key, fl_sender> senders;
     Table<fl_dest_key, fl_next> dests;
     Table<fl_route_key, fl_next> routes;
+    Table<fl_crossing_key, fl_crossing> crossings;
 };
 
 /// What turns `actual` into `desired`, for one map.

@@ -277,6 +277,7 @@ bool Walker::Traversal::enter_peer(const PeerInfo& peer) {
             fmt::format("neighbour {} on {} has another MAC than {}", neighbour->address.str(), oif->name, iif->name));
     }
     journey.next.mtu = std::min(journey.next.mtu, iif->mtu);
+    journey.crossings.push_back({state.netns, oif, &next->second, iif});
     state.netns = &next->second;
     state.iif = iif;
     return true;
@@ -342,6 +343,7 @@ Journey Walker::walk(const BridgePort& leg, const Source& source, const Prefix& 
                    .routers = 0},
                   with_steps);
     if (journey.dnat) copy_bytes(journey.next.dnat, *journey.dnat);
+    if (leg.segment->is_foreign() && journey.fast) shorten(journey, *leg.router);
     return journey;
 }
 
@@ -364,6 +366,32 @@ Journey Walker::tail(const State& state, bool with_steps) {
     return journey;
 }
 
+/// A finished packet takes the shortest way: where its journey comes back to a namespace, what lies between is left
+/// out.
+void Walker::shorten(Journey& journey, const NetnsIndex& start) const {
+    std::vector<Crossing> way;
+    for (const Crossing& crossing : journey.crossings) {
+        const auto back = std::ranges::find(way, crossing.to, &Crossing::from);
+        way.erase(back, way.end());
+        if (crossing.to == &start) way.clear();
+        if (way.empty() ? crossing.from == &start && crossing.to != &start : way.back().to == crossing.from)
+            way.push_back(crossing);
+    }
+    fl_out& out = journey.next.out;
+    for (std::size_t at = 0; at < way.size(); ++at) {
+        const fl_crossing_key key{l2_.number_of(*way[at].to, *way[at].in), out.port};
+        const bool last = at + 1 == way.size();
+        const int next = last ? static_cast<int>(out.ifindex) : way[at + 1].out->ifindex;
+        journey.crossing_rows[key] = {static_cast<std::uint32_t>(next), last ? 0U : FL_OUT_CROSS};
+        if (key.device != 0) continue;
+        journey.fast = false;
+        journey.reason = way[at].in->name + " has the number of another device";
+    }
+    if (way.empty()) return;
+    out.ifindex = static_cast<std::uint32_t>(way.front().out->ifindex);
+    out.flags |= FL_OUT_CROSS;
+}
+
 /// Puts the rest of a journey behind its first namespace.
 void Walker::append(Journey& head, Journey&& rest) {
     head.fast = rest.fast;
@@ -373,6 +401,7 @@ void Walker::append(Journey& head, Journey&& rest) {
     head.claims.merge(rest.claims);
     head.visited.insert(head.visited.end(), rest.visited.begin(), rest.visited.end());
     head.neighbours.insert(head.neighbours.end(), rest.neighbours.begin(), rest.neighbours.end());
+    head.crossings.insert(head.crossings.end(), rest.crossings.begin(), rest.crossings.end());
     std::ranges::move(rest.steps, std::back_inserter(head.steps));
     if (head.snat && rest.snat && head.fast) {
         head.fast = false;

@@ -23,6 +23,14 @@ struct NeighbourUse {
     const Neighbour* neighbour = nullptr;
 };
 
+/// A veth by which a journey leaves one router's namespace for the next.
+struct Crossing {
+    const NetnsIndex* from = nullptr;
+    const Link* out = nullptr;
+    const NetnsIndex* to = nullptr;
+    const Link* in = nullptr;
+};
+
 /// What became of a packet.
 struct Journey {
     bool fast = false;
@@ -38,8 +46,10 @@ struct Journey {
     std::set<SourceClaim> claims;
     std::vector<const NetnsIndex*> visited;  ///< namespaces that saw the destination untranslated
     std::vector<NeighbourUse> neighbours;
-    std::vector<WalkStep> steps;  ///< if asked for
-    bool endless = false;         ///< ended at the limit of routers
+    std::vector<Crossing> crossings;                      ///< in order
+    Table<fl_crossing_key, fl_crossing> crossing_rows{};  ///< of one that ends on a foreign segment
+    std::vector<WalkStep> steps;                          ///< if asked for
+    bool endless = false;                                 ///< ended at the limit of routers
 };
 
 /// Walks. Remembers the tails of journeys, which those of many sources share.
@@ -71,6 +81,7 @@ class Walker {
     /// The rest of a journey from its second namespace on, where sources are no longer told apart.
     Journey tail(const State& state, bool with_steps);
     static void append(Journey& head, Journey&& rest);
+    void shorten(Journey& journey, const NetnsIndex& start) const;
     [[nodiscard]] bool only_forged(const NetnsIndex& netns, const Link& iif, const nf::Outcome& outcome);
 
     const L2& l2_;

@@ -31,6 +31,8 @@ std::vector<fl_hook> hooks_of(DeviceRole::Kind kind) {
             return {FL_HOOK_TC_PORT};
         case DeviceRole::Kind::kHost:
             return {FL_HOOK_TC_HOST};
+        case DeviceRole::Kind::kRouter:
+            return {};  // RouterAttacher's
     }
     return {};
 }

@@ -3,6 +3,8 @@
 
 #include <spdlog/spdlog.h>
 
+#include <ctime>
+#include <optional>
 #include <set>
 
 #include "datapath/attacher.hpp"
@@ -11,6 +13,7 @@
 #include "datapath/objects.hpp"
 #include "datapath/pins.hpp"
 #include "datapath/preflight.hpp"
+#include "datapath/router_attacher.hpp"
 #include "datapath/table_sync.hpp"
 
 namespace fiplane {
@@ -18,8 +21,10 @@ namespace fiplane {
 struct Datapath::Impl {
     MapSet maps;
     Attacher attacher;
-    MapContents actual;  ///< what the maps hold, as far as this process knows
-    bool stale = true;   ///< `actual` is to be read from the kernel before it is used
+    std::optional<RouterAttacher> routers;  ///< if routers of others are followed
+    std::vector<Attachment> attachments{};
+    MapContents actual{};  ///< what the maps hold, as far as this process knows
+    bool stale = true;     ///< `actual` is to be read from the kernel before it is used
 
     [[nodiscard]] Result<> refresh() {
         if (!stale) return {};
@@ -50,6 +55,18 @@ Result<> stamp_layout(MapSet& maps) {
     return maps.put_config(*config);
 }
 
+/// One node is either ours or another's.
+Result<> check_mode(const PinPaths& paths, bool follows) {
+    const auto others = list_pins(follows ? paths.links() : paths.routers());
+    if (!others) return std::unexpected(others.error());
+    if (others->empty()) return {};
+    return fail(ExitCode::kForeignObject,
+                follows ? "an agent with a topology has left its programs here"
+                        : "an agent that followed another's routers has left its programs here",
+                follows ? paths.links() : paths.routers(),
+                follows ? "`fiplane teardown` removes them" : "`fiplane detach` removes them");
+}
+
 }  // namespace
 
 Result<Datapath> Datapath::open(const DatapathOptions& options) {
@@ -59,22 +76,28 @@ Result<Datapath> Datapath::open(const DatapathOptions& options) {
     if (auto ready = check_kernel_btf(); !ready) return pass_on(ready);
     if (auto ready = make_pin_directory(paths.maps()); !ready) return pass_on(ready);
 
-    auto loaded = load_objects(paths, options.max_floating_ips);
+    if (auto ready = check_mode(paths, options.follows); !ready) return pass_on(ready);
+
+    auto loaded = load_objects(paths, options.max_floating_ips, options.follows);
     if (!loaded) return pass_on(loaded);
     auto maps = MapSet::open([&loaded](std::string_view name) -> Result<UniqueFd> {
         const auto found = loaded->maps.find(name);
-        if (found == loaded->maps.end())
-            return fail(ExitCode::kFailed, "no BPF object has this map", std::string(name));
-        return std::move(found->second);
+        return found == loaded->maps.end() ? UniqueFd{} : std::move(found->second);
     });
     if (!maps) return pass_on(maps);
     if (auto done = stamp_layout(*maps); !done) return pass_on(done);
     if (auto done = maps->name_counters(); !done) return pass_on(done);
-    auto attacher = Attacher::open(paths, std::move(loaded->programs), options.xdp,
-                                   kernel_has_tcx() ? TcBackend::kTcx : TcBackend::kClsact);
+    const TcBackend tc = kernel_has_tcx() ? TcBackend::kTcx : TcBackend::kClsact;
+    std::optional<RouterAttacher> routers;
+    if (options.follows) {
+        auto opened = RouterAttacher::open(paths, std::move(loaded->programs[FL_HOOK_TC_ROUTER]), tc);
+        if (!opened) return pass_on(opened);
+        routers = std::move(*opened);
+    }
+    auto attacher = Attacher::open(paths, std::move(loaded->programs), options.xdp, tc);
     if (!attacher) return pass_on(attacher);
 
-    auto impl = std::make_unique<Impl>(Impl{std::move(*maps), std::move(*attacher), {}, true});
+    auto impl = std::make_unique<Impl>(Impl{std::move(*maps), std::move(*attacher), std::move(routers)});
     if (auto done = impl->refresh(); !done) return pass_on(done);
     return Datapath(std::move(impl));
 }
@@ -100,16 +123,41 @@ Result<> Datapath::withdraw(const std::vector<Ipv4>& addresses) {
     return done;
 }
 
+Result<> Datapath::vouch(std::chrono::seconds lease) {
+    if (auto done = impl_->refresh(); !done) return done;
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    fl_config config = impl_->actual.tables.config;
+    config.lease_end = static_cast<std::uint32_t>(now.tv_sec + lease.count());
+    if (auto done = impl_->maps.put_config(config); !done) return done;
+    impl_->actual.tables.config = config;
+    return {};
+}
+
 Result<> Datapath::attach(const std::vector<DeviceRole>& devices) {
-    return impl_->attacher.attach(devices);
+    std::vector<DeviceRole> own;
+    std::vector<DeviceRole> of_routers;
+    for (const DeviceRole& device : devices)
+        (device.kind == DeviceRole::Kind::kRouter ? of_routers : own).push_back(device);
+    Result<> done = impl_->attacher.attach(own);
+    impl_->attachments = impl_->attacher.attachments();
+    if (!impl_->routers) return done;
+    auto also = impl_->routers->attach(of_routers);
+    const auto& more = impl_->routers->attachments();
+    impl_->attachments.insert(impl_->attachments.end(), more.begin(), more.end());
+    return done ? also : done;
 }
 
 const std::vector<Attachment>& Datapath::attachments() const {
-    return impl_->attacher.attachments();
+    return impl_->attachments;
 }
 
 Result<> Datapath::detach() {
-    return impl_->attacher.detach_all();
+    impl_->attachments.clear();
+    Result<> done = impl_->attacher.detach_all();
+    if (!impl_->routers) return done;
+    auto also = impl_->routers->detach_all();
+    return done ? also : done;
 }
 
 std::vector<std::string> Datapath::foreign_programs(int ifindex) const {

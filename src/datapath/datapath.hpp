@@ -6,6 +6,7 @@
 // the new program by an atomic replace only if it differs.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -25,6 +26,8 @@ struct DatapathOptions {
     XdpMode xdp = XdpMode::kAuto;
     /// Entries of fl_fip_in and fl_fip_stats. Used when maps are made: those that are taken over keep their size.
     std::uint32_t max_floating_ips = FL_MAX_FLOATING_IPS;
+    /// Routers that somebody else built are followed: tc_router at their ports, and nothing else.
+    bool follows = false;
 };
 
 /// A program at a device.
@@ -34,6 +37,7 @@ struct Attachment {
     fl_hook hook{};
     std::string mode;  ///< "xdp native", "xdp generic", "tcx", "clsact", "none"
     std::string why;   ///< why this mode, or why none
+    NetnsName netns{};
 };
 
 /// What a sync did, per map name.
@@ -58,14 +62,15 @@ struct FipCounters {
     std::uint64_t in_packets = 0, in_bytes = 0, out_packets = 0, out_bytes = 0;
 };
 
-/// Programs and filters on a device of the calling thread's namespace, whoever put them there, one phrase each ("tcx
+/// Programs and filters of others on a device of the calling thread's namespace, one of a router, one phrase each ("tcx
 /// ingress prog 17 name"). Not to be able to ask is a phrase, too.
 [[nodiscard]] std::vector<std::string> programs_here(int ifindex);
 
 class Datapath {
   public:
     /// Loads the programs and makes or takes over maps. kMissingFeature without BTF or BPF; kNotPrivileged without
-    /// the capabilities; the verifier's last lines are in the message.
+    /// the capabilities; the verifier's last lines are in the message. kForeignObject where the other mode (`follows`)
+    /// has left its programs.
     [[nodiscard]] static Result<Datapath> open(const DatapathOptions& options);
     Datapath(Datapath&&) noexcept;
     Datapath& operator=(Datapath&&) noexcept;
@@ -75,6 +80,9 @@ class Datapath {
     /// opposite order. Entries that are right are not written. A row that does not fit (kTableFull) is left out, the
     /// rest is done, and the error names the map, its size and the first row.
     [[nodiscard]] Result<SyncReport> sync(const Tables& desired);
+    /// Routers that are followed: vouches for the tables as they are, for that long. What is not vouched for goes to
+    /// Linux.
+    [[nodiscard]] Result<> vouch(std::chrono::seconds lease);
     /// Removes every row that translates to or from one of these addresses, at once.
     [[nodiscard]] Result<> withdraw(const std::vector<Ipv4>& addresses);
 

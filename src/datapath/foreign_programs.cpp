@@ -12,6 +12,7 @@
 #include "datapath/datapath.hpp"
 #include "datapath/device_query.hpp"
 #include "datapath/program_info.hpp"
+#include "datapath/router_stub.hpp"
 
 namespace fiplane {
 
@@ -29,7 +30,7 @@ std::string phrase(std::string_view where, std::uint32_t program_id) {
     return fmt::format("{} prog {}{}{}", where, program_id, name.empty() ? "" : " ", name);
 }
 
-/// `is_ours`: of a link's id.
+/// `is_ours`: of ids of a link and its program.
 template <typename IsOurs>
 void list_tcx(int ifindex, bool egress, IsOurs is_ours, std::vector<std::string>& out) {
     std::array<std::uint32_t, kMostTcxPrograms> programs{};
@@ -42,7 +43,8 @@ void list_tcx(int ifindex, bool egress, IsOurs is_ours, std::vector<std::string>
     // A kernel without tcx refuses the question.
     if (bpf_prog_query_opts(ifindex, egress ? BPF_TCX_EGRESS : BPF_TCX_INGRESS, &options) != 0) return;
     for (std::size_t i = 0; i < options.count && i < programs.size(); ++i) {
-        if (!is_ours(links[i])) out.push_back(phrase(fmt::format("tcx {}", direction(egress)), programs[i]));
+        if (!is_ours(links[i], programs[i]))
+            out.push_back(phrase(fmt::format("tcx {}", direction(egress)), programs[i]));
     }
 }
 
@@ -83,18 +85,19 @@ std::vector<std::string> programs_here(int ifindex) {
     std::vector<std::string> out;
     auto query = DeviceQuery::open();
     if (!query) return {query.error().message()};
-    const auto nothing = [](const auto&) { return false; };
     list_xdp(*query, ifindex, 0, out);
     for (const bool egress : {false, true}) {
-        list_tcx(ifindex, egress, nothing, out);
-        list_filters(*query, ifindex, egress, nothing, out);
+        list_tcx(
+            ifindex, egress, [](std::uint32_t, std::uint32_t program) { return program_name(program) == kStubName; },
+            out);
+        list_filters(*query, ifindex, egress, is_our_filter, out);
     }
     return out;
 }
 
 std::vector<std::string> Attacher::foreign_programs(int ifindex) const {
     std::vector<std::string> out;
-    const auto is_held = [this](std::uint32_t link) {
+    const auto is_held = [this](std::uint32_t link, std::uint32_t /*program*/) {
         return link != 0 &&
                std::ranges::any_of(held_, [link](const auto& entry) { return entry.second.link_id == link; });
     };

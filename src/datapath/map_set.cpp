@@ -21,13 +21,6 @@ std::string mac(const std::uint8_t (&wire)[6]) {
     return out.str();
 }
 
-template <typename M>
-Result<M> open_map(const std::function<Result<UniqueFd>(std::string_view)>& take, std::string_view name) {
-    auto fd = take(name);
-    if (!fd) return pass_on(fd);
-    return M::open(std::move(*fd), std::string(name));
-}
-
 constexpr std::uint32_t counter_index(std::uint32_t hook, std::uint32_t reason) {
     return hook * FL_REASON_COUNT + reason;
 }
@@ -66,6 +59,9 @@ std::string describe(const fl_route_key& key) {
     const auto length = key.prefixlen > kDomainBits ? key.prefixlen - kDomainBits : 0;
     return fmt::format("{}/{} in domain {:#x}", ip(key.ip), length, key.domain);
 }
+std::string describe(const fl_crossing_key& key) {
+    return fmt::format("from device {:#x} to {:#x}", key.device, key.target);
+}
 std::string describe(const fl_fip_stat_key& key) {
     return ip(key.fip);
 }
@@ -75,46 +71,38 @@ std::string describe(const DeviceKey& key) {
 
 Result<MapSet> MapSet::open(const std::function<Result<UniqueFd>(std::string_view)>& take) {
     Result<> failed;
-    const auto need = [&]<typename M>(std::string_view name, std::optional<M>& into) {
+    const auto open_one = [&]<typename M>(std::string_view name, std::optional<M>& into) {
         if (!failed) return;
-        auto opened = open_map<M>(take, name);
+        auto fd = take(name);
+        if (!fd) {
+            failed = pass_on(fd);
+            return;
+        }
+        if (!*fd) return;
+        auto opened = M::open(std::move(*fd), std::string(name));
         if (opened) {
             into.emplace(std::move(*opened));
         } else {
             failed = pass_on(opened);
         }
     };
+    const auto need = [&]<typename M>(std::string_view name, std::optional<M>& into) {
+        open_one(name, into);
+        if (failed && !into) failed = fail(ExitCode::kFailed, "no BPF object has this map", std::string(name));
+    };
     std::optional<Config> config;
     std::optional<Counters> counters;
     std::optional<Stats> stats;
-    std::optional<Devices> devices;
+    Devices devices;
     need(kConfigMap, config);
     need(kCountersMap, counters);
     need(kMapName<fl_fip_stat_key>, stats);
-    need(kMapName<DeviceKey>, devices);
-    std::optional<Map<fl_source_key, fl_source>> sources;
-    std::optional<Map<fl_tunnel_key, fl_tunnel>> tunnels;
-    std::optional<Map<fl_fdb_key, fl_fdb>> fdb;
-    std::optional<Map<fl_arp_key, fl_arp>> arp;
-    std::optional<Map<fl_fip_key, fl_fip_in>> fip_in;
-    std::optional<Map<fl_vm_key, fl_vm>> vms;
-    std::optional<Map<fl_sender_key, fl_sender>> senders;
-    std::optional<Map<fl_dest_key, fl_next>> dests;
-    std::optional<Map<fl_route_key, fl_next>> routes;
-    need(kMapName<fl_source_key>, sources);
-    need(kMapName<fl_tunnel_key>, tunnels);
-    need(kMapName<fl_fdb_key>, fdb);
-    need(kMapName<fl_arp_key>, arp);
-    need(kMapName<fl_fip_key>, fip_in);
-    need(kMapName<fl_vm_key>, vms);
-    need(kMapName<fl_sender_key>, senders);
-    need(kMapName<fl_dest_key>, dests);
-    need(kMapName<fl_route_key>, routes);
+    open_one(kMapName<DeviceKey>, devices);
+    TableMaps tables;
+    const auto open_table = [&]<typename K, typename V>(Maybe<K, V>& into) { open_one(kMapName<K>, into); };
+    std::apply([&](auto&... map) { (open_table(map), ...); }, tables);
     if (!failed) return pass_on(failed);
-    return MapSet(
-        std::move(*config), std::move(*counters), std::move(*stats), std::move(*devices),
-        TableMaps(std::move(*sources), std::move(*tunnels), std::move(*fdb), std::move(*arp), std::move(*fip_in),
-                  std::move(*vms), std::move(*senders), std::move(*dests), std::move(*routes)));
+    return MapSet(std::move(*config), std::move(*counters), std::move(*stats), std::move(devices), std::move(tables));
 }
 
 Result<MapContents> MapSet::read() const {
@@ -124,7 +112,8 @@ Result<MapContents> MapSet::read() const {
     out.tables = std::move(*tables);
     auto stats = stats_.for_each([&out](const fl_fip_stat_key& key, auto /*values*/) { out.stats.insert(key); });
     if (!stats) return pass_on(stats);
-    auto devices = devices_.read();
+    if (!devices_) return out;
+    auto devices = devices_->read();
     if (!devices) return pass_on(devices);
     for (const auto& [key, value] : *devices)
         out.devices.insert(key);
@@ -145,6 +134,7 @@ Result<Tables> MapSet::read_tables() const {
     if (done) done = read_table(out.senders);
     if (done) done = read_table(out.dests);
     if (done) done = read_table(out.routes);
+    if (done) done = read_table(out.crossings);
     if (!done) return pass_on(done);
     return out;
 }
@@ -166,7 +156,8 @@ Result<> MapSet::add_stat(const fl_fip_stat_key& key) {
 }
 
 Result<bool> MapSet::add_device(const DeviceKey& key) {
-    auto done = devices_.put(key, DeviceValue{key.ifindex});
+    if (!devices_) return false;
+    auto done = devices_->put(key, DeviceValue{key.ifindex});
     if (done) return true;
     // The kernel says EINVAL for a device that is gone as for a bad key; only the first can happen here.
     std::array<char, IF_NAMESIZE> name{};
@@ -174,8 +165,13 @@ Result<bool> MapSet::add_device(const DeviceKey& key) {
     return pass_on(done);
 }
 
+Result<bool> MapSet::erase_device(const DeviceKey& key) {
+    return devices_ ? devices_->erase(key) : Result<bool>{false};
+}
+
 Result<bool> MapSet::has_device(const DeviceKey& key) const {
-    auto row = devices_.get(key);
+    if (!devices_) return false;
+    auto row = devices_->get(key);
     if (!row) return pass_on(row);
     return row->has_value();
 }

@@ -51,6 +51,10 @@ inline constexpr std::string_view kMapName<fl_dest_key> = "fl_dests";
 template <>
 inline constexpr std::string_view kMapName<fl_route_key> = "fl_routes";
 template <>
+inline constexpr std::string_view kMapName<fl_crossing_key> = "fl_crossings";
+template <>
+inline constexpr std::string_view kMapName<fl_flow_key> = "fl_flows";
+template <>
 inline constexpr std::string_view kMapName<fl_fip_stat_key> = "fl_fip_stats";
 template <>
 inline constexpr std::string_view kMapName<DeviceKey> = "fl_devs";
@@ -69,6 +73,8 @@ inline constexpr std::array kSharedMaps = {
     kMapName<fl_sender_key>,
     kMapName<fl_dest_key>,
     kMapName<fl_route_key>,
+    kMapName<fl_crossing_key>,
+    kMapName<fl_flow_key>,
     kMapName<fl_fip_stat_key>,
     kMapName<DeviceKey>,
     kCountersMap,
@@ -84,6 +90,7 @@ inline constexpr std::array kSharedMaps = {
 [[nodiscard]] std::string describe(const fl_sender_key& key);
 [[nodiscard]] std::string describe(const fl_dest_key& key);
 [[nodiscard]] std::string describe(const fl_route_key& key);
+[[nodiscard]] std::string describe(const fl_crossing_key& key);
 [[nodiscard]] std::string describe(const fl_fip_stat_key& key);
 [[nodiscard]] std::string describe(const DeviceKey& key);
 
@@ -97,10 +104,12 @@ struct MapContents {
     DeviceRows devices;
 };
 
-/// The store that TableSync writes to, over the kernel's maps.
+/// The store that TableSync writes to, over the kernel's maps. Some of them no loaded program may use: they read as
+/// empty, and a row for them is an error.
 class MapSet {
   public:
-    /// `take(name)` gives a file descriptor of the named map; the set owns it from then on.
+    /// `take(name)` gives a file descriptor of the named map, which the set owns from then on; an empty one if no
+    /// program uses it. kFailed if it is one that all need.
     [[nodiscard]] static Result<MapSet> open(const std::function<Result<UniqueFd>(std::string_view)>& take);
 
     /// All maps that sync keeps, read back.
@@ -112,19 +121,24 @@ class MapSet {
 
     template <typename K, typename V>
     [[nodiscard]] Result<> put(const K& key, const V& value) {
-        return table<K, V>().put(key, value);
+        auto& map = table<K, V>();
+        if (!map) return fail(ExitCode::kFailed, "no loaded BPF program uses this map", std::string(kMapName<K>));
+        return map->put(key, value);
     }
     template <typename V, typename K>
     [[nodiscard]] Result<std::optional<V>> get(const K& key) const {
-        return std::get<Map<K, V>>(tables_).get(key);
+        const auto& map = table<K, V>();
+        return map ? map->get(key) : Result<std::optional<V>>{std::nullopt};
     }
     template <typename V, typename K>
     [[nodiscard]] Result<bool> erase(const K& key) {
-        return table<K, V>().erase(key);
+        auto& map = table<K, V>();
+        return map ? map->erase(key) : Result<bool>{false};
     }
     template <typename V, typename K>
     [[nodiscard]] std::uint32_t max_entries(const K& /*key*/) const {
-        return std::get<Map<K, V>>(tables_).max_entries();
+        const auto& map = table<K, V>();
+        return map ? map->max_entries() : 0;
     }
 
     [[nodiscard]] Result<> add_stat(const fl_fip_stat_key& key);
@@ -133,9 +147,9 @@ class MapSet {
 
     /// False: there is no such device (any more).
     [[nodiscard]] Result<bool> add_device(const DeviceKey& key);
-    [[nodiscard]] Result<bool> erase_device(const DeviceKey& key) { return devices_.erase(key); }
+    [[nodiscard]] Result<bool> erase_device(const DeviceKey& key);
     [[nodiscard]] Result<bool> has_device(const DeviceKey& key) const;
-    [[nodiscard]] std::uint32_t max_devices() const { return devices_.max_entries(); }
+    [[nodiscard]] std::uint32_t max_devices() const { return devices_ ? devices_->max_entries() : 0; }
 
     /// Writes hook and reason into every counter row that lacks them, and changes no count.
     [[nodiscard]] Result<> name_counters();
@@ -143,13 +157,16 @@ class MapSet {
     [[nodiscard]] Result<std::map<Ipv4, FipCounters>> read_fip_counters() const;
 
   private:
-    using TableMaps = std::tuple<Map<fl_source_key, fl_source>, Map<fl_tunnel_key, fl_tunnel>, Map<fl_fdb_key, fl_fdb>,
-                                 Map<fl_arp_key, fl_arp>, Map<fl_fip_key, fl_fip_in>, Map<fl_vm_key, fl_vm>,
-                                 Map<fl_sender_key, fl_sender>, Map<fl_dest_key, fl_next>, Map<fl_route_key, fl_next>>;
+    template <typename K, typename V>
+    using Maybe = std::optional<Map<K, V>>;
+    using TableMaps = std::tuple<Maybe<fl_source_key, fl_source>, Maybe<fl_tunnel_key, fl_tunnel>,
+                                 Maybe<fl_fdb_key, fl_fdb>, Maybe<fl_arp_key, fl_arp>, Maybe<fl_fip_key, fl_fip_in>,
+                                 Maybe<fl_vm_key, fl_vm>, Maybe<fl_sender_key, fl_sender>, Maybe<fl_dest_key, fl_next>,
+                                 Maybe<fl_route_key, fl_next>, Maybe<fl_crossing_key, fl_crossing>>;
     using Config = Map<__u32, fl_config>;
     using Counters = PerCpuMap<__u32, fl_counter>;
     using Stats = PerCpuMap<fl_fip_stat_key, fl_fip_stat>;
-    using Devices = Map<DeviceKey, DeviceValue>;
+    using Devices = Maybe<DeviceKey, DeviceValue>;
 
     MapSet(Config config, Counters counters, Stats stats, Devices devices, TableMaps tables)
         : config_(std::move(config)),
@@ -159,12 +176,18 @@ class MapSet {
           tables_(std::move(tables)) {}
 
     template <typename K, typename V>
-    [[nodiscard]] Map<K, V>& table() {
-        return std::get<Map<K, V>>(tables_);
+    [[nodiscard]] Maybe<K, V>& table() {
+        return std::get<Maybe<K, V>>(tables_);
+    }
+    template <typename K, typename V>
+    [[nodiscard]] const Maybe<K, V>& table() const {
+        return std::get<Maybe<K, V>>(tables_);
     }
     template <typename K, typename V>
     [[nodiscard]] Result<> read_table(Table<K, V>& into) const {
-        auto rows = std::get<Map<K, V>>(tables_).read();
+        const auto& map = table<K, V>();
+        if (!map) return {};
+        auto rows = map->read();
         if (!rows) return pass_on(rows);
         into = std::move(*rows);
         return {};

@@ -18,8 +18,10 @@
 #include "datapath/datapath.hpp"
 #include "datapath/load_log.hpp"
 #include "datapath/map_set.hpp"
+#include "datapath/router_attacher.hpp"
 #include "tc_host.skel.h"
 #include "tc_port.skel.h"
+#include "tc_router.skel.h"
 #include "tc_tunnel.skel.h"
 #include "tc_underlay.skel.h"
 #include "xdp_underlay.skel.h"
@@ -61,7 +63,7 @@ class Object {
     Loader load_ = nullptr;
 };
 
-Result<std::vector<Object>> open_all(const std::string& pin_root) {
+Result<std::vector<Object>> open_all(const std::string& pin_root, bool follows) {
     const LibbpfMessages messages;
     std::vector<Object> out;
     Result<> failed;
@@ -72,11 +74,15 @@ Result<std::vector<Object>> open_all(const std::string& pin_root) {
             failed = pass_on(opened);
         }
     };
-    add(Object::open<xdp_underlay>(FL_HOOK_XDP_UNDERLAY, pin_root));
-    add(Object::open<tc_underlay>(FL_HOOK_TC_UNDERLAY, pin_root));
-    add(Object::open<tc_tunnel>(FL_HOOK_TC_TUNNEL, pin_root));
-    add(Object::open<tc_port>(FL_HOOK_TC_PORT, pin_root));
-    add(Object::open<tc_host>(FL_HOOK_TC_HOST, pin_root));
+    if (follows) {
+        add(Object::open<tc_router>(FL_HOOK_TC_ROUTER, pin_root));
+    } else {
+        add(Object::open<xdp_underlay>(FL_HOOK_XDP_UNDERLAY, pin_root));
+        add(Object::open<tc_underlay>(FL_HOOK_TC_UNDERLAY, pin_root));
+        add(Object::open<tc_tunnel>(FL_HOOK_TC_TUNNEL, pin_root));
+        add(Object::open<tc_port>(FL_HOOK_TC_PORT, pin_root));
+        add(Object::open<tc_host>(FL_HOOK_TC_HOST, pin_root));
+    }
     if (!failed) return pass_on(failed);
     return out;
 }
@@ -216,14 +222,15 @@ void report_kept_size(const LoadedObjects& loaded, std::uint32_t max_floating_ip
 
 }  // namespace
 
-Result<LoadedObjects> load_objects(const PinPaths& paths, std::uint32_t max_floating_ips) {
-    auto objects = open_all(paths.maps());
+Result<LoadedObjects> load_objects(const PinPaths& paths, std::uint32_t max_floating_ips, bool follows) {
+    auto objects = open_all(paths.maps(), follows);
     if (!objects) return pass_on(objects);
     LoadedObjects loaded;
     if (const auto why = why_rebuild(*objects, paths)) {
         spdlog::warn("BPF maps are rebuilt because pinned {}; until the next sync all traffic goes through Linux",
                      *why);
         if (auto done = remove_links(paths); !done) return pass_on(done);
+        if (auto done = RouterAttacher::remove_pins(paths); !done) return pass_on(done);
         if (auto done = remove_maps(paths); !done) return pass_on(done);
         loaded.rebuilt = true;
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loading the five BPF objects over one set of pinned maps.
+// Loading the BPF objects of one mode over one set of pinned maps.
 #pragma once
 
 #include <array>
@@ -22,9 +22,10 @@ struct LoadedObjects {
     bool rebuilt = false;                               ///< pinned maps of another layout were thrown away
 };
 
-/// Loads all programs. Maps that are pinned below `paths` are reused as they are; those that are not there yet are made
-/// and pinned. Where what is pinned has another layout or definition, all links and maps below `paths` go first.
-/// `max_floating_ips` sizes maps that are made; a reused map keeps its size.
-[[nodiscard]] Result<LoadedObjects> load_objects(const PinPaths& paths, std::uint32_t max_floating_ips);
+/// Loads the programs: tc_router alone where routers of others are followed, else all the others. Maps that are pinned
+/// below `paths` are reused as they are; those that are not there yet are made and pinned. Where what is pinned has
+/// another layout or definition, all links and maps below `paths` go first. `max_floating_ips` sizes maps that are
+/// made; a reused map keeps its size.
+[[nodiscard]] Result<LoadedObjects> load_objects(const PinPaths& paths, std::uint32_t max_floating_ips, bool follows);
 
 }  // namespace fiplane

@@ -14,6 +14,7 @@
 #include "core/reasons.hpp"
 #include "datapath/clsact.hpp"
 #include "datapath/datapath.hpp"
+#include "datapath/router_attacher.hpp"
 #include "linux/unique_fd.hpp"
 
 namespace fiplane {
@@ -86,6 +87,7 @@ Result<> remove_maps(const PinPaths& paths) {
 Result<> Datapath::remove_pins(const std::string& pin_dir) {
     const PinPaths paths(pin_dir);
     if (auto done = remove_links(paths); !done) return done;
+    if (auto done = RouterAttacher::remove_pins(paths); !done) return done;
     if (auto done = remove_maps(paths); !done) return done;
     for (const std::string& directory : std::array{paths.links(), paths.maps(), paths.root()}) {
         if (rmdir(directory.c_str()) != 0 && errno != ENOENT) {

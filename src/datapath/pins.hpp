@@ -28,6 +28,7 @@ class PinPaths {
     [[nodiscard]] const std::string& root() const { return root_; }
     [[nodiscard]] std::string maps() const { return root_ + "/maps"; }
     [[nodiscard]] std::string links() const { return root_ + "/links"; }
+    [[nodiscard]] std::string routers() const { return root_ + "/routers"; }
     [[nodiscard]] std::string map(std::string_view name) const { return maps() + "/" + std::string(name); }
     /// What is pinned there is a link; where the kernel has no tcx links, the program of our clsact filter.
     [[nodiscard]] std::string link(const HookPoint& point) const;

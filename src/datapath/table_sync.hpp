@@ -32,9 +32,9 @@
 namespace fiplane {
 
 /// The order of additions; removals go from its end to its beginning.
-inline constexpr std::tuple kAdditionOrder{&Tables::tunnels, &Tables::arp,    &Tables::fdb,
-                                           &Tables::dests,   &Tables::routes, &Tables::vms,
-                                           &Tables::senders, &Tables::fip_in, &Tables::sources};
+inline constexpr std::tuple kAdditionOrder{&Tables::crossings, &Tables::tunnels, &Tables::arp, &Tables::fdb,
+                                           &Tables::dests,     &Tables::routes,  &Tables::vms, &Tables::senders,
+                                           &Tables::fip_in,    &Tables::sources};
 
 /// The stamp that a program writes into a row, or null for rows without one.
 template <typename V>
@@ -229,6 +229,7 @@ class TableSync {
 
     [[nodiscard]] Result<> put_config(fl_config wanted) {
         wanted.layout = FL_ABI_LAYOUT;
+        wanted.lease_end = actual_.tables.config.lease_end;
         if (same_bytes(wanted, actual_.tables.config)) return {};
         if (auto done = store_.put_config(wanted); !done) return done;
         actual_.tables.config = wanted;

@@ -189,6 +189,10 @@ Result<> NetnsWatch::refresh_links(NetnsView& view, const std::vector<const Netn
         fill_foreign_programs(*links, ask_for_programs_ ? std::map<int, Link>{} : view.links, foreign_programs);
         ask_for_programs_ = false;
     }
+    std::map<NetnsName, int> ids;
+    for (const auto& [id, name] : nsid_names_)
+        ids[name] = id;
+    if (replace(view.netnsids, std::move(ids))) changes.any = true;
     if (!same_configuration(view.links, *links)) changes.configuration = true;
     if (replace(view.links, std::move(*links))) changes.any = true;
     if (replace(view.sysctls, std::move(*sysctls))) changes.any = changes.configuration = true;

@@ -209,15 +209,27 @@ struct Node {
 
     /// A row of fl_sources; the port's without the source check.
     void set_source(std::uint32_t ifindex, fl_role role, std::uint32_t segment) const {
-        world.programs.put(
-            "fl_sources", fl_source_key{.ifindex = ifindex, .vlan = 0, .pad = {}},
-            fl_source{.role = role, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = 0, .port = ifindex});
+        world.programs.put("fl_sources", fl_source_key{.ifindex = ifindex, .vlan = 0, .pad = {}},
+                           fl_source{.role = role,
+                                     .segment = segment,
+                                     .mac = {},
+                                     .pad = {},
+                                     .ip = {},
+                                     .flags = 0,
+                                     .port = ifindex,
+                                     .router = 0});
     }
 
     /// nic is a trunk; frames of this VLAN enter the segment by the VLAN device `device`.
     void set_vlan(std::uint16_t vlan, std::uint32_t segment, std::uint32_t device, std::uint32_t flags = 0) const {
-        fl_source row{
-            .role = FL_ROLE_PORT, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = flags, .port = device};
+        fl_source row{.role = FL_ROLE_PORT,
+                      .segment = segment,
+                      .mac = {},
+                      .pad = {},
+                      .ip = {},
+                      .flags = flags,
+                      .port = device,
+                      .router = 0};
         world.programs.put("fl_sources", fl_source_key{.ifindex = nic, .vlan = vlan, .pad = {}}, row);
         row = {};
         row.role = FL_ROLE_TRUNK;

@@ -31,7 +31,13 @@ Ip4 between(Ip4 fields, Ipv4 src, Ipv4 dst, std::uint8_t hops) {
 
 World::World(fl_tunnel_type type) : tunnel(type) {
     programs.clear();
-    fl_config config{.layout = FL_ABI_LAYOUT, .vtep = {}, .vxlan_port = 4789, .geneve_port = 6081, .gre = 1, .pad = {}};
+    fl_config config{.layout = FL_ABI_LAYOUT,
+                     .vtep = {},
+                     .vxlan_port = 4789,
+                     .geneve_port = 6081,
+                     .gre = 1,
+                     .pad = {},
+                     .lease_end = 0};
     copy_bytes(config.vtep, end(vtep));
     programs.put("fl_config", std::uint32_t{0}, config);
     for (const auto& [vni, segment] : {std::pair{kExternalVni, kExternal}, {kTenantVni, kTenant}}) {
@@ -54,8 +60,14 @@ World::World(fl_tunnel_type type) : tunnel(type) {
 }
 
 void World::put_port(std::uint32_t flags) {
-    fl_source source{
-        .role = FL_ROLE_PORT, .segment = kTenant, .mac = {}, .pad = {}, .ip = {}, .flags = flags, .port = kThisDevice};
+    fl_source source{.role = FL_ROLE_PORT,
+                     .segment = kTenant,
+                     .mac = {},
+                     .pad = {},
+                     .ip = {},
+                     .flags = flags,
+                     .port = kThisDevice,
+                     .router = 0};
     copy(vm_mac, source.mac);
     copy(fixed, source.ip);
     programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}}, source);
@@ -69,7 +81,8 @@ void World::on_external_port() {
                            .pad = {},
                            .ip = {},
                            .flags = 0,
-                           .port = kThisDevice});
+                           .port = kThisDevice,
+                           .router = 0});
 }
 
 void World::on_port() {
@@ -92,7 +105,8 @@ void World::on_tunnel(std::uint32_t segment, std::uint32_t flags) {
                            .pad = {},
                            .ip = {},
                            .flags = flags,
-                           .port = kThisDevice});
+                           .port = kThisDevice,
+                           .router = 0});
 }
 
 fl_tunnel World::tunnel_row(std::uint32_t segment, std::uint32_t device, std::uint32_t flags) const {
@@ -115,10 +129,15 @@ void World::put_tunnel(std::uint32_t vni, Ipv4 peer, const fl_tunnel& row) {
 }
 
 void World::on_host(std::uint32_t segment) {
-    programs.put(
-        "fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
-        fl_source{
-            .role = FL_ROLE_HOST, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = 0, .port = kThisDevice});
+    programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
+                 fl_source{.role = FL_ROLE_HOST,
+                           .segment = segment,
+                           .mac = {},
+                           .pad = {},
+                           .ip = {},
+                           .flags = 0,
+                           .port = kThisDevice,
+                           .router = 0});
 }
 
 fl_out World::port_out(std::uint32_t ifindex, std::uint32_t flags) const {
@@ -179,7 +198,7 @@ fl_next World::next_to_client() const {
 void World::set_fip_in(const fl_next& next) {
     fl_fip_key key{.segment = kExternal, .fip = {}};
     copy(fip, key.fip);
-    fl_fip_in row{.router_mac = {}, .pad = {}, .next = next};
+    fl_fip_in row{.router_mac = {}, .pad = {}, .next = next, .router = 0, .netnsid = 0};
     copy(fg_mac, row.router_mac);
     programs.put("fl_fip_in", key, row);
 }

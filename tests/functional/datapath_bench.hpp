@@ -231,8 +231,14 @@ inline Tables some_tables(std::uint8_t fips = 3) {
     tables.config.vxlan_port = 4789;
     tables.config.vtep[0] = 192;
     tables.config.vtep[3] = 1;
-    tables.sources[{.ifindex = 5, .vlan = 0, .pad = {}}] = {
-        .role = FL_ROLE_PORT, .segment = 7, .mac = {0xfa}, .pad = {}, .ip = {10}, .flags = FL_SRC_CHECK, .port = 5};
+    tables.sources[{.ifindex = 5, .vlan = 0, .pad = {}}] = {.role = FL_ROLE_PORT,
+                                                            .segment = 7,
+                                                            .mac = {0xfa},
+                                                            .pad = {},
+                                                            .ip = {10},
+                                                            .flags = FL_SRC_CHECK,
+                                                            .port = 5,
+                                                            .router = 0};
     tables.tunnels[{.type = FL_TUNNEL_VXLAN, .id = 100, .peer = {192, 0, 2, 2}}] = {
         .segment = 7, .ifindex = 8, .mac = {}, .outer_len = 50, .type = FL_TUNNEL_VXLAN, .flags = 0, .peer = {}};
     tables.fdb[{.segment = 7, .mac = {0xfa, 1}, .pad = {}}].out = next_to(1).out;

@@ -14,7 +14,7 @@ namespace {
 Attacher open_clsact(const DatapathBench& bench) {
     const PinPaths paths(bench.pin_dir());
     need(make_pin_directory(paths.maps()));
-    auto loaded = need(load_objects(paths, 16));
+    auto loaded = need(load_objects(paths, 16, false));
     return need(Attacher::open(paths, std::move(loaded.programs), XdpMode::kOff, TcBackend::kClsact));
 }
 

@@ -101,6 +101,7 @@ class WatchingStore {
         if constexpr (std::is_same_v<K, fl_sender_key>) return tables.senders;
         if constexpr (std::is_same_v<K, fl_dest_key>) return tables.dests;
         if constexpr (std::is_same_v<K, fl_route_key>) return tables.routes;
+        if constexpr (std::is_same_v<K, fl_crossing_key>) return tables.crossings;
     }
 
     /// A row that takes a part out of a shorter prefix is there before that, ...
@@ -138,7 +139,7 @@ class WatchingStore {
         const auto complete = [this](auto member) { return diff(goal->*member, held.tables.*member).upserts.empty(); };
         if (!complete(&Tables::tunnels) || !complete(&Tables::arp) || !complete(&Tables::fdb) ||
             !complete(&Tables::dests) || !complete(&Tables::routes) || !complete(&Tables::vms) ||
-            !complete(&Tables::senders) || !complete(&Tables::fip_in)) {
+            !complete(&Tables::senders) || !complete(&Tables::fip_in) || !complete(&Tables::crossings)) {
             first_gap = "source opened before the rest was there";
         }
     }
@@ -157,6 +158,14 @@ class WatchingStore {
         for (const auto& key : devices_of(held.tables)) {
             if (!held.devices.contains(key)) return "XDP output without its device";
         }
+        std::set<std::uint32_t> ways;
+        for (const auto& [key, value] : held.tables.crossings)
+            ways.insert(key.target);
+        bool lost = false;
+        for_each_out(held.tables, [&](const fl_out& out) {
+            lost = lost || ((out.flags & FL_OUT_CROSS) != 0 && !ways.contains(out.port));
+        });
+        if (lost) return "a way into another namespace that ends there";
         const auto has_next_hop = [this](__u32 domain) {
             const auto same_domain = [domain](const auto& row) { return row.first.domain == domain; };
             return std::ranges::any_of(held.tables.dests, same_domain) ||
@@ -190,8 +199,14 @@ class Generator {
         for (std::uint32_t i = pick(4); i > 0; --i) {
             const __u32 segment = 1 + pick(3);
             out.fdb[{.segment = segment, .mac = {0xfa, byte(4)}, .pad = {}}].out = output();
-            out.sources[{.ifindex = 1 + pick(4), .vlan = 0, .pad = {}}] = {
-                .role = FL_ROLE_PORT, .segment = segment, .mac = {}, .pad = {}, .ip = {}, .flags = pick(2), .port = 0};
+            out.sources[{.ifindex = 1 + pick(4), .vlan = 0, .pad = {}}] = {.role = FL_ROLE_PORT,
+                                                                           .segment = segment,
+                                                                           .mac = {},
+                                                                           .pad = {},
+                                                                           .ip = {},
+                                                                           .flags = pick(2),
+                                                                           .port = 0,
+                                                                           .router = 0};
         }
         for (std::uint32_t i = pick(5); i > 0; --i) {
             const __u32 domain = 1 + pick(3);
@@ -231,6 +246,12 @@ class Generator {
                                                                                                  .peer = {}};
             out.arp[{.segment = 1, .ip = {172, 24, 5, byte(5)}}] = {.mac = {byte(3)}, .flags = 0, .pad = 0};
         }
+        for_each_out(out, [&](fl_out& row) {
+            if (pick(3) != 0) return;
+            row.flags |= FL_OUT_CROSS;
+            row.port = 0x80000000 | pick(4);
+            out.crossings[{.device = 7, .target = row.port}] = {.ifindex = pick(4), .flags = 0};
+        });
         return out;
     }
 

@@ -5,6 +5,7 @@
 
 #include "../support/snapshot_builder.hpp"
 #include "core/compile.hpp"
+#include "core/hash.hpp"
 #include "neutron_rules.hpp"
 
 using namespace fiplane;
@@ -67,6 +68,8 @@ Snapshot distributed(const std::string& rules = distributed_rules("0x4000000")) 
     add_neighbour(fip, kFg, "203.0.113.1", kGateway, kNudReachable);
     add_iptables(fip, "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j CT --notrack\nCOMMIT\n");
     set_sysctls(fip, true);
+    fip.netnsids[kRouter] = 3;
+    router.netnsids[kFip] = 0;
     return out;
 }
 
@@ -125,6 +128,17 @@ const fl_next* way(const Compiled& compiled, const char* from, const char* to) {
     return nullptr;
 }
 
+std::uint32_t number(const std::string& name) {
+    return 0x80000000 | hash_of(name);
+}
+
+/// Index and flags of the row for a packet that comes out of `device` and is to leave by `target`.
+std::pair<int, std::uint32_t> crossing(const Compiled& compiled, const std::string& device, const std::string& target) {
+    const auto row = compiled.tables.crossings.find({number(device), number(target)});
+    if (row == compiled.tables.crossings.end()) return {0, 0};
+    return {static_cast<int>(row->second.ifindex), row->second.flags};
+}
+
 }  // namespace
 
 TEST_CASE("floating IPs of a distributed router that is followed are fast both ways", "[neutron]") {
@@ -146,7 +160,12 @@ TEST_CASE("floating IPs of a distributed router that is followed are fast both w
     CHECK(mac_at(in.next.smac) == mac("fa:16:3e:0a:00:01"));
     CHECK(in.next.hops == 2);
     CHECK(in.next.mtu == 1450);
-    CHECK(in.next.out.ifindex == kQr);
+    // From fpr- over the veth, and where it comes out on to qr-.
+    CHECK(in.next.out.ifindex == kFpr);
+    CHECK(in.next.out.flags == FL_OUT_CROSS);
+    CHECK(crossing(compiled, kRouter + "/rfp-1", kRouter + "/qr-1") == std::pair(kQr, 0U));
+    CHECK(in.router == number(kRouter));
+    CHECK(in.netnsid == 3);
 
     const fl_next* out = way(compiled, "10.10.1.11", "198.51.100.7");
     REQUIRE(out != nullptr);
@@ -154,7 +173,10 @@ TEST_CASE("floating IPs of a distributed router that is followed are fast both w
     CHECK(mac_at(out->smac) == mac("fa:16:3e:0c:00:10"));
     CHECK(out->flags == FL_NEXT_SNAT);
     CHECK(out->hops == 2);
-    CHECK(out->out.ifindex == kFg);
+    CHECK(out->out.ifindex == kRfp);
+    CHECK(out->out.flags == FL_OUT_CROSS);
+    CHECK(crossing(compiled, kFip + "/fpr-1", kFip + "/fg-1") == std::pair(kFg, 0U));
+    CHECK(compiled.tables.crossings.size() == 2);
 }
 
 TEST_CASE("a VM without a floating IP goes to the SNAT port, and back to itself through the fip namespace",
@@ -172,6 +194,9 @@ TEST_CASE("a VM without a floating IP goes to the SNAT port, and back to itself 
     CHECK(turned->flags == (FL_NEXT_SNAT | FL_NEXT_HAIRPIN));
     CHECK(turned->hops == 3);
     CHECK(Ipv4::from_bytes(turned->dnat) == ip("10.10.1.11"));
+    // Nothing is left of that way but the place where it ends.
+    CHECK(turned->out.ifindex == kQr);
+    CHECK(turned->out.flags == 0);
     // The metadata service is Linux's.
     CHECK(way(compiled, "10.10.1.11", "169.254.169.254") == nullptr);
 }

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Whose a flow is, where a router's rules let Linux choose ports (--random-fully, as all of Neutron's source NAT has).
+ * What Linux has begun may have another port outside than inside, and what the programs have begun has the same: so no
+ * flow may change hands but with its translation.
+ *
+ *  - A packet of a flow in fl_flows is carried.
+ *  - Any other is carried, and its flow remembered, if conntrack of its router has no entry for it: it is the first
+ *    packet, or one that Linux would take for the first. Else it is Linux's.
+ *  - What must go to Linux in mid-life (a fragment, an expiring TTL, a row that is gone) takes the flow along: a packet
+ *    from inside leaves conntrack the entry that its flow has. One from outside needs none, since what comes in is
+ *    translated by address alone.
+ *
+ * An echo (ICMP) needs none of it at all: whoever carried the request, its answer comes back with the id with which the
+ * request went out, and so finds who knows it. Protocols without ports have nothing that could be chosen.
+ */
+#ifndef FL_FLOW_H
+#define FL_FLOW_H
+
+#include "lib/base.h"
+#include "lib/conntrack.h"
+#include "lib/ctx.h"
+#include "lib/maps.h"
+#include "lib/nat.h"
+#include "lib/parse.h"
+#include "lib/stats.h"
+#include "lib/verdict.h"
+#include "lib/wire.h"
+
+/* The first bytes behind an IPv4 header. */
+union fl_l4 {
+	__be16 ports[4]; /* TCP, UDP: source, destination. ICMP echo: the third is the id */
+	struct fl_icmp icmp;
+};
+
+/* What tells a packet's flow, and what is known of it. */
+struct fl_flow_id {
+	struct fl_flow_key key;
+	__be32 fip; /* what the inside becomes outside; 0: it has no floating IP (any more) */
+	__be32 dnat; /* see fl_flow */
+	__s32 netnsid; /* of the router, as the namespace knows it in which the packet is; -1: the same */
+	bool from_inside;
+	bool may_begin; /* false: an answer to something, by its kind */
+	bool has_ports; /* TCP and UDP: conntrack can be asked */
+	bool is_closing;
+	struct bpf_sock_tuple tuple; /* the packet's, if it has ports */
+};
+
+/* False: the packet ends before. */
+fl_inline bool fl_read_l4(struct fl_ctx *ctx, const struct iphdr *ip, union fl_l4 *l4)
+{
+	const union fl_l4 *at = ctx_at(ctx, FL_INNER_LEN, sizeof(*at));
+	const __u8 version_ihl = *(const __u8 *)ip;
+
+	if (likely(at && version_ihl == 0x45)) {
+		*l4 = *at;
+		return true;
+	}
+	return bpf_skb_load_bytes(ctx, FL_ETH_LEN + (version_ihl & 0xf) * 4, l4, sizeof(*l4)) == 0;
+}
+
+fl_inline void fl_flow_sides(struct fl_flow_id *id, __be32 inside, __be32 outside, __be16 inside_port,
+			     __be16 outside_port)
+{
+	fl_set_ip(id->key.inside, inside);
+	fl_set_ip(id->key.outside, outside);
+	id->key.inside_port = bpf_ntohs(inside_port);
+	id->key.outside_port = bpf_ntohs(outside_port);
+}
+
+/*
+ * The flow that an ICMP error is about: that of the packet that it quotes, which went the other way. @fixed: the inside of
+ * what comes from outside.
+ */
+fl_inline bool fl_identify_quoted(struct fl_ctx *ctx, __be32 fixed, struct fl_flow_id *id)
+{
+	const struct iphdr *quoted = ctx_at(ctx, FL_INNER_LEN + sizeof(struct fl_icmp), FL_IP_LEN + 8);
+	const __be16 *ports = (const void *)(quoted + 1);
+
+	if (!quoted || *(const __u8 *)quoted != 0x45)
+		return false;
+	id->may_begin = false;
+	id->key.protocol = quoted->protocol;
+	if (quoted->protocol == IPPROTO_ICMP)
+		fl_flow_sides(id, id->from_inside ? quoted->daddr : fixed,
+			      id->from_inside ? quoted->saddr : quoted->daddr, ports[2], ports[2]);
+	else if (id->from_inside)
+		fl_flow_sides(id, quoted->daddr, quoted->saddr, ports[1], ports[0]);
+	else
+		fl_flow_sides(id, fixed, quoted->daddr, ports[0], ports[1]);
+	return quoted->protocol == IPPROTO_ICMP || quoted->protocol == IPPROTO_TCP || quoted->protocol == IPPROTO_UDP;
+}
+
+fl_inline bool fl_identify_echo(const struct iphdr *ip, const union fl_l4 *l4, __be32 fixed, struct fl_flow_id *id)
+{
+	id->may_begin = l4->icmp.type == FL_ICMP_ECHO;
+	fl_flow_sides(id, id->from_inside ? ip->saddr : fixed, id->from_inside ? ip->daddr : ip->saddr, l4->ports[2],
+		      l4->ports[2]);
+	return id->may_begin || l4->icmp.type == FL_ICMP_ECHO_REPLY;
+}
+
+fl_inline void fl_identify_ports(struct fl_ctx *ctx, const struct iphdr *ip, const union fl_l4 *l4, __be32 fixed,
+				 struct fl_flow_id *id)
+{
+	const __u8 *tcp = ctx_at(ctx, FL_INNER_LEN, FL_TCP_LEN);
+
+	id->has_ports = true;
+	id->may_begin = true;
+	id->is_closing = ip->protocol == IPPROTO_TCP && tcp && tcp[13] & (FL_TCP_FIN | FL_TCP_RST);
+	id->tuple.ipv4.saddr = ip->saddr;
+	id->tuple.ipv4.daddr = ip->daddr;
+	id->tuple.ipv4.sport = l4->ports[0];
+	id->tuple.ipv4.dport = l4->ports[1];
+	if (id->from_inside)
+		fl_flow_sides(id, ip->saddr, ip->daddr, l4->ports[0], l4->ports[1]);
+	else
+		fl_flow_sides(id, fixed, ip->saddr, l4->ports[1], l4->ports[0]);
+}
+
+/*
+ * @fixed: what the destination becomes, of a packet from outside. False: the packet's flow is not told apart from others,
+ * for its protocol has no ports, its header is not whole, or it is a fragment behind the first.
+ */
+fl_inline bool fl_identify_flow(struct fl_ctx *ctx, const struct iphdr *ip, __be32 fixed, struct fl_flow_id *id)
+{
+	union fl_l4 l4;
+
+	if (ip->frag_off & bpf_htons(FL_IP_FRAGMENT_OFFSET) || !fl_read_l4(ctx, ip, &l4))
+		return false;
+	id->key.protocol = ip->protocol;
+	if (ip->protocol == IPPROTO_ICMP)
+		return fl_is_icmp_error(l4.icmp.type) ? fl_identify_quoted(ctx, fixed, id) :
+							fl_identify_echo(ip, &l4, fixed, id);
+	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
+		return false;
+	fl_identify_ports(ctx, ip, &l4, fixed, id);
+	return true;
+}
+
+/*
+ * May the flow, which is not known, become the programs' with this packet? Of what goes out the answers are asked for,
+ * too: Linux may have chosen, for another flow, the port that this one has.
+ */
+fl_inline bool fl_may_take_flow(struct __sk_buff *ctx, const struct fl_flow_id *id)
+{
+	struct bpf_sock_tuple tuple = id->tuple;
+
+	if (!id->has_ports)
+		return id->may_begin;
+	if (!fl_ct_lacks(ctx, &tuple, id->key.protocol, id->netnsid))
+		return false;
+	if (!id->from_inside)
+		return true;
+	tuple.ipv4.saddr = id->tuple.ipv4.daddr;
+	tuple.ipv4.daddr = id->fip;
+	tuple.ipv4.sport = id->tuple.ipv4.dport;
+	tuple.ipv4.dport = id->tuple.ipv4.sport;
+	return fl_ct_lacks(ctx, &tuple, id->key.protocol, id->netnsid);
+}
+
+/*
+ * Is the packet's flow the programs'? With its first packet it becomes theirs. Global, like the next one, so that the
+ * verifier sees it alone and once.
+ */
+__noinline bool fl_is_our_flow(struct __sk_buff *ctx, const struct fl_flow_id *id)
+{
+	struct fl_flow fresh = {};
+	struct fl_flow *flow;
+
+	if (!id)
+		return false;
+	flow = bpf_map_lookup_elem(&fl_flows, &id->key);
+	if (flow) {
+		if (id->is_closing)
+			flow->flags |= FL_FLOW_CLOSING;
+		fl_stamp(&flow->last_use);
+		return true;
+	}
+	if (!fl_may_take_flow(ctx, id))
+		return false;
+	fl_set_ip(fresh.fip, id->fip);
+	fl_set_ip(fresh.dnat, id->dnat);
+	fresh.flags = (id->from_inside ? FL_FLOW_FROM_INSIDE : 0) | (id->is_closing ? FL_FLOW_CLOSING : 0);
+	fresh.last_use = fl_now();
+	return bpf_map_update_elem(&fl_flows, &id->key, &fresh, BPF_ANY) == 0;
+}
+
+/*
+ * The packet goes to Linux, and its flow with it, for as long as it lives. What conntrack must be told is told before Linux
+ * sees the packet; nothing, where the floating IP is another one by now, for Linux forgets such flows, too.
+ */
+__noinline int fl_give_flow_back(struct __sk_buff *ctx, const struct fl_flow_id *id)
+{
+	struct bpf_sock_tuple tuple;
+	struct fl_flow *flow;
+
+	if (!id || !id->has_ports)
+		return 0;
+	flow = bpf_map_lookup_elem(&fl_flows, &id->key);
+	if (!flow)
+		return 0;
+	if (id->from_inside && id->fip && fl_ip(flow->fip) == id->fip) {
+		tuple = id->tuple;
+		fl_ct_adopt(ctx, &tuple, id->key.protocol, id->fip, fl_ip(flow->dnat));
+	}
+	bpf_map_delete_elem(&fl_flows, &id->key);
+	return 0;
+}
+
+#endif

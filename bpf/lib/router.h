@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Routers that somebody else built. A packet that comes in by one of their ports is finished there and leaves by another:
+ * in the same namespace at once, else across the veths between the namespaces, by which Linux would have taken it.
+ */
+#ifndef FL_ROUTER_H
+#define FL_ROUTER_H
+
+#include "lib/arp.h"
+#include "lib/base.h"
+#include "lib/ctx.h"
+#include "lib/flow.h"
+#include "lib/maps.h"
+#include "lib/parse.h"
+#include "lib/route.h"
+#include "lib/verdict.h"
+
+/* Device numbers are above all that Linux, or Neutron, uses as marks of packets between namespaces: none. */
+#define FL_FIRST_NUMBER 0x80000000
+
+/* A packet that an earlier program has finished comes out of a veth. */
+fl_inline struct fl_verdict fl_cross(struct fl_ctx *ctx, __u32 device)
+{
+	const struct fl_crossing_key key = {.device = device, .target = ctx->mark};
+	const struct fl_crossing *crossing = bpf_map_lookup_elem(&fl_crossings, &key);
+	struct fl_verdict verdict = {.kind = FL_SEND, .reason = FL_REASON_CROSSED};
+
+	/* The way is gone since it set out. It is no packet of Linux's any more. */
+	if (!crossing)
+		return fl_drop(FL_REASON_DROP_REWRITE);
+	if (crossing->flags & FL_OUT_CROSS)
+		verdict.kind = FL_SEND_PEER;
+	else
+		ctx->mark = 0;
+	verdict.ifindex = crossing->ifindex;
+	return verdict;
+}
+
+/* What a router of this node does with the packet, and whose its flow is. */
+struct fl_routed {
+	struct fl_next *next; /* NULL: Linux's */
+	__be32 source; /* what its source becomes where the journey translates it */
+	__be32 fixed; /* what its destination becomes, if it comes from outside */
+	struct fl_flow_id flow;
+};
+
+fl_inline void fl_find_routed(const struct fl_frame *frame, const struct fl_source *source,
+			      const struct fl_inner *inner, struct fl_routed *routed)
+{
+	const struct fl_vm *vm = fl_find_vm(frame, inner);
+	struct fl_fip_in *fip_in;
+
+	routed->source = inner->ip.saddr;
+	routed->flow.from_inside = true;
+	routed->flow.key.router = source->router;
+	routed->flow.netnsid = -1;
+	if (vm) {
+		routed->source = routed->flow.fip = fl_ip(vm->fip);
+		routed->next = fl_find_next(vm->domain, inner->ip.daddr);
+		if (routed->next && routed->next->flags & FL_NEXT_ONE_ENTRY)
+			routed->flow.dnat = fl_ip(routed->next->dnat);
+		return;
+	}
+	fip_in = fl_find_fip_in(frame, inner);
+	if (!fip_in)
+		return;
+	routed->next = &fip_in->next;
+	routed->fixed = fl_ip(fip_in->next.dnat);
+	routed->flow.from_inside = false;
+	routed->flow.key.router = fip_in->router;
+	routed->flow.netnsid = fip_in->netnsid;
+	routed->flow.fip = inner->ip.daddr;
+}
+
+/* Flows without a translation have nothing that Linux could have chosen. */
+fl_inline bool fl_is_translated(const struct fl_next *next)
+{
+	return next->flags & FL_NEXT_SNAT || fl_ip(next->dnat);
+}
+
+fl_inline bool fl_is_vouched_for(void)
+{
+	const __u32 key = 0;
+	const struct fl_config *config = bpf_map_lookup_elem(&fl_config, &key);
+
+	return config && (__s32)(config->lease_end - fl_now()) > 0;
+}
+
+fl_inline struct fl_verdict fl_journey(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner,
+				       struct fl_routed *routed, bool has_flow)
+{
+	struct fl_verdict verdict = fl_check_ip(frame, inner);
+
+	if (fl_is_decided(verdict))
+		return verdict;
+	if (!fl_is_vouched_for())
+		return fl_to_linux(FL_REASON_LEASE);
+	if (!routed->next)
+		return fl_to_linux(FL_REASON_NO_DEST);
+	if (has_flow && fl_is_translated(routed->next) && !fl_is_our_flow(ctx, &routed->flow))
+		return fl_to_linux(FL_REASON_LINUX_FLOW);
+	return fl_route(ctx, frame, inner, routed->next, routed->source);
+}
+
+fl_inline struct fl_verdict fl_router_ipv4(struct fl_ctx *ctx, const struct fl_frame *frame,
+					   const struct fl_source *source, struct fl_inner *inner)
+{
+	struct fl_routed routed = {};
+	struct fl_verdict verdict = fl_parse_ip(ctx, frame, inner);
+	bool has_flow;
+
+	if (fl_is_decided(verdict))
+		return verdict;
+	fl_find_routed(frame, source, inner, &routed);
+	has_flow = fl_identify_flow(ctx, &inner->ip, routed.fixed, &routed.flow);
+	verdict = fl_journey(ctx, frame, inner, &routed, has_flow);
+	if (verdict.kind == FL_LINUX && verdict.reason != FL_REASON_LINUX_FLOW && has_flow)
+		fl_give_flow_back(ctx, &routed.flow);
+	return verdict;
+}
+
+/* @device: number of the device that the packet comes in by. */
+fl_inline struct fl_verdict fl_router(struct fl_ctx *ctx, __u32 device)
+{
+	struct fl_source_key key = {.ifindex = device};
+	const struct fl_source *source;
+	struct fl_verdict verdict;
+	struct fl_inner inner;
+
+	if (ctx->mark >= FL_FIRST_NUMBER)
+		return fl_cross(ctx, device);
+	source = bpf_map_lookup_elem(&fl_sources, &key);
+	if (!source || source->role != FL_ROLE_ROUTER)
+		return fl_to_linux(FL_REASON_BETWEEN_ROUTERS);
+	/* A mark that somebody gave it on the L2 may mean something to the router's rules. */
+	if (ctx->mark)
+		return fl_to_linux(FL_REASON_NO_SOURCE);
+	const struct fl_frame frame = {
+		.hook = FL_HOOK_TC_ROUTER,
+		.len = ctx_len(ctx),
+		.segment = source->segment,
+		.port = source->port,
+		.flags = source->flags,
+	};
+
+	if (!ctx_pull(ctx, FL_INNER_PULL))
+		return fl_to_linux(FL_REASON_PULL_FAILED);
+	verdict = fl_parse_eth(ctx, &frame, &inner);
+	if (fl_is_decided(verdict))
+		return verdict;
+	if (inner.eth.proto == bpf_htons(ETH_P_ARP)) {
+		if (!fl_is_vouched_for())
+			return fl_to_linux(FL_REASON_ARP_OTHER);
+		verdict = fl_arp_stage(ctx, &frame, &inner, NULL);
+		return fl_is_decided(verdict) ? verdict : fl_to_linux(FL_REASON_ARP_OTHER);
+	}
+	if (fl_is_multicast_mac(&inner.eth.dmac))
+		return fl_to_linux(FL_REASON_FLOOD);
+	if (inner.eth.proto != bpf_htons(ETH_P_IP))
+		return fl_to_linux(FL_REASON_NOT_IPV4);
+	return fl_router_ipv4(ctx, &frame, source, &inner);
+}
+
+#endif

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "datapath/router_attacher.hpp"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fmt/format.h>
+#include <net/if.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <set>
+
+#include "datapath/clsact.hpp"
+#include "datapath/device_query.hpp"
+#include "datapath/preflight.hpp"
+#include "datapath/router_stub.hpp"
+#include "linux/netns.hpp"
+
+namespace fiplane {
+
+namespace {
+
+constexpr const char* kStagesMap = "fl_stages";
+
+std::string directory_of(const PinPaths& paths, const NetnsName& netns) {
+    return fmt::format("{}/{}", paths.routers(), netns);
+}
+
+std::string pin_of(const PinPaths& paths, const std::pair<NetnsName, std::string>& place) {
+    return fmt::format("{}/{}", directory_of(paths, place.first), place.second);
+}
+
+/// The index of the device that a link is on; 0: it is gone.
+int device_of(int link) {
+    bpf_link_info info{};
+    std::uint32_t length = sizeof(info);
+    if (bpf_link_get_info_by_fd(link, &info, &length) != 0 || info.type != BPF_LINK_TYPE_TCX) return 0;
+    return static_cast<int>(info.tcx.ifindex);
+}
+
+/// Runs `what` inside a namespace; absence of the namespace is fine, for what was there is gone with it.
+template <typename What>
+Result<> inside(const NetnsName& name, What what) {
+    auto netns = Netns::open(name);
+    if (!netns) return {};
+    auto guard = NetnsGuard::enter(*netns);
+    if (!guard) return pass_on(guard);
+    return what();
+}
+
+/// Takes our filter off a device, if there is one.
+Result<> remove_filter(const NetnsName& netns, const std::string& device) {
+    return inside(netns, [&]() -> Result<> {
+        const int ifindex = static_cast<int>(if_nametoindex(device.c_str()));
+        return ifindex == 0 ? Result<>{} : clsact_detach({FL_HOOK_TC_ROUTER, ifindex});
+    });
+}
+
+/// Every pin: namespace and device.
+Result<std::vector<std::pair<NetnsName, std::string>>> all_pins(const PinPaths& paths) {
+    std::vector<std::pair<NetnsName, std::string>> out;
+    const auto names = list_pins(paths.routers());
+    if (!names) return std::unexpected(names.error());
+    for (const auto& netns : *names) {
+        const auto devices = list_pins(directory_of(paths, netns));
+        if (!devices) return std::unexpected(devices.error());
+        for (const auto& device : *devices)
+            out.emplace_back(netns, device);
+        if (devices->empty()) rmdir(directory_of(paths, netns).c_str());
+    }
+    return out;
+}
+
+/// The program array whose entry 0 all devices' programs call. It must be pinned: the kernel empties one that nothing
+/// in userspace refers to any more.
+Result<UniqueFd> open_stages(const PinPaths& paths) {
+    const std::string path = paths.map(kStagesMap);
+    UniqueFd stages(bpf_obj_get(path.c_str()));
+    if (stages) return stages;
+    stages = UniqueFd(
+        bpf_map_create(BPF_MAP_TYPE_PROG_ARRAY, kStagesMap, sizeof(std::uint32_t), sizeof(std::uint32_t), 1, nullptr));
+    if (!stages) return fail_errno(errno, "cannot make BPF map", kStagesMap);
+    if (const int error = bpf_obj_pin(stages.get(), path.c_str()); error != 0)
+        return fail_errno(error, "cannot pin a BPF map", path);
+    return stages;
+}
+
+}  // namespace
+
+Result<RouterAttacher> RouterAttacher::open(PinPaths paths, UniqueFd program, TcBackend tc) {
+    if (auto made = make_pin_directory(paths.routers()); !made) return pass_on(made);
+    auto stages = open_stages(paths);
+    if (!stages) return pass_on(stages);
+    const std::uint32_t key = 0;
+    const int fd = program.get();
+    if (bpf_map_update_elem(stages->get(), &key, &fd, BPF_ANY) != 0)
+        return fail_errno(errno, "cannot make tc_router the tail of devices' programs");
+    RouterAttacher attacher(std::move(paths), std::move(program), std::move(*stages), tc);
+    if (auto done = attacher.take_over(); !done) return pass_on(done);
+    return attacher;
+}
+
+Result<> RouterAttacher::take_over() {
+    const auto pins = all_pins(paths_);
+    if (!pins) return std::unexpected(pins.error());
+    for (const Place& place : *pins) {
+        UniqueFd fd(bpf_obj_get(pin_of(paths_, place).c_str()));
+        if (tc_ == TcBackend::kClsact) {
+            held_.emplace(place, UniqueFd{});
+        } else if (!fd || device_of(fd.get()) == 0) {
+            if (auto done = forget(place); !done) return done;
+        } else {
+            held_.emplace(place, std::move(fd));
+        }
+    }
+    return {};
+}
+
+Result<> RouterAttacher::attach(const std::vector<DeviceRole>& devices) {
+    attachments_.clear();
+    std::set<Place> wanted;
+    for (const DeviceRole& device : devices)
+        wanted.emplace(device.netns, device.name);
+    std::vector<Place> unwanted;
+    for (const auto& [place, link] : held_) {
+        if (!wanted.contains(place)) unwanted.push_back(place);
+    }
+    Result<> first_error;
+    const auto note = [&](Result<> done) {
+        if (!done && first_error) first_error = std::move(done);
+    };
+    for (const Place& place : unwanted)
+        note(detach(place));
+    for (const DeviceRole& device : devices) {
+        Attachment result{device.ifindex, device.name, FL_HOOK_TC_ROUTER, "none", device.refused, device.netns};
+        note(attach_one(device, result));
+        attachments_.push_back(std::move(result));
+    }
+    return first_error;
+}
+
+/// Whether what is held there still is where the device is now: it goes with its device, of which there may be another.
+bool RouterAttacher::lives(const DeviceRole& device) const {
+    const auto found = held_.find({device.netns, device.name});
+    if (found == held_.end()) return false;
+    if (found->second) return device_of(found->second.get()) == device.ifindex;
+    bool there = false;
+    const auto asked = inside(device.netns, [&]() -> Result<> {
+        auto query = DeviceQuery::open();
+        if (!query) return pass_on(query);
+        const auto filters = query->filters(device.ifindex, false);
+        there = filters && std::ranges::any_of(*filters, is_our_filter);
+        return {};
+    });
+    return asked && there;
+}
+
+Result<> RouterAttacher::attach_one(const DeviceRole& device, Attachment& result) {
+    const Place place{device.netns, device.name};
+    const bool tcx = tc_ == TcBackend::kTcx;
+    const bool there = lives(device);
+    if (!there) {
+        if (auto done = forget(place); !done) return done;
+        if (!device.refused.empty()) return {};
+    }
+    Result<> done;
+    if (!there) done = inside(device.netns, [&] { return attach_here(place, device); });
+    if (!done) {
+        // The device may be gone; what comes of that the next look at Linux tells.
+        result.why = done.error().message();
+        return {};
+    }
+    result.mode = tcx ? "tcx" : "clsact";
+    if (device.refused.empty())
+        result.why = tcx ? "the kernel has tcx links" : "the kernel has no tcx links (they came with 6.6)";
+    return {};
+}
+
+/// In the device's namespace. Its program stays for as long as the device lives: an upgrade changes the tail alone.
+Result<> RouterAttacher::attach_here(const Place& place, const DeviceRole& device) {
+    auto stub = load_router_stub(device.number, stages_.get(), BPF_TCX_INGRESS);
+    if (!stub) return pass_on(stub);
+    if (auto made = make_pin_directory(directory_of(paths_, device.netns)); !made) return made;
+    const std::string pin = pin_of(paths_, place);
+    UniqueFd link;
+    if (tc_ == TcBackend::kTcx) {
+        link = UniqueFd(bpf_link_create(stub->get(), device.ifindex, BPF_TCX_INGRESS, nullptr));
+        if (!link) return fail_errno(errno, "cannot attach tc_router by tcx", place.first + "/" + place.second);
+    }
+    // Of a filter the pin is a mark. It comes first, so that there is never a filter without one.
+    const int pinned = link ? link.get() : stub->get();
+    if (const int error = bpf_obj_pin(pinned, pin.c_str()); error != 0) return fail_errno(error, "cannot pin", pin);
+    if (!link) {
+        if (auto done = clsact_attach({FL_HOOK_TC_ROUTER, device.ifindex}, stub->get()); !done) return done;
+    }
+    held_.insert_or_assign(place, std::move(link));
+    return {};
+}
+
+/// Without a word to the kernel: there is nothing any more.
+Result<> RouterAttacher::forget(const Place& place) {
+    held_.erase(place);
+    if (auto done = unlink_pin(pin_of(paths_, place)); !done) return done;
+    rmdir(directory_of(paths_, place.first).c_str());  // of a namespace without devices of ours
+    return {};
+}
+
+Result<> RouterAttacher::detach(const Place& place) {
+    const auto found = held_.find(place);
+    if (found == held_.end()) return {};
+    if (found->second) {
+        const int error = bpf_link_detach(found->second.get());
+        if (error != 0 && error != -ENOLINK && error != -ENODEV)
+            return fail_errno(error, "cannot detach tc_router", place.first + "/" + place.second);
+    } else if (auto done = remove_filter(place.first, place.second); !done) {
+        return done;
+    }
+    return forget(place);
+}
+
+Result<> RouterAttacher::detach_all() {
+    attachments_.clear();
+    std::vector<Place> places;
+    for (const auto& [place, link] : held_)
+        places.push_back(place);
+    Result<> first_error;
+    for (const Place& place : places) {
+        auto done = detach(place);
+        if (!done && first_error) first_error = std::move(done);
+    }
+    return first_error;
+}
+
+Result<> RouterAttacher::remove_pins(const PinPaths& paths) {
+    const auto pins = all_pins(paths);
+    if (!pins) return std::unexpected(pins.error());
+    for (const Place& place : *pins) {
+        const UniqueFd fd(bpf_obj_get(pin_of(paths, place).c_str()));
+        // EINVAL: a program, which marks one of our clsact filters.
+        if (fd && bpf_link_detach(fd.get()) == -EINVAL) {
+            if (auto done = remove_filter(place.first, place.second); !done) return done;
+        }
+        if (auto done = unlink_pin(pin_of(paths, place)); !done) return done;
+        rmdir(directory_of(paths, place.first).c_str());
+    }
+    if (rmdir(paths.routers().c_str()) != 0 && errno != ENOENT)
+        return fail_errno(errno, "cannot remove a directory of pins", paths.routers());
+    return {};
+}
+
+}  // namespace fiplane
