@@ -6,7 +6,8 @@
  *
  *  - A packet of a flow in fl_flows is carried.
  *  - Any other is carried, and its flow remembered, if conntrack of its router has no entry for it: it is the first
- *    packet, or one that Linux would take for the first. Else it is Linux's.
+ *    packet, or one that Linux would take for the first. And if answers would be carried, too, for Linux makes nothing of
+ *    an answer without a question. Else it is Linux's.
  *  - What must go to Linux in mid-life (a fragment, an expiring TTL, a row that is gone) takes the flow along: a packet
  *    from inside leaves conntrack the entry that its flow has. One from outside needs none, since what comes in is
  *    translated by address alone.
@@ -23,6 +24,7 @@
 #include "lib/maps.h"
 #include "lib/nat.h"
 #include "lib/parse.h"
+#include "lib/route.h"
 #include "lib/stats.h"
 #include "lib/verdict.h"
 #include "lib/wire.h"
@@ -37,9 +39,13 @@ union fl_l4 {
 struct fl_flow_id {
 	struct fl_flow_key key;
 	__be32 fip; /* what the inside becomes outside; 0: it has no floating IP (any more) */
-	__be32 dnat; /* see fl_flow */
+	__be32 dnat; /* what the packet's destination becomes, ... */
+	__u32 dnat_router; /* ... and by whom: from inside it is a floating IP of this node then */
+	__u32 out_port; /* by which it leaves the last router */
+	struct fl_mac out_mac; /* of that port */
 	__s32 netnsid; /* of the router, as the namespace knows it in which the packet is; -1: the same */
 	bool from_inside;
+	bool one_entry; /* FL_NEXT_ONE_ENTRY */
 	bool may_begin; /* false: an answer to something, by its kind */
 	bool has_ports; /* TCP and UDP: conntrack can be asked */
 	bool is_closing;
@@ -138,15 +144,15 @@ fl_inline bool fl_identify_flow(struct fl_ctx *ctx, const struct iphdr *ip, __be
 }
 
 /*
- * May the flow, which is not known, become the programs' with this packet? Of what goes out the answers are asked for,
- * too: Linux may have chosen, for another flow, the port that this one has.
+ * Does conntrack, as far as it can be asked, not know the flow? Of what goes out the answers are asked for, too: Linux may
+ * have chosen, for another flow, the port that this one has.
  */
-fl_inline bool fl_may_take_flow(struct __sk_buff *ctx, const struct fl_flow_id *id)
+fl_inline bool fl_ct_lacks_flow(struct __sk_buff *ctx, const struct fl_flow_id *id)
 {
 	struct bpf_sock_tuple tuple = id->tuple;
 
 	if (!id->has_ports)
-		return id->may_begin;
+		return true;
 	if (!fl_ct_lacks(ctx, &tuple, id->key.protocol, id->netnsid))
 		return false;
 	if (!id->from_inside)
@@ -158,13 +164,65 @@ fl_inline bool fl_may_take_flow(struct __sk_buff *ctx, const struct fl_flow_id *
 	return fl_ct_lacks(ctx, &tuple, id->key.protocol, id->netnsid);
 }
 
+fl_inline bool fl_remember_flow(const struct fl_flow_key *key, __be32 fip, __be32 dnat, __u32 flags)
+{
+	struct fl_flow flow = {.flags = flags, .last_use = fl_now()};
+
+	fl_set_ip(flow.fip, fip);
+	fl_set_ip(flow.dnat, dnat);
+	return bpf_map_update_elem(&fl_flows, key, &flow, BPF_ANY) == 0;
+}
+
+/* Are there rows for answers, where they will come in? */
+fl_inline bool fl_has_way_back(const struct fl_flow_id *id)
+{
+	const __be32 inside = fl_ip(id->key.inside);
+	const __be32 outside = fl_ip(id->key.outside);
+
+	if (id->from_inside && !id->dnat) {
+		struct fl_fip_key key = {.segment = id->out_port};
+		const struct fl_fip_in *fip_in;
+
+		fl_set_ip(key.fip, id->fip);
+		fip_in = bpf_map_lookup_elem(&fl_fip_in, &key);
+		return fip_in && fl_ip(fip_in->next.dnat) == inside;
+	}
+	struct fl_vm_key key = {.port = id->out_port};
+	const struct fl_next *back;
+	const struct fl_vm *vm;
+
+	fl_set_ip(key.fixed, id->dnat);
+	*(struct fl_mac *)key.router_mac = id->out_mac;
+	vm = bpf_map_lookup_elem(&fl_vms, &key);
+	if (!vm || fl_ip(vm->fip) != (id->from_inside ? outside : id->fip))
+		return false;
+	back = fl_find_next(vm->domain, id->from_inside ? id->fip : outside);
+	return back && back->out.kind == FL_OUT_PORT && back->flags & FL_NEXT_SNAT &&
+	       (!id->from_inside || fl_ip(back->dnat) == inside);
+}
+
+/*
+ * A flow to a floating IP of this node is another one to the router that has that: the answers come to it from inside.
+ * What answers an echo tells nothing by which it could be taken for a first packet.
+ */
+fl_inline void fl_remember_answers(const struct fl_flow_id *id)
+{
+	struct fl_flow_key key = {.router = id->dnat_router, .protocol = id->key.protocol};
+
+	fl_set_ip(key.inside, id->dnat);
+	fl_set_ip(key.outside, id->fip);
+	key.inside_port = id->key.outside_port;
+	key.outside_port = id->key.inside_port;
+	fl_remember_flow(&key, fl_ip(id->key.outside), id->one_entry ? fl_ip(id->key.inside) : 0, 0);
+}
+
 /*
  * Is the packet's flow the programs'? With its first packet it becomes theirs. Global, like the next one, so that the
  * verifier sees it alone and once.
  */
 __noinline bool fl_is_our_flow(struct __sk_buff *ctx, const struct fl_flow_id *id)
 {
-	struct fl_flow fresh = {};
+	const bool turns = id && id->from_inside && id->dnat;
 	struct fl_flow *flow;
 
 	if (!id)
@@ -174,15 +232,16 @@ __noinline bool fl_is_our_flow(struct __sk_buff *ctx, const struct fl_flow_id *i
 		if (id->is_closing)
 			flow->flags |= FL_FLOW_CLOSING;
 		fl_stamp(&flow->last_use);
+		if (turns && !id->has_ports && id->may_begin)
+			fl_remember_answers(id);
 		return true;
 	}
-	if (!fl_may_take_flow(ctx, id))
+	if (!id->may_begin || !fl_has_way_back(id) || !fl_ct_lacks_flow(ctx, id))
 		return false;
-	fl_set_ip(fresh.fip, id->fip);
-	fl_set_ip(fresh.dnat, id->dnat);
-	fresh.flags = (id->from_inside ? FL_FLOW_FROM_INSIDE : 0) | (id->is_closing ? FL_FLOW_CLOSING : 0);
-	fresh.last_use = fl_now();
-	return bpf_map_update_elem(&fl_flows, &id->key, &fresh, BPF_ANY) == 0;
+	if (turns)
+		fl_remember_answers(id);
+	return fl_remember_flow(&id->key, id->fip, turns && id->one_entry ? id->dnat : 0,
+				(id->from_inside ? FL_FLOW_FROM_INSIDE : 0) | (id->is_closing ? FL_FLOW_CLOSING : 0));
 }
 
 /*

@@ -52,8 +52,11 @@ fl_inline struct fl_verdict fl_check_journey(struct fl_ctx *ctx, const struct fl
 	return fl_go_on();
 }
 
-/* Sends the packet on the journey @next. @fip: address that its source becomes if the journey says so. */
-fl_inline struct fl_verdict fl_route(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner,
+/*
+ * Sends the packet on the journey @next, which fl_check_journey() has nothing against. @fip: address that its source
+ * becomes if the journey says so.
+ */
+fl_inline struct fl_verdict fl_carry(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner,
 				     struct fl_next *next, __be32 fip)
 {
 	const __be32 saddr = next->flags & FL_NEXT_SNAT ? fip : inner->ip.saddr;
@@ -63,9 +66,6 @@ fl_inline struct fl_verdict fl_route(struct fl_ctx *ctx, const struct fl_frame *
 	struct fl_verdict verdict;
 	struct fl_nat nat;
 
-	verdict = fl_check_journey(ctx, frame, inner, next);
-	if (fl_is_decided(verdict))
-		return verdict;
 	verdict = fl_plan_nat(ctx, frame, &inner->ip, saddr, daddr, &nat);
 	if (fl_is_decided(verdict))
 		return verdict;
@@ -85,6 +85,14 @@ fl_inline struct fl_verdict fl_route(struct fl_ctx *ctx, const struct fl_frame *
 	if (fl_ip(next->dnat))
 		fl_count_fip_in(old_daddr, fl_l3_len(frame));
 	return verdict;
+}
+
+fl_inline struct fl_verdict fl_route(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner,
+				     struct fl_next *next, __be32 fip)
+{
+	const struct fl_verdict verdict = fl_check_journey(ctx, frame, inner, next);
+
+	return fl_is_decided(verdict) ? verdict : fl_carry(ctx, frame, inner, next, fip);
 }
 
 /* A packet for a floating IP, addressed to the router port that has it. */

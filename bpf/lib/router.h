@@ -44,6 +44,15 @@ struct fl_routed {
 	struct fl_flow_id flow;
 };
 
+fl_inline void fl_note_way(const struct fl_next *next, struct fl_flow_id *flow)
+{
+	flow->out_port = next->out.port;
+	flow->out_mac = *fl_mac(next->smac);
+	flow->dnat = fl_ip(next->dnat);
+	flow->dnat_router = next->router;
+	flow->one_entry = next->flags & FL_NEXT_ONE_ENTRY;
+}
+
 fl_inline void fl_find_routed(const struct fl_frame *frame, const struct fl_source *source,
 			      const struct fl_inner *inner, struct fl_routed *routed)
 {
@@ -57,8 +66,8 @@ fl_inline void fl_find_routed(const struct fl_frame *frame, const struct fl_sour
 	if (vm) {
 		routed->source = routed->flow.fip = fl_ip(vm->fip);
 		routed->next = fl_find_next(vm->domain, inner->ip.daddr);
-		if (routed->next && routed->next->flags & FL_NEXT_ONE_ENTRY)
-			routed->flow.dnat = fl_ip(routed->next->dnat);
+		if (routed->next)
+			fl_note_way(routed->next, &routed->flow);
 		return;
 	}
 	fip_in = fl_find_fip_in(frame, inner);
@@ -66,8 +75,9 @@ fl_inline void fl_find_routed(const struct fl_frame *frame, const struct fl_sour
 		return;
 	routed->next = &fip_in->next;
 	routed->fixed = fl_ip(fip_in->next.dnat);
+	fl_note_way(routed->next, &routed->flow);
 	routed->flow.from_inside = false;
-	routed->flow.key.router = fip_in->router;
+	routed->flow.key.router = fip_in->next.router;
 	routed->flow.netnsid = fip_in->netnsid;
 	routed->flow.fip = inner->ip.daddr;
 }
@@ -97,9 +107,12 @@ fl_inline struct fl_verdict fl_journey(struct fl_ctx *ctx, const struct fl_frame
 		return fl_to_linux(FL_REASON_LEASE);
 	if (!routed->next)
 		return fl_to_linux(FL_REASON_NO_DEST);
+	verdict = fl_check_journey(ctx, frame, inner, routed->next);
+	if (fl_is_decided(verdict))
+		return verdict;
 	if (has_flow && fl_is_translated(routed->next) && !fl_is_our_flow(ctx, &routed->flow))
 		return fl_to_linux(FL_REASON_LINUX_FLOW);
-	return fl_route(ctx, frame, inner, routed->next, routed->source);
+	return fl_carry(ctx, frame, inner, routed->next, routed->source);
 }
 
 fl_inline struct fl_verdict fl_router_ipv4(struct fl_ctx *ctx, const struct fl_frame *frame,

@@ -288,6 +288,7 @@ struct fl_next {
 	__u32 mtu; /* smallest MTU on the slow path, bytes of L3 packet */
 	__u32 flags; /* FL_NEXT_* */
 	__u32 last_use; /* seconds of CLOCK_MONOTONIC at the last packet; written by the programs only */
+	__u32 router; /* of those that are followed: number of the namespace that translates the destination; 0: none does */
 	struct fl_out out;
 };
 
@@ -301,8 +302,7 @@ struct fl_fip_in {
 	__u8 router_mac[6]; /* the frame must be addressed to this MAC (fg- or qg-) */
 	__u8 pad[2];
 	struct fl_next next;
-	__u32 router; /* FL_ROLE_ROUTER: number of the namespace that translates, in which conntrack is asked */
-	__s32 netnsid; /* of that one, as the namespace sees it in which the packet comes in; -1: the same */
+	__s32 netnsid; /* of next.router, in which conntrack is asked, as the namespace sees it in which the packet comes in; -1: the same */
 };
 
 /*
@@ -435,7 +435,7 @@ FL_STATIC_ASSERT(sizeof(struct fl_fdb_key) == 12, "fl_fdb_key");
 FL_STATIC_ASSERT(sizeof(struct fl_fdb) == 68, "fl_fdb");
 FL_STATIC_ASSERT(sizeof(struct fl_arp_key) == 8, "fl_arp_key");
 FL_STATIC_ASSERT(sizeof(struct fl_arp) == 8, "fl_arp");
-FL_STATIC_ASSERT(sizeof(struct fl_next) == 92, "fl_next");
+FL_STATIC_ASSERT(sizeof(struct fl_next) == 96, "fl_next");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_key) == 8, "fl_fip_key");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_in) == 108, "fl_fip_in");
 FL_STATIC_ASSERT(sizeof(struct fl_vm_key) == 16, "fl_vm_key");

@@ -35,7 +35,7 @@ Response refuse(Error error) {
 
 }  // namespace
 
-Result<std::unique_ptr<Agent>> Agent::create(AgentOptions options, Topology topology) {
+Result<std::unique_ptr<Agent>> Agent::create(AgentOptions options, std::optional<Topology> topology) {
     if (auto privileged = require_privileges("run the agent"); !privileged) return pass_on(privileged);
     auto instance = SingleInstance::acquire();
     if (!instance) return pass_on(instance);
@@ -63,9 +63,8 @@ Agent::Agent(AgentOptions options, EventLoop loop, SingleInstance instance, Cont
       started_(EventLoop::Clock::now()) {}
 
 Result<> Agent::run() {
-    const Topology& topology = manager_->topology();
-    spdlog::info("fiplane {} manages node {} of topology {} ({}), fast path {}", FIPLANE_VERSION, manager_->node(),
-                 topology.name, topology.file, manager_->fast_path_is_on() ? "on" : "off");
+    spdlog::info("fiplane {} {}, fast path {}", FIPLANE_VERSION, describe(),
+                 manager_->fast_path_is_on() ? "on" : "off");
     if (auto started = manager_->start(); !started) return started;
     if (auto watched = loop_.watch(signals_.get(), EPOLLIN, [this](std::uint32_t) { on_signal(); }); !watched)
         return watched;
@@ -78,6 +77,12 @@ Result<> Agent::run() {
     return loop_.run();
 }
 
+std::string Agent::describe() const {
+    const Topology* topology = manager_->topology();
+    if (topology == nullptr) return fmt::format("follows Neutron's routers on node {}", manager_->node());
+    return fmt::format("manages node {} of topology {} ({})", manager_->node(), topology->name, topology->file);
+}
+
 void Agent::on_signal() {
     signalfd_siginfo info{};
     while (read(signals_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
@@ -85,14 +90,20 @@ void Agent::on_signal() {
             reload_by_signal();
             continue;
         }
-        spdlog::info("stopping: the overlay stays, and {}; `fiplane teardown` removes what was built",
-                     manager_->fast_path_is_on() ? "the fast path goes on without the agent" : "the fast path is off");
+        if (options_.follows()) {
+            spdlog::info("stopping: Linux takes over within {} s; `fiplane detach` removes the programs",
+                         kLease.count());
+        } else {
+            spdlog::info(
+                "stopping: the overlay stays, and {}; `fiplane teardown` removes what was built",
+                manager_->fast_path_is_on() ? "the fast path goes on without the agent" : "the fast path is off");
+        }
         loop_.stop();
     }
 }
 
 void Agent::reload_by_signal() {
-    spdlog::info("SIGHUP: reloading {}", options_.topology_file);
+    spdlog::info("SIGHUP: reload");
     const auto done = reload();
     if (done) return;
     for (const Mistake& mistake : done.error().mistakes)
@@ -110,6 +121,9 @@ Response Agent::handle(const Request& request) {
 }
 
 Response Agent::reload() {
+    if (options_.follows())
+        return refuse(
+            {ExitCode::kUsage, "this agent follows Neutron's routers: there is no topology to reload", {}, {}});
     auto loaded = load_topology(options_.topology_file);
     if (!loaded.topology) {
         return std::unexpected(Refusal{to_error(loaded.mistakes, options_.topology_file), options_.topology_file,
@@ -118,7 +132,7 @@ Response Agent::reload() {
     auto changes = manager_->replace_topology(std::move(*loaded.topology));
     if (!changes) return refuse(std::move(changes.error()));
     spdlog::info("topology {} reloaded: {} changes", options_.topology_file, *changes);
-    return nlohmann::json{{"topology", manager_->topology().name},
+    return nlohmann::json{{"topology", manager_->topology()->name},
                           {"file", options_.topology_file},
                           {"changes", *changes},
                           {"waiting_for", manager_->waiting_for()}};
@@ -134,10 +148,7 @@ Response Agent::switch_fast_path(const Request& request) {
 }
 
 Response Agent::explain(const Request& request) const {
-    const std::string text = request.text("address");
-    const auto address = Ipv4::parse(text);
-    if (!address) return refuse({ExitCode::kUsage, "this is no IPv4 address", text, "for example 172.24.5.1"});
-    auto result = explain_json(status(), *address);
+    auto result = explain_json(status(), request.text("address"));
     if (!result) return refuse(std::move(result.error()));
     return std::move(*result);
 }

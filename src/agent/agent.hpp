@@ -8,6 +8,8 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "agent/control_server.hpp"
 #include "agent/event_loop.hpp"
@@ -22,8 +24,9 @@ namespace fiplane {
 class Agent {
   public:
     /// Checks everything that can be checked before something is changed: privileges, another agent, devices, names
-    /// that others use, kernel features. `topology` is what options.topology_file holds now.
-    [[nodiscard]] static Result<std::unique_ptr<Agent>> create(AgentOptions options, Topology topology);
+    /// that others use, kernel features. `topology` is what options.topology_file holds now; none if routers are
+    /// followed.
+    [[nodiscard]] static Result<std::unique_ptr<Agent>> create(AgentOptions options, std::optional<Topology> topology);
     ~Agent() = default;
     Agent(const Agent&) = delete;
     Agent& operator=(const Agent&) = delete;
@@ -41,6 +44,7 @@ class Agent {
     [[nodiscard]] Response switch_fast_path(const Request& request);
     [[nodiscard]] Response explain(const Request& request) const;
     [[nodiscard]] AgentStatus status() const;
+    [[nodiscard]] std::string describe() const;
 
     AgentOptions options_;
     EventLoop loop_;  // before all that registers with it

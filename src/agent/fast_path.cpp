@@ -30,6 +30,14 @@ std::string describe(const FipReport& report) {
     return text;
 }
 
+bool is_at(const Attachment& attachment, const DeviceRole& role) {
+    return attachment.netns == role.netns && attachment.ifindex == role.ifindex;
+}
+
+std::string place_of(const Attachment& attachment) {
+    return attachment.netns.empty() ? attachment.device : attachment.netns + "/" + attachment.device;
+}
+
 }  // namespace
 
 Result<> FastPath::turn_on() {
@@ -85,15 +93,14 @@ Result<> FastPath::update(const Snapshot& snapshot, const Scope& scope) {
 Result<> FastPath::detach_from_lost_devices() {
     const auto in_place = [&](const Attachment& attachment) {
         return attachment.mode == "none" || std::ranges::any_of(compiled_.devices, [&](const DeviceRole& role) {
-                   return role.ifindex == attachment.ifindex && role.refused.empty();
+                   return is_at(attachment, role) && (role.refused.empty() || role.kind == DeviceRole::Kind::kRouter);
                });
     };
     const auto& attached = datapath_->attachments();
     if (std::ranges::all_of(attached, in_place)) return {};
     std::vector<DeviceRole> kept;
     for (const DeviceRole& role : compiled_.devices) {
-        if (std::ranges::any_of(attached, [&](const Attachment& a) { return a.ifindex == role.ifindex; }))
-            kept.push_back(role);
+        if (std::ranges::any_of(attached, [&](const Attachment& a) { return is_at(a, role); })) kept.push_back(role);
     }
     return datapath_->attach(kept);
 }
@@ -150,17 +157,17 @@ void FastPath::log_differences(const Compiled& before) const {
 void FastPath::log_attachments(const std::vector<Attachment>& before) const {
     const auto& now = datapath_->attachments();
     const auto same_place = [](const Attachment& a, const Attachment& b) {
-        return a.ifindex == b.ifindex && a.hook == b.hook;
+        return a.netns == b.netns && a.ifindex == b.ifindex && a.hook == b.hook;
     };
     for (const Attachment& attachment : now) {
         const auto old = std::ranges::find_if(before, [&](const Attachment& b) { return same_place(attachment, b); });
         if (old != before.end() && old->mode == attachment.mode && old->why == attachment.why) continue;
-        spdlog::info("device {}: {} {}{}{}", attachment.device, hook_name(attachment.hook), attachment.mode,
+        spdlog::info("device {}: {} {}{}{}", place_of(attachment), hook_name(attachment.hook), attachment.mode,
                      attachment.why.empty() ? "" : ": ", attachment.why);
     }
     for (const Attachment& old : before) {
         if (std::ranges::none_of(now, [&](const Attachment& a) { return same_place(a, old); }))
-            spdlog::info("device {}: {} detached", old.device, hook_name(old.hook));
+            spdlog::info("device {}: {} detached", place_of(old), hook_name(old.hook));
     }
 }
 

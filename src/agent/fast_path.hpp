@@ -34,6 +34,8 @@ class FastPath {
     [[nodiscard]] Result<> turn_off();
     [[nodiscard]] bool is_on() const { return on_; }
 
+    /// See Datapath.
+    [[nodiscard]] Result<> vouch(std::chrono::seconds lease) { return on_ ? datapath_->vouch(lease) : Result<>{}; }
     /// Removes the rows that translate to or from these addresses, at once.
     [[nodiscard]] Result<> withdraw(const std::vector<Ipv4>& addresses);
 

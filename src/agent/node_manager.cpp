@@ -28,18 +28,23 @@ std::uint32_t fast_path_seconds() {
 
 }  // namespace
 
-Result<std::unique_ptr<NodeManager>> NodeManager::create(const AgentOptions& options, Topology topology,
+Result<std::unique_ptr<NodeManager>> NodeManager::create(const AgentOptions& options, std::optional<Topology> topology,
                                                          EventLoop& loop) {
-    auto reconciler = Reconciler::open(std::move(topology), options.node, options.build);
-    if (!reconciler) return pass_on(reconciler);
-    std::unique_ptr<NodeManager> manager(new NodeManager(options, std::move(*reconciler), loop));
+    std::optional<Reconciler> reconciler;
+    if (topology) {
+        auto opened = Reconciler::open(std::move(*topology), options.node, options.build);
+        if (!opened) return pass_on(opened);
+        reconciler = std::move(*opened);
+    }
+    std::unique_ptr<NodeManager> manager(new NodeManager(options, std::move(reconciler), loop));
     if (auto opened = manager->open_datapath(options.fast_path); !opened) return pass_on(opened);
     if (auto opened = manager->open_observer(); !opened) return pass_on(opened);
     return manager;
 }
 
-NodeManager::NodeManager(const AgentOptions& options, Reconciler reconciler, EventLoop& loop)
+NodeManager::NodeManager(const AgentOptions& options, std::optional<Reconciler> reconciler, EventLoop& loop)
     : loop_(loop),
+      node_(options.node),
       build_options_(options.build),
       reconciler_(std::move(reconciler)),
       fast_path_(options.datapath),
@@ -52,7 +57,7 @@ NodeManager::NodeManager(const AgentOptions& options, Reconciler reconciler, Eve
 Result<> NodeManager::open_datapath(bool on) {
     if (!on) return fast_path_.turn_off();
     if (auto opened = fast_path_.turn_on(); !opened) return opened;
-    return fast_path_.try_forced_xdp(reconciler_.underlay_device());
+    return reconciler_ ? fast_path_.try_forced_xdp(reconciler_->underlay_device()) : Result<>{};
 }
 
 Result<> NodeManager::open_observer() {
@@ -77,6 +82,7 @@ Result<> NodeManager::start() {
     const auto accelerated = update_fast_path();
     if (hopeless(accelerated)) return accelerated;
     record(accelerating_, accelerated);
+    renew_lease();
 
     loop_.after(1s, [this] { on_second(); });
     return loop_.watch(observer_->fd(), EPOLLIN, [this](std::uint32_t) { on_observer(); });
@@ -133,8 +139,8 @@ void NodeManager::settle() {
         if (changes_applied_ != applied_before) {
             accelerating_.due = true;
             // What was built belongs into the snapshot before it is compiled. The next round plans again, which shows
-            // that all is well, or what somebody else did meanwhile: it need not be a change to the snapshot, if that has
-            // been undone which was built.
+            // that all is well, or what somebody else did meanwhile: it need not be a change to the snapshot, if that
+            // has been undone which was built.
             record(observing_, observe());
             building_.due = true;
             schedule_settle(kGather);
@@ -155,6 +161,7 @@ Result<> NodeManager::observe() {
 }
 
 Result<> NodeManager::mend() {
+    if (!reconciler_) return {};
     const Reconciler::Hooks hooks{
         .withdraw =
             [this](const std::vector<Ipv4>& addresses) {
@@ -165,7 +172,7 @@ Result<> NodeManager::mend() {
         .may_change = [this] { return may_mend(); },
         .changed = [this](const Step&) { ++changes_applied_; },
     };
-    const auto announcements = reconciler_.reconcile(hooks);
+    const auto announcements = reconciler_->reconcile(hooks);
     if (!announcements) return std::unexpected(announcements.error());
     for (const Announcement& announcement : *announcements)
         announcer_.announce(announcement);
@@ -187,12 +194,23 @@ bool NodeManager::may_mend() {
 
 Result<> NodeManager::update_fast_path() {
     if (!observer_->ready()) return fail(ExitCode::kFailed, "nothing can be compiled before Linux has been read");
-    return fast_path_.update(observer_->snapshot(), reconciler_.scope());
+    Scope scope;
+    scope.follows = !reconciler_;
+    return fast_path_.update(observer_->snapshot(), reconciler_ ? reconciler_->scope() : scope);
+}
+
+/// Vouches for the tables unless they may be wrong. Rows that did not fit are none: their packets are Linux's.
+void NodeManager::renew_lease() {
+    if (reconciler_ || !fast_path_.is_on() || !outcome_of(observing_)) return;
+    const auto accelerated = outcome_of(accelerating_);
+    if (!accelerated && accelerated.error().code != ExitCode::kTableFull) return;
+    problems_.record("vouching for the tables", fast_path_.vouch(kLease));
 }
 
 void NodeManager::on_second() {
     loop_.after(1s, [this] { on_second(); });
     if (!fast_path_.is_on()) return;
+    renew_lease();
     keepalives_.tick(
         fast_path_.compiled().keepalives, fast_path_seconds(),
         [this](const fl_dest_key& key) { return fast_path_.last_use(key); },
@@ -208,7 +226,7 @@ void NodeManager::on_second() {
 Result<std::size_t> NodeManager::replace_topology(Topology topology) {
     auto reconciler = Reconciler::open(std::move(topology), node(), build_options_);
     if (!reconciler) return pass_on(reconciler);
-    reconciler_ = std::move(*reconciler);
+    reconciler_.emplace(std::move(*reconciler));
     const auto applied_before = changes_applied_;
     mends_ = TokenBucket(kMendBurst, kMendRefill);  // what was asked for is no mending
     building_.due = accelerating_.due = true;
@@ -224,6 +242,7 @@ Result<> NodeManager::switch_fast_path(bool on) {
         observer_->invalidate();  // whose programs are on the devices is known only while the datapath is loaded
         accelerating_.due = true;
         settle();
+        renew_lease();
     }
     return on ? outcome_of(accelerating_) : Result<>{};
 }
@@ -234,10 +253,15 @@ Result<> NodeManager::outcome_of(const Activity& activity) const {
     return std::unexpected(problem->second.error);
 }
 
+std::vector<std::string> NodeManager::waiting_for() const {
+    return reconciler_ ? reconciler_->waiting_for() : std::vector<std::string>{};
+}
+
 AgentStatus NodeManager::status() const {
     AgentStatus now;
     now.node = node();
-    now.topology = &topology();
+    now.topology = topology();
+    now.routers = neutron_routers(observer_->snapshot());
     now.fast_path = fast_path_.is_on();
     now.compiled = &fast_path_.compiled();
     now.left_out = &fast_path_.left_out();

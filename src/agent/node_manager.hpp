@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keeps one node right: Linux as the topology says, the fast path as Linux says.
+// Keeps one node right: Linux as the topology says, the fast path as Linux says. Or only the latter, where routers that
+// somebody else builds are followed: then there is no topology, and nothing of Linux is changed.
 //
 // A notification leads to settle(): observe what changed, mend our own objects if something configured differs, observe
 // again, compile, sync. The first notification is served at once, those that follow are gathered for a few ms.
@@ -26,12 +27,17 @@
 
 namespace fiplane {
 
+/// For so long the tables of routers that are followed hold without a word from the agent. Longer than it takes to
+/// start a new one, and than anything for which this one waits.
+inline constexpr std::chrono::seconds kLease{30};
+
 class NodeManager {
   public:
     /// Checks all that can be checked before something is changed: devices, names that others use, kernel features.
     /// The loop must outlive the manager.
-    [[nodiscard]] static Result<std::unique_ptr<NodeManager>> create(const AgentOptions& options, Topology topology,
-                                                                     EventLoop& loop);
+    /// `topology`: none if routers are followed.
+    [[nodiscard]] static Result<std::unique_ptr<NodeManager>> create(const AgentOptions& options,
+                                                                     std::optional<Topology> topology, EventLoop& loop);
     ~NodeManager() = default;
     NodeManager(const NodeManager&) = delete;
     NodeManager& operator=(const NodeManager&) = delete;
@@ -41,13 +47,15 @@ class NodeManager {
     [[nodiscard]] Result<> start();
 
     /// Everything that can be wrong is found before the old topology is let go. Returns how many changes were made.
+    /// Only of a node that has a topology.
     [[nodiscard]] Result<std::size_t> replace_topology(Topology topology);
     [[nodiscard]] Result<> switch_fast_path(bool on);
 
-    [[nodiscard]] const Topology& topology() const { return reconciler_.topology(); }
-    [[nodiscard]] const std::string& node() const { return reconciler_.node(); }
+    /// Null: routers are followed.
+    [[nodiscard]] const Topology* topology() const { return reconciler_ ? &reconciler_->topology() : nullptr; }
+    [[nodiscard]] const std::string& node() const { return node_; }
     [[nodiscard]] bool fast_path_is_on() const { return fast_path_.is_on(); }
-    [[nodiscard]] const std::vector<std::string>& waiting_for() const { return reconciler_.waiting_for(); }
+    [[nodiscard]] std::vector<std::string> waiting_for() const;
     /// All that the manager knows; what concerns the process (pid, uptime) is left to the caller.
     [[nodiscard]] AgentStatus status() const;
 
@@ -62,7 +70,7 @@ class NodeManager {
         EventLoop::TimerId retry_timer = 0;
     };
 
-    NodeManager(const AgentOptions& options, Reconciler reconciler, EventLoop& loop);
+    NodeManager(const AgentOptions& options, std::optional<Reconciler> reconciler, EventLoop& loop);
     [[nodiscard]] Result<> open_datapath(bool on);
     [[nodiscard]] Result<> open_observer();
 
@@ -75,12 +83,14 @@ class NodeManager {
     [[nodiscard]] Result<> observe();
     [[nodiscard]] Result<> mend();
     [[nodiscard]] Result<> update_fast_path();
+    void renew_lease();
     [[nodiscard]] bool may_mend();
     [[nodiscard]] Result<> outcome_of(const Activity& activity) const;
 
     EventLoop& loop_;
+    std::string node_;
     BuildOptions build_options_;
-    Reconciler reconciler_;
+    std::optional<Reconciler> reconciler_;  ///< none: somebody else builds
     FastPath fast_path_;
     std::unique_ptr<Observer> observer_;
     Announcer announcer_;

@@ -11,12 +11,14 @@
 namespace fiplane {
 
 struct AgentOptions {
-    std::string topology_file;
+    std::string topology_file;  ///< empty: nothing is built here; routers that somebody else builds are followed
     std::string node;
     std::string socket = kDefaultSocket;
     bool fast_path = true;
     BuildOptions build;
     DatapathOptions datapath;
+
+    [[nodiscard]] bool follows() const { return topology_file.empty(); }
 };
 
 }  // namespace fiplane

@@ -59,7 +59,8 @@ json floating_ip_json(const AgentStatus& status, FipReport report) {
 json devices_json(const std::vector<Attachment>& attachments) {
     json rows = json::array();
     for (const Attachment& attachment : attachments) {
-        rows.push_back({{"device", attachment.device},
+        rows.push_back({{"netns", attachment.netns},
+                        {"device", attachment.device},
                         {"hook", hook_name(attachment.hook)},
                         {"mode", attachment.mode},
                         {"why", attachment.why}});
@@ -147,6 +148,13 @@ std::string whereabouts(const AgentStatus& status, const FloatingIp& floating_ip
     return fmt::format("it lives on node {} ({}, router {})", name, target, router);
 }
 
+/// Is it translated by the router, or passes the namespace, that `name` is (the id of)?
+bool passes(const FipReport& report, const std::string& name) {
+    const std::string id = neutron_id(report.router);
+    if (report.router == name || (!id.empty() && (id == name || id == neutron_id(name)))) return true;
+    return std::ranges::any_of(report.steps_in, [&](const WalkStep& step) { return step.netns == name; });
+}
+
 json walks_json(const AgentStatus& status, const FipReport& report) {
     json row = floating_ip_json(status, report);
     row.update(steps_json(report));
@@ -172,17 +180,23 @@ Share share_of(const std::vector<CounterValue>& counters) {
 
 json status_json(const AgentStatus& status) {
     const Share share = share_of(status.counters);
+    const Topology* topology = status.topology;
+    json routers = json::array();
+    for (const NeutronRouter& router : status.routers)
+        routers.push_back(router_json(router, status.compiled->fips));
     json floating_ips = json::array();
     for (const FipReport& report : status.compiled->fips)
         floating_ips.push_back(floating_ip_json(status, report));
     return {{"node", status.node},
-            {"topology", {{"name", status.topology->name}, {"file", status.topology->file}}},
+            {"topology", topology == nullptr ? json() : json{{"name", topology->name}, {"file", topology->file}}},
+            {"follows", topology == nullptr ? json("neutron") : json()},
             {"agent", {{"pid", status.pid}, {"uptime_seconds", status.uptime.count()}, {"version", FIPLANE_VERSION}}},
             {"fast_path", status.fast_path},
             {"share", share.ratio()},
             {"packets", share.counted},
             {"hooks", hooks_json(status.counters)},
             {"devices", devices_json(status.attachments)},
+            {"routers", std::move(routers)},
             {"floating_ips", std::move(floating_ips)},
             {"counters", counters_json(status.counters)},
             {"notes", status.compiled->notes},
@@ -191,28 +205,38 @@ json status_json(const AgentStatus& status) {
             {"statistics", statistics_json(status)}};
 }
 
-Result<json> explain_json(const AgentStatus& status, Ipv4 address) {
+Result<json> explain_json(const AgentStatus& status, const std::string& text) {
+    const auto address = Ipv4::parse(text);
     json here = json::array();
     std::set<Ipv4> shown;
     for (const FipReport& report : status.compiled->fips) {
-        if (report.fip != address && report.fixed != address) continue;
+        const bool asked = address ? report.fip == *address || report.fixed == *address : passes(report, text);
+        if (!asked) continue;
         here.push_back(walks_json(status, report));
         shown.insert(report.fip);
     }
     json elsewhere = json::array();
-    for (const FloatingIp& floating_ip : status.topology->floating_ips) {
-        if (floating_ip.address != address && floating_ip.fixed_ip != address) continue;
-        if (shown.contains(floating_ip.address)) continue;
-        elsewhere.push_back({{"floating_ip", floating_ip.address.str()},
-                             {"fixed_ip", floating_ip.fixed_ip.str()},
-                             {"where", whereabouts(status, floating_ip)}});
+    if (address && status.topology != nullptr) {
+        for (const FloatingIp& floating_ip : status.topology->floating_ips) {
+            if (floating_ip.address != *address && floating_ip.fixed_ip != *address) continue;
+            if (shown.contains(floating_ip.address)) continue;
+            elsewhere.push_back({{"floating_ip", floating_ip.address.str()},
+                                 {"fixed_ip", floating_ip.fixed_ip.str()},
+                                 {"where", whereabouts(status, floating_ip)}});
+        }
     }
-    if (here.empty() && elsewhere.empty()) {
-        return fail(
-            ExitCode::kFailed, "neither a floating IP nor the fixed IP of one", address.str(),
-            fmt::format("`fiplane status` lists those of this node; the topology is {}", status.topology->file));
+    if (!here.empty() || !elsewhere.empty())
+        return json{{"address", text}, {"node", status.node}, {"here", here}, {"elsewhere", elsewhere}};
+    if (!address) {
+        return fail(ExitCode::kUsage,
+                    "neither an IPv4 address nor a namespace, or id, of a router with floating IPs here", text,
+                    "for example 172.24.5.1; `fiplane status` lists them");
     }
-    return json{{"address", address.str()}, {"node", status.node}, {"here", here}, {"elsewhere", elsewhere}};
+    return fail(
+        ExitCode::kFailed, "neither a floating IP nor the fixed IP of one", text,
+        status.topology == nullptr
+            ? "`fiplane status` lists those of this node"
+            : fmt::format("`fiplane status` lists those of this node; the topology is {}", status.topology->file));
 }
 
 }  // namespace fiplane

@@ -16,6 +16,7 @@
 #include "agent/problems.hpp"
 #include "core/compile.hpp"
 #include "core/model.hpp"
+#include "core/neutron.hpp"
 #include "datapath/datapath.hpp"
 #include "observe/observer.hpp"
 
@@ -23,7 +24,8 @@ namespace fiplane {
 
 struct AgentStatus {
     std::string node;
-    const Topology* topology = nullptr;
+    const Topology* topology = nullptr;  ///< null: routers that somebody else built are followed, ...
+    std::vector<NeutronRouter> routers;  ///< ... namely these
     int pid = 0;
     std::chrono::seconds uptime{};
     bool fast_path = false;
@@ -52,8 +54,9 @@ struct Share {
 };
 [[nodiscard]] Share share_of(const std::vector<CounterValue>& counters);
 
-/// Everything known about an address, floating or fixed: the walks of this node ("here"; several, if tenants share a
-/// fixed address) and what the topology has without a walk here ("elsewhere"). kFailed if nobody knows it.
-[[nodiscard]] Result<nlohmann::json> explain_json(const AgentStatus& status, Ipv4 address);
+/// Everything known about what `text` names: a floating IP, a fixed IP, a router's namespace or its id. The walks of
+/// this node ("here"; several, if tenants share a fixed address) and what the topology has without a walk here
+/// ("elsewhere"). kFailed if nobody knows it, kUsage if it can be none of these.
+[[nodiscard]] Result<nlohmann::json> explain_json(const AgentStatus& status, const std::string& text);
 
 }  // namespace fiplane

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// fiplane agent: builds the node, keeps it right, and accelerates it, until it is stopped.
+// fiplane agent: builds the node, keeps it right, and accelerates it, until it is stopped. Or accelerates what somebody
+// else builds.
 #include "agent/agent.hpp"
 
 #include <spdlog/sinks/stdout_color_sinks.h>
@@ -9,6 +10,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "cli/common.hpp"
 #include "cli/terminal.hpp"
@@ -22,6 +24,7 @@ const std::map<std::string, XdpMode> kXdpModes{
 
 struct Options {
     AgentOptions agent;
+    std::string follow;
     std::string fast_path = "on";
     std::string xdp = "auto";
     std::string log_level = "info";
@@ -44,13 +47,23 @@ ExitCode run(Options options) {
     set_up_log(options.log_level);
     options.agent.fast_path = options.fast_path == "on";
     options.agent.datapath.xdp = kXdpModes.at(options.xdp);
-    std::error_code status;
-    const auto absolute = std::filesystem::absolute(options.agent.topology_file, status);
-    if (!status) options.agent.topology_file = absolute.string();
-
-    auto topology = load_or_print(options.agent.topology_file);
-    if (!topology) return ExitCode::kBadTopology;
-    auto agent = Agent::create(std::move(options.agent), std::move(*topology));
+    if (options.follow.empty() == options.agent.topology_file.empty()) {
+        return print_error({ExitCode::kUsage,
+                            options.follow.empty() ? "neither a topology nor whom to follow is given"
+                                                   : "a node is either built from a topology or followed",
+                            {},
+                            "give either --topology FILE or --follow neutron"});
+    }
+    std::optional<Topology> topology;
+    if (options.follow.empty()) {
+        std::error_code status;
+        const auto absolute = std::filesystem::absolute(options.agent.topology_file, status);
+        if (!status) options.agent.topology_file = absolute.string();
+        topology = load_or_print(options.agent.topology_file);
+        if (!topology) return ExitCode::kBadTopology;
+    }
+    options.agent.datapath.follows = options.agent.follows();
+    auto agent = Agent::create(std::move(options.agent), std::move(topology));
     if (!agent) return print_error(agent.error());
     if (const auto ended = (*agent)->run(); !ended) return print_error(ended.error());
     return ExitCode::kOk;
@@ -76,8 +89,11 @@ void add_datapath_options(Verb& verb, Options& options) {
 void add_agent(CommandLine& line) {
     Verb verb = line.verb("agent", "Build this node, keep it right and accelerate it; runs in the foreground");
     auto options = std::make_shared<Options>();
-    verb.required_option({.names = "--topology", .help = "the topology file", .type = "FILE"},
-                         options->agent.topology_file);
+    verb.option({.names = "--topology", .help = "the topology file", .type = "FILE"}, options->agent.topology_file);
+    verb.option({.names = "--follow",
+                 .help = "carry the traffic of routers that a Neutron L3 agent builds; no topology, nothing is built",
+                 .choices = {"neutron"}},
+                options->follow);
     add_node_option(verb, options->agent.node);
     add_datapath_options(verb, *options);
     add_state_dir_option(verb, options->agent.build.state_dir);
@@ -92,8 +108,12 @@ void add_agent(CommandLine& line) {
 place: the overlay is Linux's, the fast path is pinned and goes on with the tables as they are. A new agent takes over
 what it finds. `fiplane teardown` removes it all.
 
-Example:
-  fiplane agent --topology /etc/fiplane/topology.yaml --node subnode1)");
+With --follow, Linux takes over from the programs within 30 s of the agent's end, without losing a connection.
+`fiplane detach` removes them.
+
+Examples:
+  fiplane agent --topology /etc/fiplane/topology.yaml --node subnode1
+  fiplane agent --follow neutron)");
     verb.does([options] { return run(*options); });
 }
 

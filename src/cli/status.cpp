@@ -35,7 +35,12 @@ void print_head(const json& status) {
     const json& agent = status.at("agent");
     const bool on = status.at("fast_path").get<bool>();
     fmt::print("node      {}\n", text(status, "node"));
-    fmt::print("topology  {} ({})\n", text(status.at("topology"), "name"), text(status.at("topology"), "file"));
+    const json& topology = status.at("topology");
+    if (topology.is_null()) {
+        fmt::print("follows   routers of {}\n", text(status, "follows"));
+    } else {
+        fmt::print("topology  {} ({})\n", text(topology, "name"), text(topology, "file"));
+    }
     fmt::print("agent     pid {}, up {}, version {}\n", agent.at("pid").get<int>(),
                duration(agent.at("uptime_seconds").get<std::int64_t>()), text(agent, "version"));
     fmt::print("fast path {}\n", on ? coloured(Colour::kGreen, "on") : coloured(Colour::kYellow, "off"));
@@ -62,7 +67,8 @@ void print_devices(const json& devices) {
     TextTable table({{"device"}, {"hook"}, {"mode"}, {"why"}});
     for (const json& row : devices) {
         const std::string mode = text(row, "mode");
-        table.add({text(row, "device"),
+        const std::string netns = text(row, "netns");
+        table.add({netns.empty() ? text(row, "device") : netns + "/" + text(row, "device"),
                    text(row, "hook"),
                    {mode, mode == "none" ? Colour::kYellow : Colour::kNone},
                    text(row, "why")});
@@ -70,7 +76,7 @@ void print_devices(const json& devices) {
     table.print();
 }
 
-void print_floating_ips(const json& rows) {
+void print_floating_ips(const json& rows, bool followed) {
     if (rows.empty()) return;
     print_title("floating IPs");
     TextTable table({{"floating IP"},
@@ -84,8 +90,8 @@ void print_floating_ips(const json& rows) {
         const bool fast = text(row, "state") == "fast";
         table.add({text(row, "floating_ip"),
                    text(row, "fixed_ip"),
-                   text(row, "router"),
-                   text(row, "port"),
+                   followed ? text(row, "router_id") : text(row, "router"),
+                   text(row, followed ? "network" : "port"),
                    number(row, "in_packets"),
                    number(row, "out_packets"),
                    {state_of(row), fast ? Colour::kGreen : Colour::kYellow}});
@@ -146,7 +152,11 @@ ExitCode run(const Options& options) {
     print_head(*status);
     print_problems(status->at("problems"));
     print_devices(status->at("devices"));
-    print_floating_ips(status->at("floating_ips"));
+    if (!status->at("routers").empty()) {
+        print_title("routers");
+        print_routers(status->at("routers"));
+    }
+    print_floating_ips(status->at("floating_ips"), status->at("topology").is_null());
     print_counters(*status);
     print_sentences("stays slow", status->at("notes"));
     print_sentences("waiting for", status->at("waiting_for"));

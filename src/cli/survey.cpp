@@ -2,7 +2,6 @@
 // fiplane survey: which traffic of routers that a Neutron L3 agent built here could be carried in BPF, and why the rest
 // could not. Reads Linux, changes nothing, needs no agent.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <memory>
 
@@ -35,22 +34,10 @@ Result<Snapshot> read_linux() {
     return observer->snapshot();
 }
 
-json router_json(const NeutronRouter& router, const Compiled& compiled) {
-    json floating_ips = json::array();
-    for (const FipReport& report : compiled.fips) {
-        if (neutron_id(report.router) == router.id) floating_ips.push_back(report.fip.str());
-    }
-    return {{"id", router.id},
-            {"kind", describe(router)},
-            {"namespaces", router.namespaces},
-            {"ports", router.ports},
-            {"floating_ips", floating_ips}};
-}
-
 json survey_json(const Snapshot& snapshot, const Compiled& compiled, std::optional<Ipv4> address) {
     json routers = json::array();
     for (const NeutronRouter& router : neutron_routers(snapshot))
-        routers.push_back(router_json(router, compiled));
+        routers.push_back(router_json(router, compiled.fips));
     json floating_ips = json::array();
     for (const FipReport& report : compiled.fips) {
         if (address && report.fip != *address && report.fixed != *address) continue;
@@ -81,13 +68,7 @@ void print_survey(const json& survey) {
         return;
     }
     fmt::print("{}\n", coloured(Colour::kBold, "routers"));
-    TextTable routers({{"router"}, {"kind"}, {"ports"}, {"floating IPs", TextTable::Align::kRight}});
-    for (const json& row : rows) {
-        routers.add({text(row, "id"), text(row, "kind"),
-                     fmt::format("{}", fmt::join(row.at("ports").get<std::vector<std::string>>(), " ")),
-                     std::to_string(row.at("floating_ips").size())});
-    }
-    routers.print();
+    print_routers(rows);
     if (!survey.at("floating_ips").empty()) {
         fmt::print("\n{}\n", coloured(Colour::kBold, "floating IPs"));
         TextTable table({{"floating IP"}, {"fixed IP"}, {"router"}, {"by"}, {"state"}});
@@ -95,7 +76,7 @@ void print_survey(const json& survey) {
             const bool fast = text(row, "state") == "fast";
             table.add({text(row, "floating_ip"),
                        text(row, "fixed_ip"),
-                       neutron_id(text(row, "router")),
+                       text(row, "router_id"),
                        text(row, "network"),
                        {state_of(row), fast ? Colour::kGreen : Colour::kYellow}});
         }

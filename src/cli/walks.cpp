@@ -2,6 +2,7 @@
 #include "cli/walks.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "cli/terminal.hpp"
 
@@ -36,6 +37,16 @@ std::string state_of(const json& row) {
     if (row.at("fast_in").get<bool>()) return "slow out: " + out;
     if (row.at("fast_out").get<bool>()) return "slow in: " + in;
     return fmt::format("slow in: {}; out: {}", in, out);
+}
+
+void print_routers(const json& rows) {
+    TextTable table({{"router"}, {"kind"}, {"ports"}, {"floating IPs", TextTable::Align::kRight}});
+    for (const json& row : rows) {
+        table.add({text(row, "id"), text(row, "kind"),
+                   fmt::format("{}", fmt::join(row.at("ports").get<std::vector<std::string>>(), " ")),
+                   std::to_string(row.at("floating_ips").size())});
+    }
+    table.print();
 }
 
 void print_directions(const json& walk) {

@@ -10,6 +10,9 @@ namespace fiplane::cli {
 /// "fast", or why not; one reason if both directions have the same.
 [[nodiscard]] std::string state_of(const nlohmann::json& row);
 
+/// A table of routers: id, kind, ports, how many floating IPs.
+void print_routers(const nlohmann::json& rows);
+
 /// What becomes of packets in each direction, and the numbered steps of it.
 void print_directions(const nlohmann::json& walk);
 

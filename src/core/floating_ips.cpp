@@ -136,7 +136,6 @@ void FloatingIps::try_from(const BridgePort& leg, Ipv4 address) {
 /// Where the programs find the conntrack that knows the floating IP's flows. False, with the reason, if nowhere.
 bool FloatingIps::add_translator(const BridgePort& leg, const NetnsIndex& translator, fl_fip_in& row,
                                  std::string& reason) const {
-    row.router = world_.l2.number_of(translator);
     row.netnsid = -1;
     if (&translator == leg.router) return true;
     const auto& ids = leg.router->view().netnsids;

@@ -343,6 +343,7 @@ Journey Walker::walk(const BridgePort& leg, const Source& source, const Prefix& 
                    .routers = 0},
                   with_steps);
     if (journey.dnat) copy_bytes(journey.next.dnat, *journey.dnat);
+    if (leg.segment->is_foreign() && journey.dnat) journey.next.router = l2_.number_of(*journey.translator);
     if (leg.segment->is_foreign() && journey.fast) shorten(journey, *leg.router);
     return journey;
 }

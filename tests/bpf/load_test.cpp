@@ -75,7 +75,7 @@ TEST_CASE("nanoseconds per packet of the main paths, hot", "[.bench]") {
         next.dmac[i] = world.fg_mac.bytes[i];
     const auto set_pair = [&] {
         world.set_fip_in(next);
-        fl_fip_in back{.router_mac = {}, .pad = {}, .next = next, .router = 0, .netnsid = 0};
+        fl_fip_in back{.router_mac = {}, .pad = {}, .next = next, .netnsid = 0};
         for (std::size_t i = 0; i < 6; ++i)
             back.router_mac[i] = world.fg_mac.bytes[i];
         for (std::size_t i = 0; i < 4; ++i)

@@ -198,7 +198,7 @@ fl_next World::next_to_client() const {
 void World::set_fip_in(const fl_next& next) {
     fl_fip_key key{.segment = kExternal, .fip = {}};
     copy(fip, key.fip);
-    fl_fip_in row{.router_mac = {}, .pad = {}, .next = next, .router = 0, .netnsid = 0};
+    fl_fip_in row{.router_mac = {}, .pad = {}, .next = next, .netnsid = 0};
     copy(fg_mac, row.router_mac);
     programs.put("fl_fip_in", key, row);
 }

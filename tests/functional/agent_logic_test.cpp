@@ -234,8 +234,24 @@ TEST_CASE("A floating IP is fast only while its rows can be used", "[agent-logic
     CHECK(row().at("state") == "slow");
     CHECK(status_json(status).at("share").is_null());
 
-    CHECK(explain_json(status, report.fixed)->at("here").size() == 1);
-    CHECK(explain_json(status, address("192.0.2.1")).error().code == ExitCode::kFailed);
+    CHECK(explain_json(status, report.fixed.str())->at("here").size() == 1);
+    CHECK(explain_json(status, "192.0.2.1").error().code == ExitCode::kFailed);
+    CHECK(explain_json(status, "nonsense").error().code == ExitCode::kUsage);
+
+    // Routers of others: known by namespace and by id, and there is no topology.
+    compiled.fips[0].router = "qrouter-7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01";
+    compiled.fips[0].steps_in = {{"fip-e5d2a9c4-30b7-47f0-9d57-0c8be4a7f102", "route"}};
+    status.topology = nullptr;
+    status.routers = {
+        {.id = "7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01", .namespaces = {compiled.fips[0].router}, .ports = {}}};
+    for (const char* name : {"qrouter-7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01", "7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01",
+                             "fip-e5d2a9c4-30b7-47f0-9d57-0c8be4a7f102", "10.1.0.1"})
+        CHECK(explain_json(status, name)->at("here").size() == 1);
+    CHECK(explain_json(status, "192.0.2.1").error().code == ExitCode::kFailed);
+    CHECK(status_json(status).at("topology").is_null());
+    CHECK(status_json(status).at("follows") == "neutron");
+    CHECK(status_json(status).at("routers").at(0).at("floating_ips").at(0) == report.fip.str());
+    CHECK(row().at("router_id") == "7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01");
 }
 
 TEST_CASE("A problem counts its attempts and goes when things work again", "[agent-logic]") {

@@ -164,7 +164,7 @@ TEST_CASE("floating IPs of a distributed router that is followed are fast both w
     CHECK(in.next.out.ifindex == kFpr);
     CHECK(in.next.out.flags == FL_OUT_CROSS);
     CHECK(crossing(compiled, kRouter + "/rfp-1", kRouter + "/qr-1") == std::pair(kQr, 0U));
-    CHECK(in.router == number(kRouter));
+    CHECK(in.next.router == number(kRouter));
     CHECK(in.netnsid == 3);
 
     const fl_next* out = way(compiled, "10.10.1.11", "198.51.100.7");
