@@ -218,16 +218,19 @@ fl_inline void fl_remember_answers(const struct fl_flow_id *id)
 
 /*
  * Is the packet's flow the programs'? With its first packet it becomes theirs. Global, like the next one, so that the
- * verifier sees it alone and once.
+ * verifier sees it alone and once. (Up to 6.2 a key has to be on the stack of who looks it up.)
  */
 __noinline bool fl_is_our_flow(struct __sk_buff *ctx, const struct fl_flow_id *id)
 {
-	const bool turns = id && id->from_inside && id->dnat;
+	struct fl_flow_key key;
 	struct fl_flow *flow;
+	bool turns;
 
 	if (!id)
 		return false;
-	flow = bpf_map_lookup_elem(&fl_flows, &id->key);
+	turns = id->from_inside && id->dnat;
+	key = id->key;
+	flow = bpf_map_lookup_elem(&fl_flows, &key);
 	if (flow) {
 		if (id->is_closing)
 			flow->flags |= FL_FLOW_CLOSING;
@@ -240,7 +243,7 @@ __noinline bool fl_is_our_flow(struct __sk_buff *ctx, const struct fl_flow_id *i
 		return false;
 	if (turns)
 		fl_remember_answers(id);
-	return fl_remember_flow(&id->key, id->fip, turns && id->one_entry ? id->dnat : 0,
+	return fl_remember_flow(&key, id->fip, turns && id->one_entry ? id->dnat : 0,
 				(id->from_inside ? FL_FLOW_FROM_INSIDE : 0) | (id->is_closing ? FL_FLOW_CLOSING : 0));
 }
 
@@ -251,18 +254,20 @@ __noinline bool fl_is_our_flow(struct __sk_buff *ctx, const struct fl_flow_id *i
 __noinline int fl_give_flow_back(struct __sk_buff *ctx, const struct fl_flow_id *id)
 {
 	struct bpf_sock_tuple tuple;
+	struct fl_flow_key key;
 	struct fl_flow *flow;
 
 	if (!id || !id->has_ports)
 		return 0;
-	flow = bpf_map_lookup_elem(&fl_flows, &id->key);
+	key = id->key;
+	flow = bpf_map_lookup_elem(&fl_flows, &key);
 	if (!flow)
 		return 0;
 	if (id->from_inside && id->fip && fl_ip(flow->fip) == id->fip) {
 		tuple = id->tuple;
-		fl_ct_adopt(ctx, &tuple, id->key.protocol, id->fip, fl_ip(flow->dnat));
+		fl_ct_adopt(ctx, &tuple, key.protocol, id->fip, fl_ip(flow->dnat));
 	}
-	bpf_map_delete_elem(&fl_flows, &id->key);
+	bpf_map_delete_elem(&fl_flows, &key);
 	return 0;
 }
 

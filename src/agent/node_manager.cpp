@@ -8,6 +8,8 @@
 #include <ctime>
 #include <utility>
 
+#include "linux/child_process.hpp"
+
 namespace fiplane {
 namespace {
 
@@ -55,6 +57,8 @@ NodeManager::NodeManager(const AgentOptions& options, std::optional<Reconciler> 
       mends_(kMendBurst, kMendRefill) {}
 
 Result<> NodeManager::open_datapath(bool on) {
+    // tc_router calls its functions.
+    if (!reconciler_) load_kernel_module("nf_nat");
     if (!on) return fast_path_.turn_off();
     if (auto opened = fast_path_.turn_on(); !opened) return opened;
     return reconciler_ ? fast_path_.try_forced_xdp(reconciler_->underlay_device()) : Result<>{};

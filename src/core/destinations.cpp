@@ -53,8 +53,9 @@ class Regions {
 
 /// A host without a floating IP of its own that asks for the domain's from there is not translated, but its question
 /// is: only conntrack knows to translate the answer back. That is where a router translates whatever comes in, as a
-/// legacy one.
-bool answers_need_state(const Domain& domain, const Prefix& region, const Journey& journey) {
+/// legacy one. Unless it gives the host an address of its own, to which the answer goes then (Neutron's rule for what
+/// is translated and comes from inside).
+bool answers_need_state(const Domain& domain, const Prefix& region, const Journey& journey, bool by_flow) {
     if (journey.snat || !domain.fip) return false;
     const auto passes = [&](const NetnsIndex* netns) {
         return std::ranges::find(journey.visited, netns) != journey.visited.end();
@@ -65,8 +66,24 @@ bool answers_need_state(const Domain& domain, const Prefix& region, const Journe
     nf::Packet question;
     question.iifname = journey.via;
     question.daddr = Prefix::host(*domain.fip);
-    const nf::Outcome outcome = netfilter.evaluate(nf::Hook::kPrerouting, question);
-    return outcome.dnat || outcome.stopped || outcome.by_source;
+    question.by_flow = by_flow;
+    if (region.length == 32) question.saddr = region.address;
+    netfilter.enter(question);
+    nf::Outcome outcome = netfilter.evaluate(nf::Hook::kPrerouting, question);
+    if (outcome.stopped || outcome.by_source) return true;
+    if (!outcome.dnat) return false;
+    if (region.length != 32) return true;
+    question.daddr = Prefix::host(*outcome.dnat);
+    question.dnat_done = true;
+    question.oifname = domain.leg->leg->name;
+    for (const nf::Hook hook : {nf::Hook::kForward, nf::Hook::kPostrouting}) {
+        question.marks = outcome.marks;
+        question.marks_invalid = outcome.marks_invalid;
+        question.marks_later = outcome.marks_later;
+        outcome = netfilter.evaluate(hook, question);
+        if (outcome.stopped || outcome.by_source) return true;
+    }
+    return !outcome.snat || outcome.snat == region.address;
 }
 
 /// Would the journey's rows leave some of the domain's senders out? Martians aside, for whom there are none.
@@ -87,14 +104,15 @@ bool is_turned_back_in_vain(const Domain& domain, const Journey& journey) {
 }
 
 /// Takes a journey's result into the tree.
-void add_destination(DestinationTree& tree, const Domain& domain, const Prefix& region, Journey&& journey,
+void add_destination(DestinationTree& tree, const Domain& domain, const Prefix& region, Journey&& journey, bool by_flow,
                      std::string& snat_by) {
     Destination& destination = tree.destinations[region];
     // A destination that is translated alone has answers from another address. And without an address of its own to be
     // translated to, a host's flows are conntrack's wherever they are translated.
     const bool stateless = journey.snat ? domain.is_translated() : !journey.dnat;
     const bool untouched = (journey.next.flags & FL_NEXT_LOCAL) != 0;
-    destination.fast = journey.fast && (untouched || (stateless && !answers_need_state(domain, region, journey)));
+    destination.fast =
+        journey.fast && (untouched || (stateless && !answers_need_state(domain, region, journey, by_flow)));
     if (!destination.fast) return;
     destination.next = journey.next;
     if (journey.dnat) destination.next.flags |= FL_NEXT_HAIRPIN;
@@ -204,7 +222,7 @@ DestinationTree walk_destinations(World& world, const Domain& domain, std::vecto
             for (const NetnsIndex* netns : journey.visited)
                 regions.add_inside(*netns, *region);
         }
-        add_destination(tree, domain, *region, std::move(journey), snat_by);
+        add_destination(tree, domain, *region, std::move(journey), world.scope.follows, snat_by);
     }
     return tree;
 }

@@ -15,6 +15,7 @@ Outcome merge(const std::vector<Path>& paths) {
     const Path& generic = paths.front();
     Outcome outcome;
     outcome.accepted = generic.accepted;
+    outcome.dropped_by = generic.dropped_by;
     outcome.dnat = generic.dnat;
     outcome.snat = generic.snat;
     outcome.snat_by = generic.snat_by;

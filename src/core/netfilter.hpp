@@ -212,6 +212,7 @@ struct SourceTest {
 /// but the source translation.
 struct Outcome {
     bool accepted = true;
+    std::string dropped_by;  ///< rule or policy, where it is not accepted
     std::optional<Ipv4> dnat;
     std::optional<Ipv4> snat;
     std::string snat_by;  ///< map or literal that gave `snat`: two packets with the same one are translated alike

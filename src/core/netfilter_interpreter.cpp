@@ -115,7 +115,9 @@ Leave Interpreter::run_base_chain(const HookChain& base) {
             stack.push_back({jump, 0});
         }
     }
-    return base.chain->policy_accept ? Leave::kAccept : Leave::kDrop;
+    if (base.chain->policy_accept) return Leave::kAccept;
+    path_.dropped_by = "policy of " + Ruleset::scoped_name(base.chain->family, base.chain->table, base.chain->name);
+    return Leave::kDrop;
 }
 
 Leave Interpreter::run_rule(const Chain& chain, const Rule& rule, const Chain** jump, bool* is_goto) {
@@ -130,6 +132,7 @@ Leave Interpreter::run_rule(const Chain& chain, const Rule& rule, const Chain** 
                 case VerdictKind::kAccept:
                     return Leave::kAccept;
                 case VerdictKind::kDrop:
+                    path_.dropped_by = describe(chain, rule);
                     return Leave::kDrop;
                 case VerdictKind::kReturn:
                     return Leave::kReturn;

@@ -31,6 +31,7 @@ struct Path {
     bool by_source = false;  ///< took a branch that only certain sources take
     std::string undecided;   ///< the first rule whose answer was guessed on this path
     std::string source_rule;
+    std::string dropped_by;  ///< rule or policy, where it is not accepted
 
     [[nodiscard]] bool same_but_snat(const Path& other) const {
         return accepted == other.accepted && dnat == other.dnat && notrack == other.notrack && marks == other.marks &&

@@ -87,7 +87,7 @@ bool Walker::Traversal::admit() {
 bool Walker::Traversal::hook(nf::Hook where, const char* name, nf::Outcome& outcome) {
     outcome = state.netns->netfilter().evaluate(where, packet, untracked);
     if (outcome.stopped) return stop(*outcome.stopped);
-    if (!outcome.accepted) return stop(std::string("netfilter drops it in ") + name);
+    if (!outcome.accepted) return stop(fmt::format("netfilter drops it in {}: {}", name, outcome.dropped_by));
     if (outcome.by_source) {
         if (state.source.kind == Source::Kind::kGeneric) {
             for (const nf::SourceTest& test : outcome.source_tests)

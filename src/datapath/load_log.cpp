@@ -65,6 +65,9 @@ constexpr std::array kCauses = {
     Cause{"too many instructions", ExitCode::kMissingFeature, "this kernel's verifier gives up on the program's size"},
     Cause{"program is too large", ExitCode::kMissingFeature, "this kernel's verifier gives up on the program's size"},
     Cause{"too complex", ExitCode::kMissingFeature, "this kernel's verifier gives up on the program's complexity"},
+    Cause{"kernel or module BTFs", ExitCode::kMissingFeature,
+          "the kernel lacks functions of connection tracking for BPF: 6.1 or later is needed, with type information of "
+          "modules and nf_nat loaded (modprobe nf_nat)"},
     Cause{"kernel BTF", ExitCode::kMissingFeature, "the kernel has no usable type information (BTF)"},
     Cause{"parameter mismatch", ExitCode::kFailed, "a pinned map is another program's: remove the pins"},
     Cause{"processed", ExitCode::kFailed,

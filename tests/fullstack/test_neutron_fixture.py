@@ -78,7 +78,7 @@ def restored(lab) -> Iterator[FixtureLab]:
     """The lab's routers, as they were again after the test."""
     original = lab.cloud
     yield lab
-    lab.sync(original)
+    lab.change(original)
 
 
 def mode_of(lab: FixtureLab) -> str:
@@ -395,7 +395,7 @@ def test_removed_floating_ip_is_silent(restored):
 def test_last_floating_ip_takes_the_translation_along(restored):
     """A distributed router without floating IPs here has no rule in POSTROUTING and snat."""
     lab = restored
-    lab.sync(lab.cloud.without_floating_ip(FIPS["green1"]))
+    lab.change(lab.cloud.without_floating_ip(FIPS["green1"]))
     nat = tables(lab, lab.netns("r2"))["nat"]
     left = [line for line in nat if line.startswith(("-A neutron-l3-agent-POSTROUTING", "-A neutron-l3-agent-snat"))]
     assert (left == []) == (mode_of(lab) != LEGACY), left
@@ -441,7 +441,7 @@ def test_deleted_router(restored):
     lab.outside.run(["ip", "neigh", "flush", "dev", "eth0"])
     green, red = in_parallel([lambda: ping(lab.outside, FIPS["green1"], 1), lambda: ping(lab.outside, FIPS["red1"])])
     assert green is None and red is not None
-    lab.sync(lab.cloud)
+    lab.change(lab.cloud)
     assert ping(lab.outside, FIPS["green1"]) is not None
 
 
@@ -452,7 +452,7 @@ def lab_router(lab: FixtureLab, name: str) -> dict:
 def test_interface_that_comes_and_goes(restored):
     lab = restored
     router = lab.cloud.router("r1")
-    lab.sync(lab.cloud.with_router(dataclasses.replace(router, networks=["red"])).without_floating_ip(FIPS["blue1"]))
+    lab.change(lab.cloud.with_router(dataclasses.replace(router, networks=["red"])).without_floating_ip(FIPS["blue1"]))
     for netns in [name for name in namespaces(lab) if name.endswith(lab.cloud.id("router/r1"))]:
         assert "10.2.0." not in lab.node.run_in(netns, "ip address; ip rule; ip route show table all; ip neigh")
     assert ping(lab.outside, FIPS["red1"]) is not None
@@ -463,13 +463,13 @@ def test_router_without_its_gateway(restored):
     lab, router = restored, restored.cloud.router("r1")
     netns, original = lab.netns("r1"), lab.cloud
     without = original.without_floating_ip(FIPS["red1"]).without_floating_ip(FIPS["blue1"])
-    lab.sync(without)  # or the server would not let the gateway go
-    lab.sync(without.with_router(dataclasses.replace(router, external=None, gateway=None)))
+    lab.change(without)  # or the server would not let the gateway go
+    lab.change(without.with_router(dataclasses.replace(router, external=None, gateway=None)))
     assert namespaces(lab).count(lab.netns("r1", "snat")) == 0
     here = lab.node.run_in(netns, "ip link; ip address; ip rule; ip route show table all; iptables-save")
     assert not [word for word in ("rfp-", "qg-", "203.0.113.", "lookup 16", "default via") if word in here]
     assert ping(lab.vms["red1"], "10.2.0.11") == 63
-    lab.sync(original)
+    lab.change(original)
     assert ping(lab.outside, FIPS["red1"]) is not None
     if mode_of(lab) != DVR:
         assert ping(lab.vms["red2"], lab.outside.address) is not None
@@ -479,7 +479,7 @@ def test_router_without_snat(restored):
     """enable_snat off: a VM without a floating IP leaves with its own address; to floating IPs of a legacy router, which must
     see the answers, it still is the gateway."""
     lab, router = restored, restored.cloud.router("r1")
-    lab.sync(lab.cloud.with_router(dataclasses.replace(router, enable_snat=False)))
+    lab.change(lab.cloud.with_router(dataclasses.replace(router, enable_snat=False)))
     if mode_of(lab) == DVR:
         return
     with tap_on(lab.outside) as tap:
@@ -507,7 +507,7 @@ def test_extra_routes(restored):
     router, netns = lab.cloud.router("r1"), lab.netns("r1")
     routes = [Route("10.77.0.0/24", "10.1.0.12"), Route("198.51.100.0/24", "203.0.113.9"),
               Route("10.78.0.0/24", "10.1.0.12"), Route("10.78.0.0/24", "10.2.0.11")]
-    lab.sync(lab.cloud.with_router(dataclasses.replace(router, routes=routes)))
+    lab.change(lab.cloud.with_router(dataclasses.replace(router, routes=routes)))
     red = device_name("qr-", lab.cloud.id("interface/r1/red"))
     here = lab.node.run_in(netns, "ip route")
     assert f"10.77.0.0/24 via 10.1.0.12 dev {red} proto static" in here
@@ -522,7 +522,7 @@ def test_extra_routes(restored):
         assert table > 1 << 31
         (route,) = json.loads(lab.node.run_in(lab.fip_netns, f"ip -j -d route show 198.51.100.0/24 table {table}"))
         assert (route["gateway"], route["protocol"]) == ("203.0.113.9", "boot")
-    lab.sync(lab.cloud.with_router(router))
+    lab.change(lab.cloud.with_router(router))
     assert "10.7" not in lab.node.run_in(netns, "ip route")
 
 
@@ -548,7 +548,7 @@ def test_floating_ip_of_an_unbound_port():
         assert address in lab.node.run_in(lab.netns("r1", "snat"), "ip -4 address")
         here = lab.node.run_in(lab.netns("r1"), "iptables-save; ip rule; ip neigh show nud permanent")
         assert address not in here and vip not in here
-        lab.sync(whole.without_floating_ip(address))
+        lab.change(whole.without_floating_ip(address))
         assert address not in lab.node.run_in(lab.netns("r1", "snat"), "ip -4 address; iptables-save")
 
 

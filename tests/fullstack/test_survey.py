@@ -104,7 +104,7 @@ def test_nothing_is_changed(lab):
 DAMAGE = {
     "a dropped destination": (
         "iptables -I FORWARD -d 10.1.0.11 -j DROP", "iptables -D FORWARD -d 10.1.0.11 -j DROP",
-        "reason_in", "netfilter drops it in forward"),
+        "reason_in", "netfilter drops it in forward: rule `-d 10.1.0.11/32 -j DROP` in ip filter FORWARD"),
     "a port that is filtered": (
         "iptables -I FORWARD -d 10.1.0.11 -p tcp --dport 25 -j REJECT",
         "iptables -D FORWARD -d 10.1.0.11 -p tcp --dport 25 -j REJECT",
@@ -160,10 +160,10 @@ def test_a_floating_ip_that_is_removed_is_gone(lab):
     original = lab.cloud
     fewer = [fip for fip in original.floating_ips if fip.address != FIPS["red1"]]
     try:
-        lab.sync(dataclasses.replace(original, floating_ips=fewer))
+        lab.change(dataclasses.replace(original, floating_ips=fewer))
         assert {row["floating_ip"] for row in survey(lab)["floating_ips"]} == {FIPS["blue1"], FIPS["green1"]}
     finally:
-        lab.sync(original)
+        lab.change(original)
 
 
 def test_bad_input(lab):

@@ -159,12 +159,15 @@ class FixtureLab:
         for vm in self.vms.values():
             vm.plug(self.fixture)
         if self._sync:
-            self.sync(self.cloud)
+            self.change(self.cloud)
 
-    def sync(self, cloud: Cloud) -> None:
+    def change(self, cloud: Cloud) -> None:
         """From now on the node's routers are those of this cloud. Its VMs are those of the one before."""
         self.cloud = cloud
         self.fixture.sync(cloud.sync_routers(self.host))
+
+    def run_in(self, netns: str, command: str, *, check: bool = True) -> str:
+        return self.node.run_in(netns, command, check=check)
 
     def netns(self, router: str, prefix: str = "qrouter") -> str:
         return f"{prefix}-{self.cloud.id(f'router/{router}')}"

@@ -279,12 +279,14 @@ TEST_CASE("what somebody adds to a router's rules makes what it is about slow", 
         return report.reason_in + " | " + report.reason_out;
     };
     CHECK(reason(distributed(with("filter", "-A FORWARD -d 10.10.1.11/32 -j DROP"))) ==
-          kRouter + ": netfilter drops it in forward | ");
+          kRouter + ": netfilter drops it in forward: rule `-d 10.10.1.11/32 -j DROP` in ip filter FORWARD | ");
     CHECK(reason(distributed(with("filter", "-A FORWARD -s 10.10.1.11/32 -p tcp -m tcp --dport 25 -j DROP")))
               .find("-p tcp -m tcp --dport 25 -j DROP` in ip filter FORWARD is undecidable") != std::string::npos);
     CHECK(reason(distributed(with("filter", "-A FORWARD -d 10.10.1.99/32 -j DROP"))) == " | ");
     CHECK(reason(distributed(with("mangle", "-A PREROUTING -i rfp-1 -j MARK --set-xmark 0x1/0xffffffff"))) ==
-          kRouter + ": netfilter drops it in forward | ");
+          kRouter +
+              ": netfilter drops it in forward: rule `-o qr-1 -m mark ! --mark 0x4000000/0xffff0000 -j DROP` in ip "
+              "filter neutron-l3-agent-scope | ");
     CHECK(reason(distributed(
                      with("nat", "-A PREROUTING -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.10.1.11:80")))
               .find("8080") != std::string::npos);

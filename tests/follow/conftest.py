@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node with routers, its VMs and a host outside, and fiplane's agent that follows. What it is like, the environment says:
+
+FIPLANE_BUILD           build directory (default: build/release of this tree)
+FIPLANE_NEUTRON_MODE    dvr (default), dvr_snat or legacy
+FIPLANE_NEUTRON_DRIVER  interface driver of Neutron's L3 agent: openvswitch or linuxbridge; none (default): there is no such
+                        agent, its namespaces are made by tests/support/neutron_fixture.py
+FIPLANE_TIME_SCALE      how many times slower this machine is than a real one (default 1)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "neutron")]
+
+from fixture_lab import FixtureLab  # noqa: E402
+from follower import Follower  # noqa: E402
+from neutron_cloud import Cloud  # noqa: E402
+from neutron_lab import HOST, PYTHON, WEB_PORT, NeutronLab, example  # noqa: E402
+from time_limit import pytest_runtest_protocol  # noqa: E402, F401
+
+BUILD = Path(os.environ.get("FIPLANE_BUILD", ROOT / "build" / "release"))
+ARTEFACTS = BUILD / "follow-artefacts"
+MODE = os.environ.get("FIPLANE_NEUTRON_MODE", "dvr")
+DRIVER = os.environ.get("FIPLANE_NEUTRON_DRIVER", "none")
+ANSWERER = ROOT / "tests" / "neutron" / "answerer.py"
+
+
+def pytest_report_header() -> str:
+    return f"lab: mode={MODE}, interface driver={DRIVER}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Keeps what the agent knew and said when a test fails."""
+    outcome = yield
+    report = outcome.get_result()
+    follower = getattr(item, "funcargs", {}).get("follower")
+    if report.when == "call" and report.failed and follower is not None:
+        directory = ARTEFACTS / f"{MODE}-{DRIVER}-{item.name}".replace("/", "_")
+        follower.collect(directory)
+        report.sections.append(("artefacts", str(directory)))
+
+
+class Fixture(FixtureLab):
+    """Has what a NeutronLab has beyond a FixtureLab: web servers, also in place of the metadata service."""
+
+    def open(self) -> None:
+        super().open()
+        for host in (self.outside, *self.vms.values()):
+            host.start([PYTHON, ANSWERER, "--port", str(WEB_PORT)])
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[NeutronLab | Fixture]:
+    cloud: Cloud = example(MODE)
+    with Fixture(cloud, HOST) if DRIVER == "none" else NeutronLab(MODE, DRIVER, artefacts=ARTEFACTS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def follower(lab) -> Iterator[Follower]:
+    with Follower(lab.node, BUILD, lab.state.path) as running:
+        yield running
