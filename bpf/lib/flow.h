@@ -173,6 +173,18 @@ fl_inline bool fl_remember_flow(const struct fl_flow_key *key, __be32 fip, __be3
 	return bpf_map_update_elem(&fl_flows, key, &flow, BPF_ANY) == 0;
 }
 
+/* Is a source one of those whose packets for a floating IP Linux has to look at? */
+fl_inline bool fl_is_excepted(const struct fl_next *next, __u32 segment, const struct fl_mac *router_mac, __be32 source)
+{
+	struct fl_sender_key key = {.prefixlen = FL_SENDER_KEY_BITS + 32, .segment = segment};
+
+	if (!(next->flags & FL_NEXT_EXCEPT))
+		return false;
+	*(struct fl_mac *)key.router_mac = *router_mac;
+	fl_set_ip(key.ip, source);
+	return bpf_map_lookup_elem(&fl_senders, &key) != NULL;
+}
+
 /* Are there rows for answers, where they will come in? */
 fl_inline bool fl_has_way_back(const struct fl_flow_id *id)
 {
@@ -185,7 +197,8 @@ fl_inline bool fl_has_way_back(const struct fl_flow_id *id)
 
 		fl_set_ip(key.fip, id->fip);
 		fip_in = bpf_map_lookup_elem(&fl_fip_in, &key);
-		return fip_in && fl_ip(fip_in->next.dnat) == inside;
+		return fip_in && fl_ip(fip_in->next.dnat) == inside &&
+		       !fl_is_excepted(&fip_in->next, id->out_port, &id->out_mac, outside);
 	}
 	struct fl_vm_key key = {.port = id->out_port};
 	const struct fl_next *back;

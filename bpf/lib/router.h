@@ -71,7 +71,7 @@ fl_inline void fl_find_routed(const struct fl_frame *frame, const struct fl_sour
 		return;
 	}
 	fip_in = fl_find_fip_in(frame, inner);
-	if (!fip_in)
+	if (!fip_in || fl_is_excepted(&fip_in->next, frame->segment, &inner->eth.dmac, inner->ip.saddr))
 		return;
 	routed->next = &fip_in->next;
 	routed->fixed = fl_ip(fip_in->next.dnat);

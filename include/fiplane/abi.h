@@ -277,6 +277,7 @@ struct fl_arp {
 #define FL_NEXT_HAIRPIN 2 /* turns round on this node: counted as FIP_HAIRPIN */
 #define FL_NEXT_LOCAL 4 /* no journey: an address of the router itself, which is this host. Forwarded by its MAC */
 #define FL_NEXT_ONE_ENTRY 8 /* with HAIRPIN: one namespace translates both addresses, by one entry of its conntrack */
+#define FL_NEXT_EXCEPT 16 /* fl_fip_in: but from sources in fl_senders, which are left to Linux */
 
 /* A routed journey, flattened: rewrite so, TTL minus .hops, send there. */
 struct fl_next {
@@ -338,7 +339,7 @@ struct fl_sender_key {
 };
 
 struct fl_sender {
-	__u32 domain; /* which rows of fl_dests and fl_routes apply; 0: left to Linux */
+	__u32 domain; /* which rows of fl_dests and fl_routes apply; 0: left to Linux, of routers that are followed always */
 };
 
 /* fl_dests: where a router domain's packets for one address go. Value: struct fl_next. */

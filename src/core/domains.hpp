@@ -65,6 +65,9 @@ struct DestinationTree {
 /// Writes the rows of a tree; false, and none written, if the tables would grow over their limits.
 [[nodiscard]] bool write_rows(World& world, const Domain& domain, const DestinationTree& tree);
 
+/// fl_senders rows' key for sources of what comes to a leg.
+[[nodiscard]] fl_sender_key sender_key(const BridgePort& leg, const Prefix& sources);
+
 /// Sources that a leg's router itself would reach by a gateway on the leg: who sends through another router there.
 [[nodiscard]] std::vector<Prefix> sender_prefixes(const World& world, const BridgePort& leg);
 

@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "core/domains.hpp"
 #include "core/world.hpp"
 
 namespace fiplane {
@@ -98,6 +99,8 @@ class FloatingIps {
 
   private:
     void try_from(const BridgePort& leg, Ipv4 address);
+    [[nodiscard]] Journey walk_in(const BridgePort& leg, Ipv4 address);
+    [[nodiscard]] bool except_sources(const BridgePort& leg, const Journey& journey);
     [[nodiscard]] bool add_translator(const BridgePort& leg, const NetnsIndex& translator, fl_fip_in& row,
                                       std::string& reason) const;
     [[nodiscard]] bool add_row(const BridgePort& leg, Ipv4 fip, const Journey& journey, FipReport& report,
@@ -110,10 +113,41 @@ class FloatingIps {
     std::map<const FipReport*, int> ranks_;  ///< of the leg that a report is about
 };
 
+/// From anybody. Where that depends on who it is, and the router is one that is followed, from anybody but those who
+/// are treated apart.
+Journey FloatingIps::walk_in(const BridgePort& leg, Ipv4 address) {
+    Journey journey = world_.walker.walk(leg, {}, Prefix::host(address), true);
+    if (journey.fast || !leg.segment->is_foreign()) return journey;
+    Journey most = world_.walker.walk(leg, {Source::Kind::kGeneric}, Prefix::host(address), true);
+    if (!most.fast || !except_sources(leg, most)) return journey;
+    most.next.flags |= FL_NEXT_EXCEPT;
+    return most;
+}
+
+/// Writes the rows of those who do not satisfy the journey's claims. False: they are too many, or all.
+bool FloatingIps::except_sources(const BridgePort& leg, const Journey& journey) {
+    constexpr std::size_t kMostExceptions = 256;
+    constexpr Prefix kAnybody{{0}, 0};
+    std::map<Prefix, std::string> found;
+    for (const SourceClaim& claim : journey.claims) {
+        for (const Prefix& part : exceptions(claim, kAnybody)) {
+            if (part.contains(kAnybody) || found.size() == kMostExceptions) return false;
+            found.try_emplace(part, describe(claim));
+        }
+    }
+    Table<fl_sender_key, fl_sender>& rows = world_.out.tables.senders;
+    if (rows.size() + found.size() > FL_MAX_SENDERS) return false;
+    for (const auto& [sources, why] : found) {
+        if (!rows.try_emplace(sender_key(leg, sources)).second) continue;
+        world_.note(fmt::format("packets from {} to {} stay slow: {}", sources.str(), leg.leg->name, why));
+    }
+    return true;
+}
+
 void FloatingIps::try_from(const BridgePort& leg, Ipv4 address) {
     const auto owners = owners_.find(address);
     if (owners == owners_.end()) return;
-    Journey journey = world_.walker.walk(leg, {}, Prefix::host(address), true);
+    Journey journey = walk_in(leg, address);
     std::string reason = journey.reason;
     if (journey.fast) reason = pairing_refusal(journey, address);
     const bool translated = std::ranges::find(owners->second, journey.translator) != owners->second.end();

@@ -11,15 +11,6 @@ namespace fiplane {
 
 namespace {
 
-fl_sender_key sender_key(const BridgePort& leg, const Prefix& sources) {
-    fl_sender_key key{};
-    key.prefixlen = FL_SENDER_KEY_BITS + sources.length;
-    key.segment = leg.segment->id();
-    copy_bytes(key.router_mac, leg.leg->mac);
-    copy_bytes(key.ip, sources.network().address);
-    return key;
-}
-
 /// A distributed router's instance on the gateway's own node serves those behind it.
 bool is_served_elsewhere(const World& world, const BridgePort& leg, Ipv4 gateway) {
     if (!world.scope.distributed_routers.contains(leg.router->name())) return false;
@@ -46,6 +37,15 @@ Admitted admit(const DestinationTree& tree, const Prefix& sources) {
 }
 
 }  // namespace
+
+fl_sender_key sender_key(const BridgePort& leg, const Prefix& sources) {
+    fl_sender_key key{};
+    key.prefixlen = FL_SENDER_KEY_BITS + sources.length;
+    key.segment = leg.segment->id();
+    copy_bytes(key.router_mac, leg.leg->mac);
+    copy_bytes(key.ip, sources.network().address);
+    return key;
+}
 
 std::vector<Prefix> sender_prefixes(const World& world, const BridgePort& leg) {
     std::vector<Prefix> prefixes;

@@ -292,6 +292,41 @@ TEST_CASE("what somebody adds to a router's rules makes what it is about slow", 
               .find("8080") != std::string::npos);
 }
 
+TEST_CASE("sources that a rule treats apart are left to Linux, and nobody else", "[neutron]") {
+    const auto compiled_with = [](const std::string& rule) {
+        std::string rules = distributed_rules("0x4000000");
+        rules.insert(rules.find("COMMIT", rules.find("*filter")), rule + "\n");
+        return compile(distributed(rules), following());
+    };
+    const Compiled compiled = compiled_with("-A FORWARD -s 198.51.100.0/24 -j DROP");
+    CHECK(report_of(compiled, "203.0.113.101").fast_in);
+    const fl_fip_in& in = compiled.tables.fip_in.begin()->second;
+    CHECK((in.next.flags & FL_NEXT_EXCEPT) != 0);
+    const auto left_out = [&](const char* sources) {
+        const Prefix prefix = *Prefix::parse(sources);
+        fl_sender_key key{};
+        key.prefixlen = FL_SENDER_KEY_BITS + prefix.length;
+        key.segment = number(kFip + "/fg-1");
+        std::ranges::copy(in.router_mac, key.router_mac);
+        copy_bytes(key.ip, prefix.address);
+        const auto row = compiled.tables.senders.find(key);
+        return row != compiled.tables.senders.end() && row->second.domain == 0;
+    };
+    CHECK(left_out("198.51.100.0/24"));
+    // Linux takes its own addresses for forged.
+    CHECK(left_out("203.0.113.10/32"));
+    CHECK(std::ranges::any_of(compiled.notes, [](const std::string& note) {
+        return note.starts_with("packets from 198.51.100.0/24 to fg-1 stay slow: " + kRouter);
+    }));
+    // Nothing is excepted where nobody is treated apart, and all is slow where everybody is.
+    CHECK(compile(distributed(), following()).tables.senders.empty());
+    const Compiled slow = compiled_with(
+        "-A FORWARD -p udp -m udp --dport 53 -s 198.51.100.0/24 -j ACCEPT\n"
+        "-A FORWARD ! -s 198.51.100.0/24 -d 10.10.1.11/32 -p udp -j DROP");
+    CHECK_FALSE(report_of(slow, "203.0.113.101").fast_in);
+    CHECK(slow.tables.senders.empty());
+}
+
 TEST_CASE("a router's links and neighbours that are not as they should be", "[neutron]") {
     const auto reasons = [](const Snapshot& snapshot) {
         const FipReport report = report_of(compile(snapshot, following()), "203.0.113.101");
