@@ -43,6 +43,7 @@ struct fl_flow_id {
 	bool may_begin; /* false: an answer to something, by its kind */
 	bool has_ports; /* TCP and UDP: conntrack can be asked */
 	bool is_closing;
+	bool is_new; /* became the programs' with this packet */
 	struct bpf_sock_tuple tuple; /* the packet's, if it has ports */
 };
 
@@ -158,36 +159,43 @@ fl_inline bool fl_may_take_flow(struct __sk_buff *ctx, const struct fl_flow_id *
 	return fl_ct_lacks(ctx, &tuple, id->key.protocol, id->netnsid);
 }
 
+enum fl_owner {
+	FL_OWNER_LINUX,
+	FL_OWNER_PROGRAMS,
+	FL_OWNER_NEW, /* the programs, from this packet on */
+};
+
 /*
- * Is the packet's flow the programs'? With its first packet it becomes theirs. Global, like the next one, so that the
+ * Whose is the packet's flow? With its first packet it becomes the programs'. Global, like the next one, so that the
  * verifier sees it alone and once.
  */
-__noinline bool fl_is_our_flow(struct __sk_buff *ctx, const struct fl_flow_id *id)
+__noinline int fl_owner_of_flow(struct __sk_buff *ctx, const struct fl_flow_id *id)
 {
 	struct fl_flow fresh = {};
 	struct fl_flow *flow;
 
 	if (!id)
-		return false;
+		return FL_OWNER_LINUX;
 	flow = bpf_map_lookup_elem(&fl_flows, &id->key);
 	if (flow) {
 		if (id->is_closing)
 			flow->flags |= FL_FLOW_CLOSING;
 		fl_stamp(&flow->last_use);
-		return true;
+		return FL_OWNER_PROGRAMS;
 	}
 	if (!fl_may_take_flow(ctx, id))
-		return false;
+		return FL_OWNER_LINUX;
 	fl_set_ip(fresh.fip, id->fip);
 	fl_set_ip(fresh.dnat, id->dnat);
 	fresh.flags = (id->from_inside ? FL_FLOW_FROM_INSIDE : 0) | (id->is_closing ? FL_FLOW_CLOSING : 0);
 	fresh.last_use = fl_now();
-	return bpf_map_update_elem(&fl_flows, &id->key, &fresh, BPF_ANY) == 0;
+	return bpf_map_update_elem(&fl_flows, &id->key, &fresh, BPF_ANY) ? FL_OWNER_LINUX : FL_OWNER_NEW;
 }
 
 /*
  * The packet goes to Linux, and its flow with it, for as long as it lives. What conntrack must be told is told before Linux
- * sees the packet; nothing, where the floating IP is another one by now, for Linux forgets such flows, too.
+ * sees the packet; nothing, where the floating IP is another one by now, for Linux forgets such flows, too, or where this
+ * is the first packet, with which Linux begins as it likes.
  */
 __noinline int fl_give_flow_back(struct __sk_buff *ctx, const struct fl_flow_id *id)
 {
@@ -199,7 +207,7 @@ __noinline int fl_give_flow_back(struct __sk_buff *ctx, const struct fl_flow_id 
 	flow = bpf_map_lookup_elem(&fl_flows, &id->key);
 	if (!flow)
 		return 0;
-	if (id->from_inside && id->fip && fl_ip(flow->fip) == id->fip) {
+	if (!id->is_new && id->from_inside && id->fip && fl_ip(flow->fip) == id->fip) {
 		tuple = id->tuple;
 		fl_ct_adopt(ctx, &tuple, id->key.protocol, id->fip, fl_ip(flow->dnat));
 	}
