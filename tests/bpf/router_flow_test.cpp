@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+// fl_flows: which flows of a router are the programs', and what the rows say.
+#include <algorithm>
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <ctime>
+
+#include "bpf/router_world.hpp"
+
+using namespace fiplane;
+using namespace fiplane::test;
+
+namespace {
+
+constexpr std::uint8_t kIcmp = 1, kTcp = 6, kUdp = 17, kGre = 47;
+constexpr std::uint8_t kFin = 0x01, kSyn = 0x02, kRst = 0x04, kAck = 0x10;
+constexpr std::uint8_t kEchoReply = 0, kUnreachable = 3, kTimeExceeded = 11, kEcho = 8;
+
+// Ports of the flow between the VM and the client, and the id of its echo.
+constexpr std::uint16_t kInside = 40000, kOutside = 443, kId = 0x0102;
+
+/// One way of a flow: its transport header with a payload.
+struct Way {
+    std::uint8_t protocol = 0;
+    Packet out, in;
+    [[nodiscard]] std::uint16_t inside_port() const { return protocol == kIcmp ? kId : kInside; }
+    [[nodiscard]] std::uint16_t outside_port() const { return protocol == kIcmp ? kId : kOutside; }
+};
+
+Packet tcp_out(std::uint8_t flags = kAck) {
+    return Tcp{.src = kInside, .dst = kOutside, .flags = flags} / Payload{"GET /"};
+}
+
+Packet tcp_in(std::uint8_t flags = kAck) {
+    return Tcp{.src = kOutside, .dst = kInside, .flags = flags} / Payload{"200"};
+}
+
+Packet udp_out() {
+    return Udp{.src = kInside, .dst = kOutside} / Payload{"question"};
+}
+
+Packet udp_in() {
+    return Udp{.src = kOutside, .dst = kInside} / Payload{"answer"};
+}
+
+Packet echo(std::uint8_t type, std::uint16_t sequence = 1) {
+    return Icmp{.type = type, .rest = std::uint32_t{kId} << 16 | sequence} / Payload{"ping"};
+}
+
+Way tcp() {
+    return {kTcp, tcp_out(), tcp_in()};
+}
+
+Way udp() {
+    return {kUdp, udp_out(), udp_in()};
+}
+
+void check_row(const RouterWorld& world, const fl_flow_key& key, std::uint32_t flags, Ipv4 fip, Ipv4 dnat = {}) {
+    REQUIRE(world.flows() == 1);
+    const auto row = world.flow(key);
+    REQUIRE(row);
+    CHECK(std::ranges::equal(row->fip, fip.bytes()));
+    CHECK(std::ranges::equal(row->dnat, dnat.bytes()));
+    CHECK(row->flags == flags);
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    CHECK(row->last_use <= now.tv_sec);
+    CHECK(row->last_use + 2 >= now.tv_sec);
+}
+
+void goes_out(RouterWorld& world, const Packet& body) {
+    check_sent(world.run(kRouterPort, world.from_vm() / body), kTcRedirect, FL_REASON_FIP_OUT, world.from_fip() / body);
+}
+
+void comes_in(RouterWorld& world, const Packet& body) {
+    check_sent(world.run(kGatewayPort, world.to_fip() / body), kTcRedirect, FL_REASON_FIP_IN, world.to_vm() / body);
+}
+
+}  // namespace
+
+TEST_CASE("the first packet of a flow makes its row, and all others use it") {
+    RouterWorld world;
+    SECTION("from inside") {
+        const Way way = GENERATE(tcp(), udp(), Way{kIcmp, echo(kEcho), echo(kEchoReply)});
+        const fl_flow_key key = world.flow_key(way.protocol, way.inside_port(), way.outside_port());
+        goes_out(world, way.out);
+        check_row(world, key, FL_FLOW_FROM_INSIDE, world.fip);
+        comes_in(world, way.in);
+        goes_out(world, way.out);
+        check_row(world, key, FL_FLOW_FROM_INSIDE, world.fip);
+    }
+    SECTION("from outside") {
+        const Way way = GENERATE(tcp(), udp(), Way{kIcmp, echo(kEchoReply), echo(kEcho)});
+        const fl_flow_key key = world.flow_key(way.protocol, way.inside_port(), way.outside_port());
+        comes_in(world, way.in);
+        check_row(world, key, 0, world.fip);
+        goes_out(world, way.out);
+        comes_in(world, way.in);
+        check_row(world, key, 0, world.fip);
+    }
+}
+
+TEST_CASE("flows that differ in one thing have a row each") {
+    RouterWorld world;
+    goes_out(world, tcp_out());
+    goes_out(world, udp_out());
+    goes_out(world, Tcp{.src = kInside + 1, .dst = kOutside} / Payload{});
+    goes_out(world, Tcp{.src = kInside, .dst = kOutside + 1} / Payload{});
+    goes_out(world, Icmp{.rest = 7 << 16});
+    goes_out(world, Icmp{.rest = 8 << 16});
+    CHECK(world.flows() == 6);
+    world.set_host(world.neighbour, world.neighbour_fip);
+    const Packet other =
+        Eth{.dst = world.qr_mac, .src = world.neighbour_mac} / Ip4{.src = world.neighbour, .dst = world.client};
+    CHECK(world.run(kRouterPort, other / tcp_out()).reason == FL_REASON_FIP_OUT);
+    CHECK(world.flows() == 7);
+}
+
+TEST_CASE("a row is stamped with each packet's time") {
+    RouterWorld world;
+    const fl_flow_key key = world.flow_key(kUdp, kInside, kOutside);
+    world.remember(key, world.fip);
+    REQUIRE(world.flow(key)->last_use == 1);
+    SECTION("from inside") {
+        goes_out(world, udp_out());
+    }
+    SECTION("from outside") {
+        comes_in(world, udp_in());
+    }
+    check_row(world, key, FL_FLOW_FROM_INSIDE, world.fip);
+}
+
+TEST_CASE("a FIN or RST says in the row that TCP closes") {
+    RouterWorld world;
+    const fl_flow_key key = world.flow_key(kTcp, kInside, kOutside);
+    const std::uint8_t flags =
+        GENERATE(kFin, kRst, static_cast<std::uint8_t>(kFin | kAck), static_cast<std::uint8_t>(kRst | kAck));
+    SECTION("of a known flow, from inside") {
+        goes_out(world, tcp_out());
+        check_row(world, key, FL_FLOW_FROM_INSIDE, world.fip);
+        goes_out(world, tcp_out(flags));
+        check_row(world, key, FL_FLOW_FROM_INSIDE | FL_FLOW_CLOSING, world.fip);
+        goes_out(world, tcp_out());
+        check_row(world, key, FL_FLOW_FROM_INSIDE | FL_FLOW_CLOSING, world.fip);
+    }
+    SECTION("of a known flow, from outside") {
+        comes_in(world, tcp_in(kSyn));
+        check_row(world, key, 0, world.fip);
+        comes_in(world, tcp_in(flags));
+        check_row(world, key, FL_FLOW_CLOSING, world.fip);
+    }
+    SECTION("of one that nobody knew") {
+        goes_out(world, tcp_out(flags));
+        check_row(world, key, FL_FLOW_FROM_INSIDE | FL_FLOW_CLOSING, world.fip);
+    }
+}
+
+TEST_CASE("a UDP payload is no TCP flag") {
+    RouterWorld world;
+    goes_out(world, Udp{.src = kInside, .dst = kOutside} / Payload(Bytes(32, 0xff)));
+    check_row(world, world.flow_key(kUdp, kInside, kOutside), FL_FLOW_FROM_INSIDE, world.fip);
+}
+
+TEST_CASE("a row says what the destination becomes where the same namespace translates it") {
+    RouterWorld world;
+    fl_next turn = world.hairpin();
+    const bool one_entry = GENERATE(true, false);
+    if (one_entry) turn.flags |= FL_NEXT_ONE_ENTRY;
+    world.set_dest(world.neighbour_fip, turn);
+    const Packet packet =
+        Eth{.dst = world.qr_mac, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = world.neighbour_fip} / udp_out();
+    CHECK(world.run(kRouterPort, packet).reason == FL_REASON_FIP_HAIRPIN);
+    fl_flow_key key = world.flow_key(kUdp, kInside, kOutside);
+    std::ranges::copy(world.neighbour_fip.bytes(), key.outside);
+    check_row(world, key, FL_FLOW_FROM_INSIDE, world.fip, one_entry ? world.neighbour : Ipv4{});
+}
+
+TEST_CASE("what is not translated has no flow") {
+    RouterWorld world;
+    fl_next next = world.hairpin();
+    next.flags = 0;
+    std::ranges::fill(next.dnat, 0);
+    world.set_dest(world.neighbour, next);
+    const Packet body = GENERATE(tcp_out(), udp_out(), echo(kEcho), echo(kEchoReply));
+    const Packet packet =
+        Eth{.dst = world.qr_mac, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = world.neighbour} / body;
+    CHECK(world.run(kRouterPort, packet).reason == FL_REASON_ROUTED);
+    CHECK(world.flows() == 0);
+}
+
+TEST_CASE("protocols without ports are carried without a row") {
+    RouterWorld world;
+    SECTION("GRE") {
+        const Packet out = world.from_vm({.protocol = kGre}) / Payload::counting(20);
+        const Packet in = world.to_fip({.protocol = kGre}) / Payload::counting(20);
+        CHECK(world.run(kRouterPort, out).reason == FL_REASON_FIP_OUT);
+        CHECK(world.run(kGatewayPort, in).reason == FL_REASON_FIP_IN);
+    }
+    SECTION("ICMP that is neither echo nor error") {
+        goes_out(world, Icmp{.type = 13});
+        comes_in(world, Icmp{.type = 14});
+    }
+    CHECK(world.flows() == 0);
+}
+
+TEST_CASE("an echo reply whose request is not known belongs to Linux, which knows it") {
+    RouterWorld world;
+    world.left(kGatewayPort, world.to_fip() / echo(kEchoReply), FL_REASON_LINUX_FLOW);
+    world.left(kRouterPort, world.from_vm() / echo(kEchoReply), FL_REASON_LINUX_FLOW);
+    CHECK(world.flows() == 0);
+    // Another id's row is none of it.
+    goes_out(world, Icmp{.rest = 7 << 16});
+    world.left(kGatewayPort, world.to_fip() / echo(kEchoReply), FL_REASON_LINUX_FLOW);
+}
+
+TEST_CASE("an ICMP error belongs to the flow that it quotes") {
+    RouterWorld world;
+    const Icmp icmp{.type = GENERATE(kUnreachable, kTimeExceeded), .code = 1, .rest = 0};
+    // The quoted packet went the other way.
+    const Way way = GENERATE(tcp(), udp(), Way{kIcmp, echo(kEcho), echo(kEcho)});
+    const auto quoted = [](Ipv4 from, Ipv4 to, const Packet& body) {
+        return quote(Ip4{.src = from, .dst = to, .ttl = 3} / body, 28);
+    };
+    const fl_flow_key key = world.flow_key(way.protocol, way.inside_port(), way.outside_port());
+
+    SECTION("from outside") {
+        const Packet sent = world.to_fip() / icmp / quoted(world.fip, world.client, way.out);
+        world.left(kGatewayPort, sent, FL_REASON_LINUX_FLOW);
+        world.remember(key, world.fip);
+        check_sent(world.run(kGatewayPort, sent), kTcRedirect, FL_REASON_FIP_IN,
+                   world.to_vm() / icmp / quoted(world.fixed, world.client, way.out));
+        check_row(world, key, FL_FLOW_FROM_INSIDE, world.fip);
+    }
+    SECTION("from inside") {
+        const Packet sent = world.from_vm() / icmp / quoted(world.client, world.fixed, way.in);
+        world.left(kRouterPort, sent, FL_REASON_LINUX_FLOW);
+        world.remember(key, world.fip);
+        check_sent(world.run(kRouterPort, sent), kTcRedirect, FL_REASON_FIP_OUT,
+                   world.from_fip() / icmp / quoted(world.client, world.fip, way.in));
+        check_row(world, key, FL_FLOW_FROM_INSIDE, world.fip);
+    }
+    SECTION("which one that differs is not") {
+        fl_flow_key other = key;
+        SECTION("in its port or id inside") {
+            ++other.inside_port;
+        }
+        SECTION("in its port or id outside") {
+            ++other.outside_port;
+        }
+        SECTION("in its router") {
+            other.router = kGatewayNamespace;
+        }
+        world.remember(other, world.fip);
+        world.left(kGatewayPort, world.to_fip() / icmp / quoted(world.fip, world.client, way.out),
+                   FL_REASON_LINUX_FLOW);
+        world.left(kRouterPort, world.from_vm() / icmp / quoted(world.client, world.fixed, way.in),
+                   FL_REASON_LINUX_FLOW);
+        CHECK(world.flows() == 1);
+    }
+}
+
+TEST_CASE("an ICMP error that Linux must judge leaves the flow where it is") {
+    RouterWorld world;
+    world.remember(world.flow_key(kUdp, kInside, kOutside), world.fip);
+    const Icmp icmp{.type = kUnreachable, .code = 1, .rest = 0};
+    // A packet that the floating IP has not sent.
+    const auto lie = quote(Ip4{.src = world.neighbour_fip, .dst = world.client} / udp_out(), 28);
+    world.left(kGatewayPort, world.to_fip() / icmp / lie, FL_REASON_ICMP_INNER);
+    const auto options = quote(Ip4{.src = world.fip, .dst = world.client, .options = Bytes(4, 1)} / udp_out(), 36);
+    world.left(kGatewayPort, world.to_fip() / icmp / options, FL_REASON_ICMP_INNER);
+    CHECK(world.flows() == 1);
+}
