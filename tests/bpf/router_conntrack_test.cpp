@@ -218,3 +218,14 @@ TEST_CASE("an entry that conntrack has already stays as it is") {
     world.given_back(kRouterPort, world.from_vm({.ttl = 1}) / protocol.out, FL_REASON_TTL);
     CHECK(tracked(world.scratch.netns()) == std::vector{known.str()});
 }
+
+TEST_CASE("a flow whose port outside is another one's by now gets no third one") {
+    RouterWorld world;
+    const Protocol protocol = any_protocol();
+    world.remember(world.flow_key(protocol.number, kInside, kOutside), world.fip);
+    Tracked other = from_inside(world, protocol.name, kInside);
+    other.from.port = 5;
+    track(world.scratch.netns(), other);
+    world.given_back(kRouterPort, world.from_vm({.ttl = 1}) / protocol.out, FL_REASON_TTL);
+    CHECK(tracked(world.scratch.netns()) == std::vector{other.str()});
+}
