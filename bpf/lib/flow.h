@@ -12,7 +12,9 @@
  *    translated by address alone.
  *
  * An echo (ICMP) needs none of it at all: whoever carried the request, its answer comes back with the id with which the
- * request went out, and so finds who knows it. Protocols without ports have nothing that could be chosen.
+ * request went out, and so finds who knows it. Where it turns round on this node the answer comes from inside, too, and
+ * perhaps by another router: such an echo goes by its floating IPs, which both ends' packets tell, and by no router (0).
+ * Protocols without ports have nothing that could be chosen.
  */
 #ifndef FL_FLOW_H
 #define FL_FLOW_H
@@ -40,6 +42,7 @@ struct fl_flow_id {
 	__be32 dnat; /* see fl_flow */
 	__s32 netnsid; /* of the router, as the namespace knows it in which the packet is; -1: the same */
 	bool from_inside;
+	bool turns; /* between floating IPs of this node */
 	bool may_begin; /* false: an answer to something, by its kind */
 	bool has_ports; /* TCP and UDP: conntrack can be asked */
 	bool is_closing;
@@ -94,9 +97,16 @@ fl_inline bool fl_identify_quoted(struct fl_ctx *ctx, __be32 fixed, struct fl_fl
 
 fl_inline bool fl_identify_echo(const struct iphdr *ip, const union fl_l4 *l4, __be32 fixed, struct fl_flow_id *id)
 {
+	const __be16 echo = l4->ports[2];
+
 	id->may_begin = l4->icmp.type == FL_ICMP_ECHO;
-	fl_flow_sides(id, id->from_inside ? ip->saddr : fixed, id->from_inside ? ip->daddr : ip->saddr, l4->ports[2],
-		      l4->ports[2]);
+	if (id->turns) {
+		id->key.router = 0;
+		fl_flow_sides(id, id->may_begin ? id->fip : ip->daddr, id->may_begin ? ip->daddr : id->fip, echo, echo);
+	} else {
+		fl_flow_sides(id, id->from_inside ? ip->saddr : fixed, id->from_inside ? ip->daddr : ip->saddr, echo,
+			      echo);
+	}
 	return id->may_begin || l4->icmp.type == FL_ICMP_ECHO_REPLY;
 }
 

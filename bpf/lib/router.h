@@ -57,7 +57,10 @@ fl_inline void fl_find_routed(const struct fl_frame *frame, const struct fl_sour
 	if (vm) {
 		routed->source = routed->flow.fip = fl_ip(vm->fip);
 		routed->next = fl_find_next(vm->domain, inner->ip.daddr);
-		if (routed->next && routed->next->flags & FL_NEXT_ONE_ENTRY)
+		if (!routed->next)
+			return;
+		routed->flow.turns = routed->next->flags & FL_NEXT_HAIRPIN;
+		if (routed->next->flags & FL_NEXT_ONE_ENTRY)
 			routed->flow.dnat = fl_ip(routed->next->dnat);
 		return;
 	}

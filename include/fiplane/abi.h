@@ -374,7 +374,7 @@ struct fl_crossing {
  * theirs. The address and port inside are those of the router's own side, which has a floating IP outside.
  */
 struct fl_flow_key {
-	__u32 router; /* fl_source.router */
+	__u32 router; /* fl_source.router; 0: an echo between floating IPs of this node, by which it goes */
 	__u8 protocol;
 	__u8 pad[3];
 	__u8 inside[4];

@@ -19,6 +19,8 @@ constexpr std::uint8_t kEchoReply = 0, kUnreachable = 3, kTimeExceeded = 11, kEc
 // Ports of the flow between the VM and the client, and the id of its echo.
 constexpr std::uint16_t kInside = 40000, kOutside = 443, kId = 0x0102;
 
+constexpr std::uint32_t kOtherRouterPort = 0x80000005, kOtherDomain = 8;
+
 /// One way of a flow: its transport header with a payload.
 struct Way {
     std::uint8_t protocol = 0;
@@ -213,6 +215,40 @@ TEST_CASE("an echo reply whose request is not known belongs to Linux, which know
     world.left(kGatewayPort, world.to_fip() / echo(kEchoReply), FL_REASON_LINUX_FLOW);
 }
 
+TEST_CASE("an echo between two floating IPs of the node comes back") {
+    RouterWorld world;
+    world.set_dest(world.neighbour_fip, world.hairpin());
+    // The neighbour's packets come in by the same port, or by another router's.
+    const std::uint32_t port = GENERATE(kRouterPort, kOtherRouterPort);
+    world.set_port(kOtherRouterPort, kTenant);
+    world.set_host(world.neighbour, world.neighbour_fip, kOtherDomain, port);
+    fl_next back = world.hairpin();
+    std::ranges::copy(world.fixed.bytes(), back.dnat);
+    std::ranges::copy(world.vm_mac.bytes, back.dmac);
+    fl_dest_key to_fip{.domain = kOtherDomain, .ip = {}};
+    std::ranges::copy(world.fip.bytes(), to_fip.ip);
+    world.programs.put("fl_dests", to_fip, back);
+    const Packet asked =
+        Eth{.dst = world.qr_mac, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = world.neighbour_fip};
+    const Packet answered =
+        Eth{.dst = world.qr_mac, .src = world.neighbour_mac} / Ip4{.src = world.neighbour, .dst = world.fip};
+
+    // Linux knows of a request that it has carried itself.
+    world.left(port, answered / echo(kEchoReply), FL_REASON_LINUX_FLOW);
+    check_sent(world.run(kRouterPort, asked / echo(kEcho)), kTcRedirect, FL_REASON_FIP_HAIRPIN,
+               Eth{.dst = world.neighbour_mac, .src = world.qr_mac} /
+                   Ip4{.src = world.fip, .dst = world.neighbour, .ttl = 63} / echo(kEcho));
+    check_sent(world.run(port, answered / echo(kEchoReply)), kTcRedirect, FL_REASON_FIP_HAIRPIN,
+               Eth{.dst = world.vm_mac, .src = world.qr_mac} /
+                   Ip4{.src = world.neighbour_fip, .dst = world.fixed, .ttl = 63} / echo(kEchoReply));
+    CHECK(world.flows() == 1);
+    // That they exchange their parts is another echo.
+    world.left(kRouterPort, asked / echo(kEchoReply), FL_REASON_LINUX_FLOW);
+    CHECK(world.run(port, answered / echo(kEcho)).reason == FL_REASON_FIP_HAIRPIN);
+    CHECK(world.run(kRouterPort, asked / echo(kEchoReply)).reason == FL_REASON_FIP_HAIRPIN);
+    CHECK(world.flows() == 2);
+}
+
 TEST_CASE("an ICMP error belongs to the flow that it quotes") {
     RouterWorld world;
     const Icmp icmp{.type = GENERATE(kUnreachable, kTimeExceeded), .code = 1, .rest = 0};
@@ -248,7 +284,7 @@ TEST_CASE("an ICMP error belongs to the flow that it quotes") {
             ++other.outside_port;
         }
         SECTION("in its router") {
-            other.router = kGatewayNamespace;
+            other.router = namespace_of(kGatewayPort);
         }
         world.remember(other, world.fip);
         world.left(kGatewayPort, world.to_fip() / icmp / quoted(world.fip, world.client, way.out),

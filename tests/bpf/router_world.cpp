@@ -43,7 +43,7 @@ void RouterWorld::set_port(std::uint32_t device, std::uint32_t segment, fl_role 
                            .ip = {},
                            .flags = 0,
                            .port = device,
-                           .router = device == kGatewayPort ? kGatewayNamespace : kTranslator});
+                           .router = namespace_of(device)});
 }
 
 void RouterWorld::set_in(const fl_next& next, std::int32_t netnsid) {
@@ -56,8 +56,8 @@ void RouterWorld::set_in(const fl_next& next, std::int32_t netnsid) {
     programs.put("fl_fip_in", key, row);
 }
 
-void RouterWorld::set_host(Ipv4 from, Ipv4 becomes, std::uint32_t domain) {
-    fl_vm_key key{.port = kRouterPort, .fixed = {}, .router_mac = {}, .pad = {}};
+void RouterWorld::set_host(Ipv4 from, Ipv4 becomes, std::uint32_t domain, std::uint32_t port) {
+    fl_vm_key key{.port = port, .fixed = {}, .router_mac = {}, .pad = {}};
     std::ranges::copy(from.bytes(), key.fixed);
     std::ranges::copy(qr_mac.bytes, key.router_mac);
     fl_vm row{.mac = {}, .pad = {}, .fip = {}, .domain = domain};

@@ -15,13 +15,16 @@
 
 namespace fiplane::test {
 
-// Numbers of devices, and of namespaces.
+// Numbers of devices.
 inline constexpr std::uint32_t kGatewayPort = 0x80000001;
 inline constexpr std::uint32_t kRouterPort = 0x80000002;
 inline constexpr std::uint32_t kVethAtRouter = 0x80000003;
 inline constexpr std::uint32_t kVethAtGateway = 0x80000004;
-inline constexpr std::uint32_t kTranslator = 0x80000010;        ///< the router's
-inline constexpr std::uint32_t kGatewayNamespace = 0x80000011;  ///< of a floating IP's packet it translates nothing
+/// Each port is of a namespace of its own.
+[[nodiscard]] constexpr std::uint32_t namespace_of(std::uint32_t port) {
+    return port + 0x10;
+}
+inline constexpr std::uint32_t kTranslator = namespace_of(kRouterPort);
 
 inline constexpr std::uint32_t kVethDevice = 301;     ///< ifindex of the veth that leads out of the namespace
 inline constexpr std::uint32_t kRouterDevice = 302;   ///< the same of kRouterPort
@@ -40,7 +43,7 @@ struct RouterWorld : World {
     /// The journey of the floating IP's packets. `netnsid`: of the translating namespace; -1: it is this one.
     void set_in(const fl_next& next, std::int32_t netnsid = -1);
     /// `becomes` unset: it has no floating IP. `domain` 0: nothing of it is carried.
-    void set_host(Ipv4 from, Ipv4 becomes, std::uint32_t domain = kDomain);
+    void set_host(Ipv4 from, Ipv4 becomes, std::uint32_t domain = kDomain, std::uint32_t port = kRouterPort);
 
     /// Out of another namespace's port `target`, across the veth.
     [[nodiscard]] fl_out across(std::uint32_t target) const;
