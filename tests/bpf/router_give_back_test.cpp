@@ -107,3 +107,38 @@ TEST_CASE("without its floating IP, or with another one, a flow goes to Linux, t
     world.given_back(kRouterPort, world.from_vm() / udp().out, FL_REASON_NO_DEST);
     CHECK(tracked(world.scratch.netns()).empty());
 }
+
+TEST_CASE("a FIN that goes to Linux with its flow comes as an ACK first, from which conntrack learns") {
+    RouterWorld world;
+    const fl_flow_key key = world.flow_key(6, kInside, kOutside);
+    world.remember(key, world.fip);
+    world.vouch(-1);
+    const bool complete = GENERATE(false, true);
+    if (complete) REQUIRE_CHECKSUM_COMPLETE(world.programs);
+    const bool out = GENERATE(true, false);
+    const std::uint8_t more = GENERATE(0x00, 0x08);  // PSH
+    const auto with = [&](std::uint8_t flags) {
+        const Packet body =
+            Tcp{.src = out ? kInside : kOutside, .dst = out ? kOutside : kInside, .flags = flags} / Payload{"the rest"};
+        return (out ? world.from_vm() : world.to_fip()) / body;
+    };
+    const RunOptions options{.device = out ? kRouterPort : kGatewayPort, .once = true, .checksum_complete = complete};
+    const auto fin = static_cast<std::uint8_t>(0x11 | more);
+    const auto result = world.programs.run(FL_HOOK_TC_ROUTER, with(fin).bytes(), options);
+    check_left(FL_HOOK_TC_ROUTER, result, FL_REASON_LEASE, with(fin & ~0x01U).bytes());
+    CHECK(world.flows() == 0);
+    CHECK(tracked(world.scratch.netns()).size() == (out ? 1 : 0));
+    // It is sent again, and then it is Linux's alone.
+    world.left(options.device, with(fin), FL_REASON_LEASE);
+}
+
+TEST_CASE("of a TCP packet that conntrack cannot place it is told nothing") {
+    RouterWorld world;
+    const fl_flow_key key = world.flow_key(6, kInside, kOutside);
+    world.remember(key, world.fip);
+    world.vouch(-1);
+    const std::uint8_t flags = GENERATE(0x04, 0x14, 0x12, 0x01, 0x15);  // RST, with ACK, SYN-ACK, a FIN alone, with RST
+    const Tcp tcp{.src = kInside, .dst = kOutside, .flags = flags};
+    world.given_back(kRouterPort, world.from_vm() / tcp / Payload{}, FL_REASON_LEASE);
+    CHECK(tracked(world.scratch.netns()).empty());
+}

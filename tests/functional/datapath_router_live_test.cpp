@@ -72,19 +72,25 @@ class Socket {
     void send(std::string_view what) const {
         REQUIRE(::send(fd_.get(), what.data(), what.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(what.size()));
     }
-    /// What comes next: "nothing" if that is nothing in time, "end" at a connection's end.
+    /// What comes next: "nothing" if that is nothing in time, "end" or "reset" at a connection's end.
     [[nodiscard]] std::string receive() {
         std::array<char, 256> data{};
         sockaddr_in from{};
         socklen_t length = sizeof(from);
         const ssize_t size =
             recvfrom(fd_.get(), data.data(), data.size(), 0, reinterpret_cast<sockaddr*>(&from), &length);
-        if (size < 0) return "nothing";
+        if (size < 0) return errno == ECONNRESET ? "reset" : "nothing";
         if (size == 0) return "end";
         if (length == sizeof(from)) peer_ = Place::of(from);
         return {data.data(), static_cast<std::size_t>(size)};
     }
     void close() { fd_.reset(); }
+    /// Ends it with a RST.
+    void reset() {
+        const linger at_once{.l_onoff = 1, .l_linger = 0};
+        REQUIRE(setsockopt(fd_.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)) == 0);
+        close();
+    }
     /// From whom the connection, or the last datagram, came.
     [[nodiscard]] const Place& peer() const { return peer_; }
 
@@ -337,6 +343,31 @@ TEST_CASE("a connection outlives the end of the lease, and stays Linux's afterwa
     CHECK(exchange.outwards());
     CHECK(node.packets(FL_REASON_FIP_OUT) + node.packets(FL_REASON_FIP_IN) == carried);
     CHECK(node.packets(FL_REASON_LINUX_FLOW) > 0);
+}
+
+TEST_CASE("a connection can end after the lease, whoever ends it", "[datapath][router][live]") {
+    REQUIRE_ROOT();
+    FollowedRouter node;
+    node.vouch(1000);
+    Exchange exchange(node, SOCK_STREAM, GENERATE(true, false));
+    REQUIRE(exchange.outwards());
+    REQUIRE(exchange.inwards());
+    // Delayed acknowledgements are over by then (40 ms): the end is the first that Linux sees of it.
+    usleep(200'000);
+    node.vouch(0);
+    const bool vm_ends = GENERATE(true, false);
+    Socket& first = vm_ends ? exchange.vm : exchange.far;
+    Socket& second = vm_ends ? exchange.far : exchange.vm;
+    SECTION("with a FIN") {
+        first.close();
+        CHECK(second.receive() == "end");
+    }
+    SECTION("with a RST, of which the other side learns when it says something") {
+        first.reset();
+        usleep(50'000);
+        second.send("still there?");
+        CHECK(second.receive() == "reset");
+    }
 }
 
 }  // namespace fiplane::test
