@@ -230,6 +230,7 @@ Result<> RouterAttacher::detach(const Place& place) {
 Result<> RouterAttacher::detach_all() {
     attachments_.clear();
     std::vector<Place> places;
+    places.reserve(held_.size());
     for (const auto& [place, link] : held_)
         places.push_back(place);
     Result<> first_error;
