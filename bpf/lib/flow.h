@@ -35,6 +35,8 @@ union fl_l4 {
 	struct fl_icmp icmp;
 };
 
+#define FL_TCP_CLOSING (FL_TCP_FIN | FL_TCP_RST)
+
 /* What tells a packet's flow, and what is known of it. */
 struct fl_flow_id {
 	struct fl_flow_key key;
@@ -48,7 +50,8 @@ struct fl_flow_id {
 	bool one_entry; /* FL_NEXT_ONE_ENTRY */
 	bool may_begin; /* false: an answer to something, by its kind */
 	bool has_ports; /* TCP and UDP: conntrack can be asked */
-	bool is_closing;
+	bool is_new; /* became the programs' with this packet */
+	__u8 tcp_flags; /* 0 of others, and behind IP options */
 	struct bpf_sock_tuple tuple; /* the packet's, if it has ports */
 };
 
@@ -112,7 +115,8 @@ fl_inline void fl_identify_ports(struct fl_ctx *ctx, const struct iphdr *ip, con
 
 	id->has_ports = true;
 	id->may_begin = true;
-	id->is_closing = ip->protocol == IPPROTO_TCP && tcp && tcp[13] & (FL_TCP_FIN | FL_TCP_RST);
+	if (ip->protocol == IPPROTO_TCP && tcp && *(const __u8 *)ip == 0x45)
+		id->tcp_flags = tcp[FL_TCP_FLAGS];
 	id->tuple.ipv4.saddr = ip->saddr;
 	id->tuple.ipv4.daddr = ip->daddr;
 	id->tuple.ipv4.sport = l4->ports[0];
@@ -229,44 +233,85 @@ fl_inline void fl_remember_answers(const struct fl_flow_id *id)
 	fl_remember_flow(&key, fl_ip(id->key.outside), id->one_entry ? fl_ip(id->key.inside) : 0, 0);
 }
 
+enum fl_owner {
+	FL_OWNER_LINUX,
+	FL_OWNER_PROGRAMS,
+	FL_OWNER_NEW, /* the programs, from this packet on */
+};
+
 /*
- * Is the packet's flow the programs'? With its first packet it becomes theirs. Global, like the next one, so that the
+ * Whose is the packet's flow? With its first packet it becomes the programs'. Global, like the next one, so that the
  * verifier sees it alone and once. (Up to 6.2 a key has to be on the stack of who looks it up.)
  */
-__noinline bool fl_is_our_flow(struct __sk_buff *ctx, const struct fl_flow_id *id)
+__noinline int fl_owner_of_flow(struct __sk_buff *ctx, const struct fl_flow_id *id)
 {
 	struct fl_flow_key key;
 	struct fl_flow *flow;
+	__u32 flags;
 	bool turns;
 
 	if (!id)
-		return false;
+		return FL_OWNER_LINUX;
 	turns = id->from_inside && id->dnat;
+	flags = id->tcp_flags & FL_TCP_CLOSING ? FL_FLOW_CLOSING : 0;
 	key = id->key;
 	flow = bpf_map_lookup_elem(&fl_flows, &key);
-	if (flow) {
-		if (id->is_closing)
-			flow->flags |= FL_FLOW_CLOSING;
+	/* One that had another floating IP is none any more. */
+	if (flow && fl_ip(flow->fip) == id->fip) {
+		flow->flags |= flags;
 		fl_stamp(&flow->last_use);
 		if (turns && !id->has_ports && id->may_begin)
 			fl_remember_answers(id);
-		return true;
+		return FL_OWNER_PROGRAMS;
 	}
 	if (!id->may_begin || !fl_has_way_back(id) || !fl_ct_lacks_flow(ctx, id))
-		return false;
+		return FL_OWNER_LINUX;
 	if (turns)
 		fl_remember_answers(id);
-	return fl_remember_flow(&key, id->fip, turns && id->one_entry ? id->dnat : 0,
-				(id->from_inside ? FL_FLOW_FROM_INSIDE : 0) | (id->is_closing ? FL_FLOW_CLOSING : 0));
+	flags |= id->from_inside ? FL_FLOW_FROM_INSIDE : 0;
+	return fl_remember_flow(&key, id->fip, turns && id->one_entry ? id->dnat : 0, flags) ? FL_OWNER_NEW :
+											       FL_OWNER_LINUX;
+}
+
+/*
+ * Of a connection that it has not seen begin, conntrack takes an ACK for the proof that it is established, and anything at
+ * all with UDP. A FIN, a RST or a SYN-ACK is invalid to it and leaves untranslated; an entry that it finds then lets no
+ * answer through either, where without one the next packet of the other side would be taken for a beginning.
+ */
+fl_inline bool fl_ct_understands(__u8 tcp_flags)
+{
+	return !(tcp_flags & FL_TCP_CLOSING) && (tcp_flags & (FL_TCP_SYN | FL_TCP_ACK)) != (FL_TCP_SYN | FL_TCP_ACK);
+}
+
+/* Makes an ACK of a packet with a FIN, as if that were lost: it is sent again. Gives the flags that the packet has then. */
+fl_inline __u8 fl_put_off_fin(struct __sk_buff *ctx, __u8 tcp_flags)
+{
+	const __u8 left = tcp_flags & ~FL_TCP_FIN;
+
+	if (!(tcp_flags & FL_TCP_FIN) || !(tcp_flags & FL_TCP_ACK) || tcp_flags & FL_TCP_RST ||
+	    bpf_l4_csum_replace(ctx, FL_INNER_LEN + FL_TCP_CHECK, bpf_htons(tcp_flags), bpf_htons(left), 2) ||
+	    bpf_skb_store_bytes(ctx, FL_INNER_LEN + FL_TCP_FLAGS, &left, sizeof(left), 0))
+		return tcp_flags;
+	return left;
+}
+
+/* What Linux needs to go on with the flow: nothing, where the floating IP is another one by now, for Linux forgets such flows,
+ * too. */
+fl_inline void fl_hand_over(struct __sk_buff *ctx, const struct fl_flow_id *id, const struct fl_flow *flow)
+{
+	const __u8 tcp_flags = fl_put_off_fin(ctx, id->tcp_flags);
+	struct bpf_sock_tuple tuple = id->tuple;
+
+	if (id->from_inside && id->fip && fl_ip(flow->fip) == id->fip && fl_ct_understands(tcp_flags))
+		fl_ct_adopt(ctx, &tuple, id->key.protocol, id->fip, fl_ip(flow->dnat));
 }
 
 /*
  * The packet goes to Linux, and its flow with it, for as long as it lives. What conntrack must be told is told before Linux
- * sees the packet; nothing, where the floating IP is another one by now, for Linux forgets such flows, too.
+ * sees the packet. With its first packet Linux begins as it likes.
  */
 __noinline int fl_give_flow_back(struct __sk_buff *ctx, const struct fl_flow_id *id)
 {
-	struct bpf_sock_tuple tuple;
 	struct fl_flow_key key;
 	struct fl_flow *flow;
 
@@ -276,10 +321,8 @@ __noinline int fl_give_flow_back(struct __sk_buff *ctx, const struct fl_flow_id 
 	flow = bpf_map_lookup_elem(&fl_flows, &key);
 	if (!flow)
 		return 0;
-	if (id->from_inside && id->fip && fl_ip(flow->fip) == id->fip) {
-		tuple = id->tuple;
-		fl_ct_adopt(ctx, &tuple, key.protocol, id->fip, fl_ip(flow->dnat));
-	}
+	if (!id->is_new)
+		fl_hand_over(ctx, id, flow);
 	bpf_map_delete_elem(&fl_flows, &key);
 	return 0;
 }

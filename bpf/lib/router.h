@@ -100,6 +100,7 @@ fl_inline struct fl_verdict fl_journey(struct fl_ctx *ctx, const struct fl_frame
 				       struct fl_routed *routed, bool has_flow)
 {
 	struct fl_verdict verdict = fl_check_ip(frame, inner);
+	int owner;
 
 	if (fl_is_decided(verdict))
 		return verdict;
@@ -110,8 +111,12 @@ fl_inline struct fl_verdict fl_journey(struct fl_ctx *ctx, const struct fl_frame
 	verdict = fl_check_journey(ctx, frame, inner, routed->next);
 	if (fl_is_decided(verdict))
 		return verdict;
-	if (has_flow && fl_is_translated(routed->next) && !fl_is_our_flow(ctx, &routed->flow))
-		return fl_to_linux(FL_REASON_LINUX_FLOW);
+	if (has_flow && fl_is_translated(routed->next)) {
+		owner = fl_owner_of_flow(ctx, &routed->flow);
+		if (owner == FL_OWNER_LINUX)
+			return fl_to_linux(FL_REASON_LINUX_FLOW);
+		routed->flow.is_new = owner == FL_OWNER_NEW;
+	}
 	return fl_carry(ctx, frame, inner, routed->next, routed->source);
 }
 

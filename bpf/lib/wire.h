@@ -29,6 +29,8 @@ struct fl_icmp {
 #define FL_TCP_FIN 1
 #define FL_TCP_SYN 2
 #define FL_TCP_RST 4
+#define FL_TCP_ACK 16
+#define FL_TCP_FLAGS 13 /* where they are */
 #define FL_TCP_MSS 2
 #define FL_TCP_MSS_LEN 4
 

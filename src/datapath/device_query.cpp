@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "datapath/device_query.hpp"
 
+#include <bpf/bpf.h>
 #include <fmt/format.h>
 #include <linux/if_link.h>
 #include <linux/netlink.h>
@@ -107,6 +108,23 @@ Bytes bytes_of(const Request& request) {
 }
 
 }  // namespace
+
+std::vector<TcxFacts> tcx_programs(int ifindex, bool egress) {
+    constexpr std::size_t kMost = 64;  // the kernel allows no more per hook
+    std::array<std::uint32_t, kMost> programs{};
+    std::array<std::uint32_t, kMost> links{};
+    struct bpf_prog_query_opts options{};
+    options.sz = sizeof(options);
+    options.prog_ids = programs.data();
+    options.link_ids = links.data();
+    options.count = kMost;
+    // A kernel without tcx refuses the question.
+    if (bpf_prog_query_opts(ifindex, egress ? BPF_TCX_EGRESS : BPF_TCX_INGRESS, &options) != 0) return {};
+    std::vector<TcxFacts> out;
+    for (std::size_t i = 0; i < options.count && i < kMost; ++i)
+        out.push_back({programs[i], links[i]});
+    return out;
+}
 
 Result<DeviceQuery> DeviceQuery::open() {
     UniqueFd fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));

@@ -31,6 +31,15 @@ struct FilterFacts {
     std::string program_name;      ///< as the filter was given it: "tc_port:[17]"
 };
 
+/// One program at a tcx hook.
+struct TcxFacts {
+    std::uint32_t program_id = 0;
+    std::uint32_t link_id = 0;  ///< 0: attached without a link
+};
+
+/// Those of a device of the calling thread's namespace; empty where the kernel has no tcx, or the device is gone.
+[[nodiscard]] std::vector<TcxFacts> tcx_programs(int ifindex, bool egress);
+
 /// A NETLINK_ROUTE socket of the namespace in which it was opened. One thread at a time.
 class DeviceQuery {
   public:

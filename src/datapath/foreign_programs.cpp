@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Programs of others at a device. A packet that the fast path takes past them would miss what they do to it.
-#include <bpf/bpf.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <array>
 
 #include "datapath/attacher.hpp"
 #include "datapath/clsact.hpp"
@@ -18,9 +16,6 @@ namespace fiplane {
 
 namespace {
 
-/// The kernel allows 64 programs per tcx hook.
-constexpr std::size_t kMostTcxPrograms = 64;
-
 std::string_view direction(bool egress) {
     return egress ? "egress" : "ingress";
 }
@@ -30,21 +25,10 @@ std::string phrase(std::string_view where, std::uint32_t program_id) {
     return fmt::format("{} prog {}{}{}", where, program_id, name.empty() ? "" : " ", name);
 }
 
-/// `is_ours`: of ids of a link and its program.
 template <typename IsOurs>
 void list_tcx(int ifindex, bool egress, IsOurs is_ours, std::vector<std::string>& out) {
-    std::array<std::uint32_t, kMostTcxPrograms> programs{};
-    std::array<std::uint32_t, kMostTcxPrograms> links{};
-    struct bpf_prog_query_opts options{};
-    options.sz = sizeof(options);
-    options.prog_ids = programs.data();
-    options.link_ids = links.data();
-    options.count = kMostTcxPrograms;
-    // A kernel without tcx refuses the question.
-    if (bpf_prog_query_opts(ifindex, egress ? BPF_TCX_EGRESS : BPF_TCX_INGRESS, &options) != 0) return;
-    for (std::size_t i = 0; i < options.count && i < programs.size(); ++i) {
-        if (!is_ours(links[i], programs[i]))
-            out.push_back(phrase(fmt::format("tcx {}", direction(egress)), programs[i]));
+    for (const TcxFacts& at : tcx_programs(ifindex, egress)) {
+        if (!is_ours(at)) out.push_back(phrase(fmt::format("tcx {}", direction(egress)), at.program_id));
     }
 }
 
@@ -87,9 +71,7 @@ std::vector<std::string> programs_here(int ifindex) {
     if (!query) return {query.error().message()};
     list_xdp(*query, ifindex, 0, out);
     for (const bool egress : {false, true}) {
-        list_tcx(
-            ifindex, egress, [](std::uint32_t, std::uint32_t program) { return program_name(program) == kStubName; },
-            out);
+        list_tcx(ifindex, egress, [](const TcxFacts& at) { return program_name(at.program_id) == kStubName; }, out);
         list_filters(*query, ifindex, egress, is_our_filter, out);
     }
     return out;
@@ -97,9 +79,9 @@ std::vector<std::string> programs_here(int ifindex) {
 
 std::vector<std::string> Attacher::foreign_programs(int ifindex) const {
     std::vector<std::string> out;
-    const auto is_held = [this](std::uint32_t link, std::uint32_t /*program*/) {
-        return link != 0 &&
-               std::ranges::any_of(held_, [link](const auto& entry) { return entry.second.link_id == link; });
+    const auto is_held = [this](const TcxFacts& at) {
+        return at.link_id != 0 &&
+               std::ranges::any_of(held_, [&at](const auto& entry) { return entry.second.link_id == at.link_id; });
     };
     list_foreign_xdp(ifindex, out);
     for (const bool egress : {false, true}) {

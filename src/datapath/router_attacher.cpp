@@ -31,26 +31,27 @@ std::string pin_of(const PinPaths& paths, const std::pair<NetnsName, std::string
     return fmt::format("{}/{}", directory_of(paths, place.first), place.second);
 }
 
-/// The index of the device that a link is on; 0: it is gone.
-int device_of(int link) {
+/// The id of a link that is at a device; 0: its device is gone, or it is no such link.
+std::uint32_t id_of(int link) {
     bpf_link_info info{};
     std::uint32_t length = sizeof(info);
     if (bpf_link_get_info_by_fd(link, &info, &length) != 0 || info.type != BPF_LINK_TYPE_TCX) return 0;
-    return static_cast<int>(info.tcx.ifindex);
+    return info.tcx.ifindex == 0 ? 0 : info.id;
 }
 
-/// Runs `what` inside a namespace; absence of the namespace is fine, for what was there is gone with it.
+/// Runs `what` inside a namespace.
 template <typename What>
 Result<> inside(const NetnsName& name, What what) {
     auto netns = Netns::open(name);
-    if (!netns) return {};
+    if (!netns) return pass_on(netns);
     auto guard = NetnsGuard::enter(*netns);
     if (!guard) return pass_on(guard);
     return what();
 }
 
-/// Takes our filter off a device, if there is one.
+/// Takes our filter off a device, if there is one. What was in a namespace is gone with it.
 Result<> remove_filter(const NetnsName& netns, const std::string& device) {
+    if (!Netns::open(netns)) return {};
     return inside(netns, [&]() -> Result<> {
         const int ifindex = static_cast<int>(if_nametoindex(device.c_str()));
         return ifindex == 0 ? Result<>{} : clsact_detach({FL_HOOK_TC_ROUTER, ifindex});
@@ -108,7 +109,7 @@ Result<> RouterAttacher::take_over() {
         UniqueFd fd(bpf_obj_get(pin_of(paths_, place).c_str()));
         if (tc_ == TcBackend::kClsact) {
             held_.emplace(place, UniqueFd{});
-        } else if (!fd || device_of(fd.get()) == 0) {
+        } else if (!fd || id_of(fd.get()) == 0) {
             if (auto done = forget(place); !done) return done;
         } else {
             held_.emplace(place, std::move(fd));
@@ -140,13 +141,20 @@ Result<> RouterAttacher::attach(const std::vector<DeviceRole>& devices) {
     return first_error;
 }
 
-/// Whether what is held there still is where the device is now: it goes with its device, of which there may be another.
+/// Whether what is held there is at the device that is there now. It goes with its device, of which there may be
+/// another; and a namespace that lost its name may live on, while another one has the name.
 bool RouterAttacher::lives(const DeviceRole& device) const {
     const auto found = held_.find({device.netns, device.name});
     if (found == held_.end()) return false;
-    if (found->second) return device_of(found->second.get()) == device.ifindex;
+    const UniqueFd& link = found->second;
     bool there = false;
     const auto asked = inside(device.netns, [&]() -> Result<> {
+        if (link) {
+            const std::uint32_t id = id_of(link.get());
+            const auto programs = tcx_programs(device.ifindex, false);
+            there = id != 0 && std::ranges::find(programs, id, &TcxFacts::link_id) != programs.end();
+            return {};
+        }
         auto query = DeviceQuery::open();
         if (!query) return pass_on(query);
         const auto filters = query->filters(device.ifindex, false);
@@ -222,6 +230,7 @@ Result<> RouterAttacher::detach(const Place& place) {
 Result<> RouterAttacher::detach_all() {
     attachments_.clear();
     std::vector<Place> places;
+    places.reserve(held_.size());
     for (const auto& [place, link] : held_)
         places.push_back(place);
     Result<> first_error;

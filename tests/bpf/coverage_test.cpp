@@ -24,7 +24,6 @@ const std::map<fl_reason, std::string> kUnreachable = {
     {FL_REASON_TO_VLAN_DEV, "test runs keep no tag beside a frame; live_test.cpp sends real frames"},
     {FL_REASON_PULL_FAILED, "needs an allocation failure"},
     {FL_REASON_DECAP_REFUSED, "needs an allocation failure"},
-    {FL_REASON_DROP_REWRITE, "needs an allocation failure half-way"},
 };
 
 Covered reachable() {
@@ -59,6 +58,32 @@ Covered reachable() {
         {FL_REASON_FLOOD, FL_REASON_FIP_OUT, FL_REASON_FIP_HAIRPIN, FL_REASON_ROUTED, FL_REASON_L2_TO_HOST,
          FL_REASON_ARP_OTHER, FL_REASON_NOT_OWN_ADDRESS, FL_REASON_UNKNOWN_MAC, FL_REASON_TO_ROUTER, FL_REASON_NO_DEST,
          FL_REASON_NOT_IPV4, FL_REASON_L4_SHORT, FL_REASON_FRAGMENT, FL_REASON_ENCAP_REFUSED, FL_REASON_BAD_IP_HEADER});
+    add(FL_HOOK_TC_ROUTER, {FL_REASON_FIP_IN,
+                            FL_REASON_FIP_OUT,
+                            FL_REASON_FIP_HAIRPIN,
+                            FL_REASON_ROUTED,
+                            FL_REASON_CROSSED,
+                            FL_REASON_ARP_REPLY,
+                            FL_REASON_BETWEEN_ROUTERS,
+                            FL_REASON_FLOOD,
+                            FL_REASON_NO_DEST,
+                            FL_REASON_ARP_OTHER,
+                            FL_REASON_NO_SOURCE,
+                            FL_REASON_SHORT_FRAME,
+                            FL_REASON_VLAN_TAG,
+                            FL_REASON_NOT_IPV4,
+                            FL_REASON_IP_OPTIONS,
+                            FL_REASON_BAD_IP_HEADER,
+                            FL_REASON_FRAGMENT,
+                            FL_REASON_TTL,
+                            FL_REASON_MTU,
+                            FL_REASON_MSS,
+                            FL_REASON_ICMP_INNER,
+                            FL_REASON_LINUX_FLOW,
+                            FL_REASON_LEASE,
+                            FL_REASON_L4_SHORT,
+                            FL_REASON_HOST_SOURCE,
+                            FL_REASON_DROP_REWRITE});
     return out;
 }
 

@@ -13,6 +13,7 @@
 #include "bpf/coverage.hpp"
 #include "core/reasons.hpp"
 #include "support/bpf_objects.hpp"
+#include "support/conntrack.hpp"
 #include "support/frame_diff.hpp"
 
 #ifndef BPF_F_TEST_SKB_CHECKSUM_COMPLETE
@@ -59,6 +60,8 @@ struct Programs::Impl {
         __sk_buff skb{};
         skb.gso_size = options.gso_size;
         skb.ifindex = options.ifindex;
+        skb.cb[0] = options.device;
+        skb.mark = options.mark;
         xdp_md md_in{};
         xdp_md md_out{};
         md_in.data_end = static_cast<std::uint32_t>(frame.size());
@@ -81,7 +84,8 @@ struct Programs::Impl {
         }
         out.resize(opts.data_size_out);
 
-        RunResult result{.action = static_cast<int>(opts.retval), .duration_ns = opts.duration};
+        RunResult result{
+            .action = static_cast<int>(opts.retval), .mark = xdp ? 0 : skb.mark, .duration_ns = opts.duration};
         if (xdp && md_out.data != 0) {
             fl_meta meta{};
             if (md_out.data != sizeof(meta)) throw std::runtime_error("metadata of an unexpected size");
@@ -112,6 +116,7 @@ struct Programs::Impl {
 };
 
 Programs::Programs() : impl_(std::make_unique<Impl>()) {
+    load_conntrack_modules();
     for (std::size_t hook = 0; hook < FL_HOOK_COUNT; ++hook) {
         const std::string_view name = hook_name(static_cast<fl_hook>(hook));
         bpf_object* shipped = impl_->loaded.load(fmt::format(FIPLANE_BPF_OBJECTS "/{}.bpf.o", name));
@@ -142,20 +147,31 @@ RunResult Programs::run(fl_hook hook, const Bytes& frame, const RunOptions& opti
     RunResult shipped = impl_->run_once(hook, 0, frame, options);
     const Counters middle = impl_->counters();
     shipped.reason = Impl::counted(hook, frame, start, middle);
+    note_covered(hook, shipped.reason);
+    if (options.once) return shipped;
     const RunResult poisoned = impl_->run_once(hook, 1, frame, options);
     const fl_reason poisoned_reason = Impl::counted(hook, frame, middle, impl_->counters());
 
     INFO("reason " << reason_name(shipped.reason));
     CHECK(shipped.action == poisoned.action);
     CHECK(shipped.reason == poisoned_reason);
+    CHECK(shipped.mark == poisoned.mark);
     const auto difference = frame_difference(shipped.frame, poisoned.frame, Freedom::kOuterPortAndId);
     if (difference) FAIL_CHECK("the program with poisoned headroom gives another frame:\n" << *difference);
-    note_covered(hook, shipped.reason);
     return shipped;
 }
 
 std::uint32_t Programs::run_for_time(fl_hook hook, const Bytes& frame, int repeat) {
     return impl_->run_once(hook, 0, frame, {.repeat = repeat}).duration_ns;
+}
+
+std::size_t Programs::rows(const std::string& map) const {
+    const bpf_map* target = impl_->map(map);
+    Bytes key(bpf_map__key_size(target));
+    std::size_t count = 0;
+    for (const void* at = nullptr; bpf_map__get_next_key(target, at, key.data(), key.size()) == 0; at = key.data())
+        ++count;
+    return count;
 }
 
 void Programs::put_fip_stat_row(const fl_fip_stat_key& key) {

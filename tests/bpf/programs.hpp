@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The real programs with real maps, unpinned, run on frames by BPF_PROG_TEST_RUN. One instance holds all five programs
+// The real programs with real maps, unpinned, run on frames by BPF_PROG_TEST_RUN. One instance holds all programs
 // twice: as they are shipped, and with poisoned headroom; both share the maps. The verifier takes its time, so a
 // process loads them once. Not thread-safe. Needs root.
 #pragma once
@@ -36,6 +36,10 @@ inline constexpr int kXdpRedirect = 4;
 struct RunOptions {
     std::uint32_t gso_size = 0;
     std::uint32_t ifindex = 0;  ///< tc only; 0: loopback
+    std::uint32_t device = 0;   ///< tc_router only: number of the device, as its stub gives it
+    std::uint32_t mark = 0;     ///< tc only
+    /// The shipped program alone, where the run changes what the other one would find.
+    bool once = false;
     int repeat = 1;
     /// tc only: skb->csum is set, and checked after the run (BPF_F_TEST_SKB_CHECKSUM_COMPLETE).
     bool checksum_complete = false;
@@ -46,6 +50,7 @@ struct RunResult {
     fl_reason reason{};  ///< of the one counter that went up
     Bytes frame{};
     std::optional<fl_meta> meta{};  ///< XDP only
+    std::uint32_t mark = 0;         ///< tc only: afterwards
     std::uint32_t duration_ns = 0;
 };
 
@@ -58,7 +63,7 @@ class Programs {
     Programs& operator=(const Programs&) = delete;
 
     /// Runs both variants. Fails the test unless each counts the packet exactly once, with its length, and both give
-    /// the same action, reason and bytes (but for the outer port and ID, which are drawn anew each time).
+    /// the same action, reason, mark and bytes (but for the outer port and ID, which are drawn anew each time).
     RunResult run(fl_hook hook, const Bytes& frame, const RunOptions& options = {});
     /// Runs the shipped program alone, `repeat` times on the same packet: nanoseconds per run.
     std::uint32_t run_for_time(fl_hook hook, const Bytes& frame, int repeat);
@@ -79,6 +84,7 @@ class Programs {
         if (!lookup(map, &key, &value)) return std::nullopt;
         return value;
     }
+    [[nodiscard]] std::size_t rows(const std::string& map) const;
     void put_fip_stat_row(const fl_fip_stat_key& key);
     [[nodiscard]] fl_fip_stat fip_stat(const fl_fip_stat_key& key) const;  ///< sum over CPUs
 
