@@ -86,19 +86,20 @@ Outcome Evaluator::evaluate(Hook hook, const Packet& packet, bool untracked) con
     outcome = merge(interpreter.run(untracked ? Tracking::kUntracked : Tracking::kTracked, packet.marks));
     const auto tracking = prepared_->tracking_matters.find(hook);
     const bool matters = tracking != prepared_->tracking_matters.end() && tracking->second;
-    const Chain& first = *chains->front().chain;
+    const Chain& head = *chains->front().chain;
     outcome.marks_invalid = outcome.marks;
-    const bool may_be_invalid = !untracked && !packet.by_flow;
-    if (may_be_invalid && !outcome.stopped && (matters || packet.marks.packet != packet.marks_invalid.packet)) {
-        const Outcome invalid = merge(interpreter.run(Tracking::kInvalid, packet.marks_invalid));
-        combine(outcome, invalid, first, "that conntrack calls invalid");
+    if (!untracked && !outcome.stopped && (matters || packet.marks.packet != packet.marks_invalid.packet)) {
+        const Outcome translated = outcome;
+        const Outcome* first = packet.by_flow ? &translated : nullptr;
+        const Outcome invalid = merge(interpreter.run(Tracking::kInvalid, packet.marks_invalid, first));
+        combine(outcome, invalid, head, "that conntrack calls invalid");
         outcome.marks_invalid = invalid.marks;
     }
     const Outcome of_first = outcome;
     for (const Marks& marks : packet.marks_later) {
         if (untracked || outcome.stopped) break;
         const Outcome later = merge(interpreter.run(Tracking::kEstablished, marks, &of_first));
-        combine(outcome, later, first, fmt::format("of connections with mark 0x{:x}", marks.connection.value_or(0)));
+        combine(outcome, later, head, fmt::format("of connections with mark 0x{:x}", marks.connection.value_or(0)));
         outcome.marks_later.push_back(later.marks);
     }
     outcome.source_tests = interpreter.source_tests();

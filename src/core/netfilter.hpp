@@ -193,8 +193,8 @@ struct Packet {
     Marks marks_invalid;
     std::vector<Marks> marks_later;
     bool dnat_done = false;  ///< ct status dnat
-    /// Of a flow that the fast path carries from its first packet to its last, with the ports that it has: no packet of
-    /// it is invalid to conntrack, and ports that a rule would choose at random stay.
+    /// Of a flow that the fast path carries from its first packet to its last, with the ports that it has: also what
+    /// conntrack would call invalid is translated, and ports that a rule would choose at random stay.
     bool by_flow = false;
 };
 
