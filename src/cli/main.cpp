@@ -23,7 +23,7 @@ constexpr const char* kExitCodes = R"(Exit codes:
 int run(int argc, char** argv) {
     CommandLine line("Overlay networks, routers and floating IPs on plain IP, with an eBPF fast path.", kExitCodes);
     for (const auto add : {add_validate, add_plan, add_apply, add_teardown, add_agent, add_reload, add_status,
-                           add_explain, add_survey, add_fast_path, add_version}) {
+                           add_explain, add_survey, add_detach, add_fast_path, add_version}) {
         add(line);
     }
     return static_cast<int>(line.run(argc, argv));

@@ -15,6 +15,7 @@ void add_reload(CommandLine& line);
 void add_status(CommandLine& line);
 void add_explain(CommandLine& line);
 void add_survey(CommandLine& line);
+void add_detach(CommandLine& line);
 void add_fast_path(CommandLine& line);
 void add_version(CommandLine& line);
 

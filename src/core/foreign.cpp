@@ -25,11 +25,15 @@ bool is_router_port(const std::string& device) {
     return std::ranges::any_of(kPrefixes, [&](std::string_view prefix) { return device.starts_with(prefix); });
 }
 
-/// Numbers come from names, which outlive the agent: a port that is made again has the one that it had.
+std::uint32_t foreign_number(const std::string& name) {
+    return kFirstNumber | hash_of(name);
+}
+
+/// A port that is made again has the number that it had.
 void L2::follow(const std::map<NetnsName, NetnsIndex>& routers) {
     std::set<std::uint32_t> taken;
     const auto number = [&](const NetnsIndex& router, int ifindex, const std::string& name) {
-        const std::uint32_t wanted = kFirstNumber | hash_of(name);
+        const std::uint32_t wanted = foreign_number(name);
         const bool fresh = taken.insert(wanted).second;
         if (!fresh) notes_.push_back(name + " stays slow: its number is another one's");
         numbers_[{&router, ifindex}] = fresh ? wanted : 0;

@@ -21,8 +21,6 @@ namespace fiplane {
 
 namespace {
 
-constexpr const char* kStagesMap = "fl_stages";
-
 std::string directory_of(const PinPaths& paths, const NetnsName& netns) {
     return fmt::format("{}/{}", paths.routers(), netns);
 }
@@ -58,21 +56,6 @@ Result<> remove_filter(const NetnsName& netns, const std::string& device) {
     });
 }
 
-/// Every pin: namespace and device.
-Result<std::vector<std::pair<NetnsName, std::string>>> all_pins(const PinPaths& paths) {
-    std::vector<std::pair<NetnsName, std::string>> out;
-    const auto names = list_pins(paths.routers());
-    if (!names) return std::unexpected(names.error());
-    for (const auto& netns : *names) {
-        const auto devices = list_pins(directory_of(paths, netns));
-        if (!devices) return std::unexpected(devices.error());
-        for (const auto& device : *devices)
-            out.emplace_back(netns, device);
-        if (devices->empty()) rmdir(directory_of(paths, netns).c_str());
-    }
-    return out;
-}
-
 /// The program array whose entry 0 all devices' programs call. It must be pinned: the kernel empties one that nothing
 /// in userspace refers to any more.
 Result<UniqueFd> open_stages(const PinPaths& paths) {
@@ -89,6 +72,20 @@ Result<UniqueFd> open_stages(const PinPaths& paths) {
 
 }  // namespace
 
+Result<std::vector<std::pair<NetnsName, std::string>>> RouterAttacher::pinned(const PinPaths& paths) {
+    std::vector<std::pair<NetnsName, std::string>> out;
+    const auto names = list_pins(paths.routers());
+    if (!names) return std::unexpected(names.error());
+    for (const auto& netns : *names) {
+        const auto devices = list_pins(directory_of(paths, netns));
+        if (!devices) return std::unexpected(devices.error());
+        for (const auto& device : *devices)
+            out.emplace_back(netns, device);
+        if (devices->empty()) rmdir(directory_of(paths, netns).c_str());
+    }
+    return out;
+}
+
 Result<RouterAttacher> RouterAttacher::open(PinPaths paths, UniqueFd program, TcBackend tc) {
     if (auto made = make_pin_directory(paths.routers()); !made) return pass_on(made);
     auto stages = open_stages(paths);
@@ -103,7 +100,7 @@ Result<RouterAttacher> RouterAttacher::open(PinPaths paths, UniqueFd program, Tc
 }
 
 Result<> RouterAttacher::take_over() {
-    const auto pins = all_pins(paths_);
+    const auto pins = pinned(paths_);
     if (!pins) return std::unexpected(pins.error());
     for (const Place& place : *pins) {
         UniqueFd fd(bpf_obj_get(pin_of(paths_, place).c_str()));
@@ -242,7 +239,7 @@ Result<> RouterAttacher::detach_all() {
 }
 
 Result<> RouterAttacher::remove_pins(const PinPaths& paths) {
-    const auto pins = all_pins(paths);
+    const auto pins = pinned(paths);
     if (!pins) return std::unexpected(pins.error());
     for (const Place& place : *pins) {
         const UniqueFd fd(bpf_obj_get(pin_of(paths, place).c_str()));

@@ -16,6 +16,9 @@
 
 namespace fiplane {
 
+/// The program array whose entry 0 is what all devices run.
+inline constexpr const char* kStagesMap = "fl_stages";
+
 class RouterAttacher {
   public:
     /// Takes the program, makes it what all devices run, and takes over what is pinned; pins of devices that are gone
@@ -29,6 +32,8 @@ class RouterAttacher {
     [[nodiscard]] Result<> detach_all();
     [[nodiscard]] const std::vector<Attachment>& attachments() const { return attachments_; }
 
+    /// Namespace and device of every pin. Directories of namespaces without any are removed.
+    [[nodiscard]] static Result<std::vector<std::pair<NetnsName, std::string>>> pinned(const PinPaths& paths);
     /// Detaches and unpins everything, also that of a dead agent.
     [[nodiscard]] static Result<> remove_pins(const PinPaths& paths);
 

@@ -44,8 +44,8 @@ void check_refused(const ProcessResult& result, int code, const std::string& wha
 
 TEST_CASE("Every verb explains itself with an example", "[cli]") {
     CHECK_THAT(fiplane("--help").out, ContainsSubstring("Exit codes"));
-    for (const char* verb :
-         {"validate", "plan", "apply", "teardown", "agent", "reload", "status", "explain", "fast-path", "version"}) {
+    for (const char* verb : {"validate", "plan", "apply", "teardown", "agent", "reload", "status", "explain", "detach",
+                             "fast-path", "version"}) {
         const auto help = fiplane(fmt::format("{} --help", verb));
         INFO(verb);
         CHECK(help.exit_status == 0);
@@ -102,6 +102,7 @@ TEST_CASE("Without privileges only reading works: exit code 4", "[cli]") {
     check_refused(unprivileged("apply " + bench.file() + " --node primary"), 4, "root");
     check_refused(unprivileged("agent --topology " + bench.file() + " --node primary"), 4, "root");
     check_refused(unprivileged("teardown"), 4, "root");
+    check_refused(unprivileged("detach"), 4, "root");
     CHECK(unprivileged("validate " + bench.file()).exit_status == 0);
     CHECK(unprivileged("--help").exit_status == 0);
     CHECK(difference(before, bench.linux_state()) == "");
