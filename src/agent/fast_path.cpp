@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "agent/release.hpp"
 #include "core/reasons.hpp"
 
 namespace fiplane {
@@ -66,7 +67,22 @@ Result<> FastPath::try_forced_xdp(const std::string& underlay_device) {
 Result<> FastPath::turn_off() {
     on_ = false;
     left_out_.clear();
+    if (options_.follows) return leave_routers();
     return datapath_ ? datapath_->detach() : Datapath::remove_pins(options_.pin_dir);
+}
+
+/// With their flows. The maps go as well: what they say of flows ends with that.
+Result<> FastPath::leave_routers() {
+    datapath_.reset();
+    auto table = FlowTable::open(options_.pin_dir);
+    if (!table) return pass_on(table);
+    if (!*table) return {};
+    auto released = release_flows(**table);
+    if (!released) return pass_on(released);
+    spdlog::info("{} flows handed over to Linux", released->flows);
+    for (const auto& [why, flows] : released->left_out)
+        spdlog::info("{} flows left out: {}", flows, why);
+    return Datapath::remove_pins(options_.pin_dir);
 }
 
 Result<> FastPath::withdraw(const std::vector<Ipv4>& addresses) {

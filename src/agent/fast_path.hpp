@@ -67,6 +67,7 @@ class FastPath {
     [[nodiscard]] const Statistics& statistics() const { return statistics_; }
 
   private:
+    [[nodiscard]] Result<> leave_routers();
     [[nodiscard]] Result<> detach_from_lost_devices();
     [[nodiscard]] Result<> sync();
     [[nodiscard]] Result<> find_left_out();

@@ -52,7 +52,7 @@ ExitCode run(Options options) {
                             options.follow.empty() ? "neither a topology nor whom to follow is given"
                                                    : "a node is either built from a topology or followed",
                             {},
-                            "give either --topology FILE or --follow neutron"});
+                            "give either --topology FILE or --follow neutron; see fiplane agent --help"});
     }
     std::optional<Topology> topology;
     if (options.follow.empty()) {

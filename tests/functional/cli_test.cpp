@@ -49,8 +49,8 @@ TEST_CASE("Every verb explains itself with an example", "[cli]") {
         const auto help = fiplane(fmt::format("{} --help", verb));
         INFO(verb);
         CHECK(help.exit_status == 0);
-        CHECK_THAT(help.out, ContainsSubstring("Example:\n  fiplane "));
-        CHECK_THAT(help.out.substr(help.out.find("Example:")), ContainsSubstring(fmt::format("fiplane {}", verb)));
+        CHECK_THAT(help.out, ContainsSubstring("Example:\n  fiplane ") || ContainsSubstring("Examples:\n  fiplane "));
+        CHECK_THAT(help.out.substr(help.out.find("Example")), ContainsSubstring(fmt::format("fiplane {}", verb)));
         CHECK_THAT(fiplane("--help").out, ContainsSubstring(verb));
     }
     CHECK_THAT(fiplane("version").out, StartsWith("fiplane "));

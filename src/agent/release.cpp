@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/release.hpp"
+
+#include <ctime>
+
+#include "core/flow_handover.hpp"
+#include "linux/conntrack.hpp"
+#include "observe/netns_directory.hpp"
+
+namespace fiplane {
+namespace {
+
+/// The programs' clock.
+std::uint32_t seconds_now() {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return static_cast<std::uint32_t>(now.tv_sec);
+}
+
+std::map<NetnsName, Netns> router_namespaces() {
+    std::map<NetnsName, Netns> out;
+    for (const NetnsName& name : Netns::list()) {
+        if (!is_router_netns(name)) continue;
+        if (auto netns = Netns::open(name)) out.emplace(name, std::move(*netns));
+    }
+    return out;
+}
+
+void hand_over(const Netns& netns, const std::vector<TrackedConnection>& connections, Release& release) {
+    if (connections.empty()) return;
+    const auto added = add_conntrack(netns, connections);
+    const auto leave_out = [&](std::size_t number, const char* why) {
+        if (number != 0) release.left_out[why] += number;
+    };
+    if (!added) {
+        release.refusals.push_back(added.error());
+        leave_out(connections.size(), "Linux refused an entry");
+        return;
+    }
+    const std::size_t done = added->added + added->present;
+    release.flows += done;
+    if (done != 0) release.routers[netns.name()].flows = done;
+    leave_out(added->taken, "another connection has its address and port outside");
+    leave_out(added->refused, "Linux refused an entry");
+    if (added->refusal) release.refusals.push_back(*added->refusal);
+}
+
+}  // namespace
+
+Result<Release> release_flows(FlowTable& table, const std::function<void(const NetnsName&, std::size_t)>& step) {
+    Release release;
+    for (const auto& [netns, device] : table.devices())
+        release.routers[netns].devices.push_back(device);
+    // What is read after this is all that there will be.
+    if (auto ended = table.end_lease(); !ended) return pass_on(ended);
+    const auto flows = table.flows();
+    if (!flows) return std::unexpected(flows.error());
+    const auto namespaces = router_namespaces();
+    std::map<NetnsName, ConntrackLimits> limits;
+    for (const auto& [name, netns] : namespaces)
+        limits.emplace(name, read_conntrack_limits(netns));
+    const FlowHandover plan = plan_handover(*flows, limits, seconds_now());
+    for (const auto& [reason, number] : plan.left_out)
+        release.left_out[describe(reason)] += number;
+    for (const auto& [name, connections] : plan.connections) {
+        if (step) step(name, plan.connections.size());
+        hand_over(namespaces.at(name), connections, release);
+    }
+    return release;
+}
+
+}  // namespace fiplane
