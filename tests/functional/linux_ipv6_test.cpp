@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "functional/linux_witness.hpp"
 #include "linux/nft.hpp"
@@ -34,6 +36,9 @@ struct Ipv6Bench : Bench {
         must(rtnl.change_link(a, "a", {.up = true}));
         must(rtnl.change_link(b, "b", {.up = true}));
         run({"ip", "address", "add", "2001:db8::1/64", "dev", "a", "nodad"});
+        // The kernel makes the address's own route in a work queue (addrconf_dad_work).
+        for (int i = 0; i < 500 && way("2001:db8::1").type != RouteType::kLocal; ++i)
+            std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
     Ipv6Way way(const char* peer, int bound_to = 0) {
         return must(rtnl.ipv6_way(address("2001:db8::1"), address(peer), bound_to));
