@@ -188,9 +188,10 @@ Result<> RouterAttacher::attach_one(const DeviceRole& device, Attachment& result
     if (!there) done = allow_any_window(device.netns);
     if (!there && done) done = inside(device.netns, [&] { return attach_here(place, device); });
     if (!done) {
-        // The device may be gone; what comes of that the next look at Linux tells.
+        // The device may be gone; what comes of that the next look at Linux tells. A directory or a pin that was made
+        // for it would stay for as long as the agent lives.
         result.why = done.error().message();
-        return {};
+        return forget(place);
     }
     result.mode = tcx ? "tcx" : "clsact";
     if (device.refused.empty())
