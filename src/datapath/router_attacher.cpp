@@ -16,10 +16,13 @@
 #include "datapath/preflight.hpp"
 #include "datapath/router_stub.hpp"
 #include "linux/netns.hpp"
+#include "linux/sysctl.hpp"
 
 namespace fiplane {
 
 namespace {
+
+constexpr const char* kAnyWindow = "netfilter/nf_conntrack_tcp_be_liberal";
 
 std::string directory_of(const PinPaths& paths, const NetnsName& netns) {
     return fmt::format("{}/{}", paths.routers(), netns);
@@ -45,6 +48,18 @@ Result<> inside(const NetnsName& name, What what) {
     auto guard = NetnsGuard::enter(*netns);
     if (!guard) return pass_on(guard);
     return what();
+}
+
+/// Linux translates nothing that lies outside of the TCP windows that conntrack has seen, and of a connection that the
+/// programs give back it has not seen the SYN, with the factor by which windows are to be multiplied. Of what it picks
+/// up itself in mid-life it does not ask for windows (IP_CT_TCP_FLAG_BE_LIBERAL). A program can say that of no entry,
+/// so the namespace says it of all, and goes on saying it when there is no agent.
+Result<> allow_any_window(const NetnsName& name) {
+    auto netns = Netns::open(name);
+    if (!netns) return pass_on(netns);
+    auto now = read_sysctl(*netns, kAnyWindow);
+    if (!now) return pass_on(now);
+    return *now == "1" ? Result<>{} : write_sysctl(*netns, kAnyWindow, "1");
 }
 
 /// Takes our filter off a device, if there is one. What was in a namespace is gone with it.
@@ -170,11 +185,13 @@ Result<> RouterAttacher::attach_one(const DeviceRole& device, Attachment& result
         if (!device.refused.empty()) return {};
     }
     Result<> done;
-    if (!there) done = inside(device.netns, [&] { return attach_here(place, device); });
+    if (!there) done = allow_any_window(device.netns);
+    if (!there && done) done = inside(device.netns, [&] { return attach_here(place, device); });
     if (!done) {
-        // The device may be gone; what comes of that the next look at Linux tells.
+        // The device may be gone; what comes of that the next look at Linux tells. A directory or a pin that was made
+        // for it would stay for as long as the agent lives.
         result.why = done.error().message();
-        return {};
+        return forget(place);
     }
     result.mode = tcx ? "tcx" : "clsact";
     if (device.refused.empty())

@@ -27,8 +27,10 @@ using std::chrono::seconds;
 /// Nothing tells of a path MTU that the kernel learned, which it keeps for ten minutes, and packets are lost meanwhile.
 constexpr seconds kIpv6WaysInterval{5};
 
-/// How often a name is tried to which no namespace is attached yet: 1, 2, 4 ... ms, until it exists for about a second.
-constexpr int kMaxAttempts = 10;
+/// A name to which no namespace is attached yet is tried after 1, 2, 4 ... ms, and from the tenth time on once a second
+/// for as long as it is there: nothing tells when it is, and Linux may take seconds over a new namespace while it
+/// removes others.
+constexpr int kSlowestAttempt = 10;
 
 Result<UniqueFd> make_timer() {
     UniqueFd timer(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
@@ -144,9 +146,10 @@ struct Observer::Impl {
         const auto names = Netns::list();
         const auto tried = std::exchange(unopened, {});
         for (const auto& [name, attempts] : tried) {
-            if (!std::ranges::binary_search(names, name) || attempts >= kMaxAttempts) continue;
+            if (!std::ranges::binary_search(names, name)) continue;
             look_at(name);
-            if (const auto again = unopened.find(name); again != unopened.end()) again->second = attempts + 1;
+            if (const auto again = unopened.find(name); again != unopened.end())
+                again->second = std::min(attempts + 1, kSlowestAttempt);
         }
         arm_retry();
     }

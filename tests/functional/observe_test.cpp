@@ -257,6 +257,19 @@ TEST_CASE("Router namespaces are watched from their creation to their deletion",
     CHECK(watched->take_changes().configuration);
 }
 
+TEST_CASE("A namespace may come seconds after its name", "[observe]") {
+    REQUIRE_ROOT();
+    Watched watched;
+    run("ip netns add late");
+    run("touch /run/netns/qrouter-late");
+    const auto come = Clock::now() + scaled(2500ms);
+    while (Clock::now() < come)
+        watched.settle();
+    REQUIRE(watched->snapshot().netns("qrouter-late") == nullptr);
+    run("mount --bind /run/netns/late /run/netns/qrouter-late");
+    watched.until([](const Snapshot& s) { return s.netns("qrouter-late") != nullptr; });
+}
+
 TEST_CASE("The directory of namespaces may come later than the observer", "[observe]") {
     REQUIRE_ROOT();
     isolate_mounts();
