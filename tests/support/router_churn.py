@@ -73,10 +73,11 @@ class ChurnRouter:
         ])
 
     def wait_until_followed(self) -> str:
-        """Until the agent has its program at the way in and the way out."""
+        """Until the agent has its program at the way in and the way out. While namespaces come and go by the dozen, one look at
+        all of them may take it many seconds."""
         pins = " && ".join(f"test -e {PINS}/routers/{self.netns}/{device}" for device in (self.device("qr-"), self.outer))
         late = f"{{ echo the agent does not follow {self.netns}: >&2; ls {PINS}/routers/{self.netns} >&2 || true; exit 1; }}"
-        return f"n=0; until {pins}; do n=$((n + 1)); test $n -lt 500 || {late}; sleep 0.02; done"
+        return f"n=0; until {pins}; do n=$((n + 1)); test $n -lt 1500 || {late}; sleep 0.02; done"
 
     def delete(self) -> str:
         """In the order of an L3 agent: floating IP, ports, namespace."""
