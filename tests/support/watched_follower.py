@@ -48,6 +48,10 @@ class WatchedFollower(Follower):
     def pins(self) -> list[str]:
         return sorted(self.node.run(["find", PINS]).stdout.split())
 
+    def is_pinned(self) -> bool:
+        """Is anything of fiplane left there?"""
+        return self.node.run(["ls", PINS], check=False).returncode == 0
+
     def programs(self) -> tuple[int, int]:
         """Programs at devices, and links that hold them there: of this node alone, for other labs have some, too. They are
         those that call by this node's fl_stages."""
