@@ -344,6 +344,11 @@ Journey Walker::walk(const BridgePort& leg, const Source& source, const Prefix& 
                   with_steps);
     if (journey.dnat) copy_bytes(journey.next.dnat, *journey.dnat);
     if (leg.segment->is_foreign() && journey.dnat) journey.next.router = l2_.number_of(*journey.translator);
+    // The answer to a SYN that goes to Linux alone is invalid to its conntrack, which never sees the question.
+    if (leg.segment->is_foreign() && journey.fast && journey.next.mss != 0 && (journey.dnat || journey.snat)) {
+        journey.fast = false;
+        journey.reason = "a rule on the way lowers the MSS of TCP, which only Linux does";
+    }
     if (leg.segment->is_foreign() && journey.fast) shorten(journey, *leg.router);
     return journey;
 }

@@ -24,8 +24,8 @@ constexpr std::size_t kMessageRoom = 8 << 10;
 /// Bound of one receive(): under a storm the caller gets its turn and is woken again at once.
 constexpr int kMaxMessages = 1 << 16;
 
-constexpr std::array kRouteGroups = {RTNLGRP_LINK,  RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE,  RTNLGRP_IPV4_RULE,
-                                     RTNLGRP_NEIGH, RTNLGRP_NEXTHOP,     RTNLGRP_IPV4_NETCONF};
+constexpr std::array kRouteGroups = {RTNLGRP_LINK,  RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE,   RTNLGRP_IPV4_RULE,
+                                     RTNLGRP_NEIGH, RTNLGRP_NEXTHOP,     RTNLGRP_IPV4_NETCONF, RTNLGRP_TC};
 /// Of the node's own namespace, in which tunnels may run over IPv6.
 constexpr std::array kIpv6Groups = {RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE};
 constexpr std::array kNetfilterGroups = {NFNLGRP_NFTABLES};
@@ -71,6 +71,14 @@ void note_route_message(EventBatch& batch, int type, unsigned char family) {
         case RTM_NEWNETCONF:  // forwarding, rp_filter and proxy_arp, which are read along with the links
         case RTM_DELNETCONF:
             batch.links = true;
+            break;
+        case RTM_NEWQDISC:
+        case RTM_DELQDISC:
+        case RTM_NEWTFILTER:
+        case RTM_DELTFILTER:
+        case RTM_NEWCHAIN:
+        case RTM_DELCHAIN:
+            batch.programs = true;
             break;
         case RTM_NEWADDR:
         case RTM_DELADDR:

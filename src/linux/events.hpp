@@ -18,11 +18,12 @@ struct EventBatch {
     bool rules = false;
     bool neighbours = false;  ///< neighbours and FDB entries
     bool netfilter = false;
-    bool ipsec = false;    ///< IPsec policies
-    bool ipv6 = false;     ///< IPv6 addresses, routes, rules or neighbours
-    bool overrun = false;  ///< ENOBUFS: messages were lost, everything may have changed
+    bool ipsec = false;     ///< IPsec policies
+    bool programs = false;  ///< qdiscs and filters of devices; of programs without a filter (tcx, XDP) nothing tells
+    bool ipv6 = false;      ///< IPv6 addresses, routes, rules or neighbours
+    bool overrun = false;   ///< ENOBUFS: messages were lost, everything may have changed
     [[nodiscard]] bool any() const {
-        return links || addresses || routes || rules || neighbours || netfilter || ipsec || ipv6 || overrun;
+        return links || addresses || routes || rules || neighbours || netfilter || ipsec || programs || ipv6 || overrun;
     }
 };
 

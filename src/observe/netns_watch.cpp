@@ -143,6 +143,8 @@ EventBatch NetnsWatch::receive() {
     dirty_.neighbours |= seen.neighbours;
     dirty_.netfilter |= seen.netfilter;
     dirty_.ipsec |= seen.ipsec;
+    dirty_.links |= seen.programs;
+    ask_for_programs_ |= seen.programs;
     // Links and neighbours, since they tell the tunnels and their peers.
     dirty_.ipv6_ways |= seen.ipv6 || seen.links || seen.neighbours;
     return seen;

@@ -220,6 +220,19 @@ def test_another_DNAT_is_obeyed_and_concerns_nobody_else(lab, follower: Follower
         assert follower.share(before) >= 0.99
 
 
+def test_a_bandwidth_limit_is_linux(lab, follower: Follower, warm):
+    """A queue on the way out, as Neutron's QoS extensions make one, is noticed when it comes and when it goes."""
+    netns = router_netns(lab)
+    device = next(link["ifname"] for link in json.loads(lab.run_in(netns, "ip -j link")) if link["ifname"].startswith(("rfp-", "qg-")))
+    lab.run_in(netns, f"tc qdisc add dev {device} root handle 1: htb")
+    try:
+        wait_for("the queue", lambda: all("qdisc htb" in state for state in follower.states().values()), timeout=3)
+        assert ping(lab.vms["vm1"], lab.outside.address) == 20
+    finally:
+        lab.run_in(netns, f"tc qdisc del dev {device} root")
+    wait_for("an end of it", lambda: follower.states() == {FIP1: "fast", FIP2: "fast"}, timeout=3)
+
+
 # What Neutron changes
 
 
