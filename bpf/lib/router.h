@@ -15,7 +15,7 @@
 #include "lib/route.h"
 #include "lib/verdict.h"
 
-/* Device numbers are above all that Linux, or Neutron, uses as marks of packets between namespaces: none. */
+/* What comes over a veth from another namespace has no mark but a device's number (skb_scrub_packet). */
 #define FL_FIRST_NUMBER 0x80000000
 
 /* A packet that an earlier program has finished comes out of a veth. */
@@ -145,11 +145,9 @@ fl_inline struct fl_verdict fl_router(struct fl_ctx *ctx, __u32 device)
 	struct fl_verdict verdict;
 	struct fl_inner inner;
 
-	if (ctx->mark >= FL_FIRST_NUMBER)
-		return fl_cross(ctx, device);
 	source = bpf_map_lookup_elem(&fl_sources, &key);
 	if (!source || source->role != FL_ROLE_ROUTER)
-		return fl_to_linux(FL_REASON_BETWEEN_ROUTERS);
+		return ctx->mark >= FL_FIRST_NUMBER ? fl_cross(ctx, device) : fl_to_linux(FL_REASON_BETWEEN_ROUTERS);
 	/* A mark that somebody gave it on the L2 may mean something to the router's rules. */
 	if (ctx->mark)
 		return fl_to_linux(FL_REASON_NO_SOURCE);

@@ -204,7 +204,7 @@ TEST_CASE("what Linux sends between routers is Linux's") {
 
 TEST_CASE("a mark that means something to the router's rules leaves the packet to them") {
     RouterWorld world;
-    const std::uint32_t mark = GENERATE(1U, 0x4000000U, 0x7fffffffU);
+    const std::uint32_t mark = GENERATE(1U, 0x4000000U, 0x7fffffffU, 0x80000005U);
     world.left(kGatewayPort, world.to_fip() / body(), FL_REASON_NO_SOURCE, mark);
     world.left(kRouterPort, world.from_vm() / body(), FL_REASON_NO_SOURCE, mark);
     CHECK(world.flows() == 0);
