@@ -48,10 +48,10 @@ struct fl_flow_id {
 	__s32 netnsid; /* of the router, as the namespace knows it in which the packet is; -1: the same */
 	bool from_inside;
 	bool one_entry; /* FL_NEXT_ONE_ENTRY */
-	bool may_begin; /* false: an answer to something, by its kind */
+	bool may_begin; /* false: by its kind an answer to something, or the end of it */
 	bool has_ports; /* TCP and UDP: conntrack can be asked */
 	bool is_new; /* became the programs' with this packet */
-	__u8 tcp_flags; /* 0 of others, and behind IP options */
+	__u8 tcp_flags; /* 0 of others; behind IP options, which hardly anybody sends, taken for an ACK's */
 	struct bpf_sock_tuple tuple; /* the packet's, if it has ports */
 };
 
@@ -108,15 +108,28 @@ fl_inline bool fl_identify_echo(const struct iphdr *ip, const union fl_l4 *l4, _
 	return id->may_begin || l4->icmp.type == FL_ICMP_ECHO_REPLY;
 }
 
+/*
+ * Does conntrack take a packet for the beginning of a connection, or for a part of one whose beginning it has missed
+ * (tcp_conntracks of sNO in nf_conntrack_proto_tcp.c)? A FIN, a RST or a SYN-ACK is invalid to it and leaves untranslated;
+ * an entry that it finds then lets no answer through either, where without one the next packet of the other side would be
+ * taken for a beginning.
+ */
+fl_inline bool fl_ct_understands(__u8 protocol, __u8 tcp_flags)
+{
+	const __u8 kind = tcp_flags & (FL_TCP_SYN | FL_TCP_ACK | FL_TCP_FIN | FL_TCP_RST);
+
+	return protocol != IPPROTO_TCP || kind == FL_TCP_SYN || kind == FL_TCP_ACK;
+}
+
 fl_inline void fl_identify_ports(struct fl_ctx *ctx, const struct iphdr *ip, const union fl_l4 *l4, __be32 fixed,
 				 struct fl_flow_id *id)
 {
 	const __u8 *tcp = ctx_at(ctx, FL_INNER_LEN, FL_TCP_LEN);
 
 	id->has_ports = true;
-	id->may_begin = true;
-	if (ip->protocol == IPPROTO_TCP && tcp && *(const __u8 *)ip == 0x45)
-		id->tcp_flags = tcp[FL_TCP_FLAGS];
+	if (ip->protocol == IPPROTO_TCP)
+		id->tcp_flags = tcp && *(const __u8 *)ip == 0x45 ? tcp[FL_TCP_FLAGS] : FL_TCP_ACK;
+	id->may_begin = fl_ct_understands(ip->protocol, id->tcp_flags);
 	id->tuple.ipv4.saddr = ip->saddr;
 	id->tuple.ipv4.daddr = ip->daddr;
 	id->tuple.ipv4.sport = l4->ports[0];
@@ -273,16 +286,6 @@ __noinline int fl_owner_of_flow(struct __sk_buff *ctx, const struct fl_flow_id *
 											       FL_OWNER_LINUX;
 }
 
-/*
- * Of a connection that it has not seen begin, conntrack takes an ACK for the proof that it is established, and anything at
- * all with UDP. A FIN, a RST or a SYN-ACK is invalid to it and leaves untranslated; an entry that it finds then lets no
- * answer through either, where without one the next packet of the other side would be taken for a beginning.
- */
-fl_inline bool fl_ct_understands(__u8 tcp_flags)
-{
-	return !(tcp_flags & FL_TCP_CLOSING) && (tcp_flags & (FL_TCP_SYN | FL_TCP_ACK)) != (FL_TCP_SYN | FL_TCP_ACK);
-}
-
 /* Makes an ACK of a packet with a FIN, as if that were lost: it is sent again. Gives the flags that the packet has then. */
 fl_inline __u8 fl_put_off_fin(struct __sk_buff *ctx, __u8 tcp_flags)
 {
@@ -302,7 +305,7 @@ fl_inline void fl_hand_over(struct __sk_buff *ctx, const struct fl_flow_id *id, 
 	const __u8 tcp_flags = fl_put_off_fin(ctx, id->tcp_flags);
 	struct bpf_sock_tuple tuple = id->tuple;
 
-	if (id->from_inside && id->fip && fl_ip(flow->fip) == id->fip && fl_ct_understands(tcp_flags))
+	if (id->from_inside && id->fip && fl_ip(flow->fip) == id->fip && fl_ct_understands(id->key.protocol, tcp_flags))
 		fl_ct_adopt(ctx, &tuple, id->key.protocol, id->fip, fl_ip(flow->dnat));
 }
 

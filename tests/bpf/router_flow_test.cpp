@@ -156,9 +156,22 @@ TEST_CASE("a FIN or RST says in the row that TCP closes") {
         comes_in(world, tcp_in(flags));
         check_row(world, key, FL_FLOW_CLOSING, world.fip);
     }
-    SECTION("of one that nobody knew") {
+}
+
+TEST_CASE("a TCP flow begins with what conntrack takes for a beginning") {
+    RouterWorld world;
+    SECTION("a SYN, or an ACK of a connection that was there before") {
+        const std::uint8_t flags = GENERATE(kSyn, kAck, static_cast<std::uint8_t>(kAck | 0x08));
         goes_out(world, tcp_out(flags));
-        check_row(world, key, FL_FLOW_FROM_INSIDE | FL_FLOW_CLOSING, world.fip);
+        CHECK(world.flows() == 1);
+    }
+    SECTION("and none of what is invalid to it") {
+        const std::uint8_t flags =
+            GENERATE(kFin, kRst, static_cast<std::uint8_t>(kFin | kAck), static_cast<std::uint8_t>(kRst | kAck),
+                     static_cast<std::uint8_t>(kSyn | kAck), static_cast<std::uint8_t>(kSyn | kFin), std::uint8_t{0});
+        world.left(kRouterPort, world.from_vm() / tcp_out(flags), FL_REASON_LINUX_FLOW);
+        world.left(kGatewayPort, world.to_fip() / tcp_in(flags), FL_REASON_LINUX_FLOW);
+        CHECK(world.flows() == 0);
     }
 }
 
