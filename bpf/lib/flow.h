@@ -13,7 +13,8 @@
  *    translated by address alone.
  *
  * An echo (ICMP) needs none of it at all: whoever carried the request, its answer comes back with the id with which the
- * request went out, and so finds who knows it. Protocols without ports have nothing that could be chosen.
+ * request went out, and so finds who knows it. Protocols without ports have nothing that could be chosen. Those with ports
+ * about which conntrack cannot be asked from here are Linux's (SCTP, DCCP, UDP-Lite), as are other queries of ICMP.
  */
 #ifndef FL_FLOW_H
 #define FL_FLOW_H
@@ -200,6 +201,13 @@ fl_inline bool fl_is_excepted(const struct fl_next *next, __u32 segment, const s
 	*(struct fl_mac *)key.router_mac = *router_mac;
 	fl_set_ip(key.ip, source);
 	return bpf_map_lookup_elem(&fl_senders, &key) != NULL;
+}
+
+/* Of a packet without a flow that is told: may Linux have chosen a port or an id for it? */
+fl_inline bool fl_has_hidden_flow(__u8 protocol)
+{
+	return protocol == IPPROTO_ICMP || protocol == IPPROTO_SCTP || protocol == IPPROTO_DCCP ||
+	       protocol == IPPROTO_UDPLITE;
 }
 
 /* Are there rows for answers, where they will come in? */

@@ -111,6 +111,8 @@ fl_inline struct fl_verdict fl_journey(struct fl_ctx *ctx, const struct fl_frame
 	verdict = fl_check_journey(ctx, frame, inner, routed->next);
 	if (fl_is_decided(verdict))
 		return verdict;
+	if (!has_flow && fl_is_translated(routed->next) && fl_has_hidden_flow(inner->ip.protocol))
+		return fl_to_linux(FL_REASON_LINUX_FLOW);
 	if (has_flow && fl_is_translated(routed->next)) {
 		owner = fl_owner_of_flow(ctx, &routed->flow);
 		if (owner == FL_OWNER_LINUX)

@@ -221,9 +221,12 @@ TEST_CASE("protocols without ports are carried without a row") {
         CHECK(world.run(kRouterPort, out).reason == FL_REASON_FIP_OUT);
         CHECK(world.run(kGatewayPort, in).reason == FL_REASON_FIP_IN);
     }
-    SECTION("ICMP that is neither echo nor error") {
-        goes_out(world, Icmp{.type = 13});
-        comes_in(world, Icmp{.type = 14});
+    SECTION("but not those whose ports or ids Linux may have chosen, and about which it cannot be asked") {
+        const std::uint8_t protocol = GENERATE(33, 132, 136);  // DCCP, SCTP, UDP-Lite
+        world.left(kRouterPort, world.from_vm({.protocol = protocol}) / Payload::counting(20), FL_REASON_LINUX_FLOW);
+        world.left(kGatewayPort, world.to_fip({.protocol = protocol}) / Payload::counting(20), FL_REASON_LINUX_FLOW);
+        world.left(kRouterPort, world.from_vm() / Icmp{.type = 13}, FL_REASON_LINUX_FLOW);
+        world.left(kGatewayPort, world.to_fip() / Icmp{.type = 14}, FL_REASON_LINUX_FLOW);
     }
     CHECK(world.flows() == 0);
 }
@@ -371,6 +374,6 @@ TEST_CASE("an ICMP error that Linux must judge leaves the flow where it is") {
     const auto lie = quote(Ip4{.src = world.neighbour_fip, .dst = world.client} / udp_out(), 28);
     world.left(kGatewayPort, world.to_fip() / icmp / lie, FL_REASON_ICMP_INNER);
     const auto options = quote(Ip4{.src = world.fip, .dst = world.client, .options = Bytes(4, 1)} / udp_out(), 36);
-    world.left(kGatewayPort, world.to_fip() / icmp / options, FL_REASON_ICMP_INNER);
+    world.left(kGatewayPort, world.to_fip() / icmp / options, FL_REASON_LINUX_FLOW);
     CHECK(world.flows() == 1);
 }
