@@ -53,16 +53,26 @@ extern void bpf_ct_release(struct nf_conn *entry) __ksym;
 
 FL_STATIC_ASSERT(sizeof(struct bpf_ct_opts) == 12, "bpf_ct_opts");
 
+/* The part for IPv4 of struct bpf_sock_tuple, which is three times as long; the stack is short. */
+struct fl_tuple {
+	__be32 saddr;
+	__be32 daddr;
+	__be16 sport;
+	__be16 dport;
+};
+
+FL_STATIC_ASSERT(sizeof(struct fl_tuple) == sizeof(((struct bpf_sock_tuple *)0)->ipv4), "fl_tuple");
+
 /* Of a connection that nobody has told more about: Linux sets its own time with the next packet. */
 #define FL_CT_TIMEOUT_MS 60000
 
 #define FL_CT_NO_ENTRY (-2) /* ENOENT */
 
 /* Is it certain that the namespace has no entry, in either direction, for a packet with these addresses and ports? */
-fl_inline bool fl_ct_lacks(struct __sk_buff *ctx, struct bpf_sock_tuple *tuple, __u8 protocol, __s32 netnsid)
+fl_inline bool fl_ct_lacks(struct __sk_buff *ctx, struct fl_tuple *tuple, __u8 protocol, __s32 netnsid)
 {
 	struct bpf_ct_opts opts = {.netns_id = netnsid, .l4proto = protocol};
-	struct nf_conn *entry = bpf_skb_ct_lookup(ctx, tuple, sizeof(tuple->ipv4), &opts, sizeof(opts));
+	struct nf_conn *entry = bpf_skb_ct_lookup(ctx, (struct bpf_sock_tuple *)tuple, sizeof(*tuple), &opts, sizeof(opts));
 
 	if (entry) {
 		bpf_ct_release(entry);
@@ -76,12 +86,13 @@ fl_inline bool fl_ct_lacks(struct __sk_buff *ctx, struct bpf_sock_tuple *tuple, 
  * get the source @snat, and the destination @dnat unless that is 0, and keep their ports. In the namespace that the
  * packet is in. No word of success: where there is an entry already, or no memory, Linux does what it can.
  */
-fl_inline void fl_ct_adopt(struct __sk_buff *ctx, struct bpf_sock_tuple *tuple, __u8 protocol, __be32 snat, __be32 dnat)
+fl_inline void fl_ct_adopt(struct __sk_buff *ctx, struct fl_tuple *tuple, __u8 protocol, __be32 snat, __be32 dnat)
 {
 	struct bpf_ct_opts opts = {.netns_id = -1, .l4proto = protocol};
 	union nf_inet_addr source = {.ip = snat};
 	union nf_inet_addr destination = {.ip = dnat};
-	struct nf_conn___init *fresh = bpf_skb_ct_alloc(ctx, tuple, sizeof(tuple->ipv4), &opts, sizeof(opts));
+	struct nf_conn___init *fresh =
+		bpf_skb_ct_alloc(ctx, (struct bpf_sock_tuple *)tuple, sizeof(*tuple), &opts, sizeof(opts));
 	struct nf_conn *entry;
 
 	if (!fresh)
@@ -89,8 +100,8 @@ fl_inline void fl_ct_adopt(struct __sk_buff *ctx, struct bpf_sock_tuple *tuple, 
 	bpf_ct_set_timeout(fresh, FL_CT_TIMEOUT_MS);
 	/* In the order in which a packet meets them. */
 	if (dnat)
-		bpf_ct_set_nat_info(fresh, &destination, bpf_ntohs(tuple->ipv4.dport), NF_NAT_MANIP_DST);
-	bpf_ct_set_nat_info(fresh, &source, bpf_ntohs(tuple->ipv4.sport), NF_NAT_MANIP_SRC);
+		bpf_ct_set_nat_info(fresh, &destination, bpf_ntohs(tuple->dport), NF_NAT_MANIP_DST);
+	bpf_ct_set_nat_info(fresh, &source, bpf_ntohs(tuple->sport), NF_NAT_MANIP_SRC);
 	entry = bpf_ct_insert_entry(fresh);
 	if (entry)
 		bpf_ct_release(entry);

@@ -51,9 +51,10 @@ struct fl_flow_id {
 	bool one_entry; /* FL_NEXT_ONE_ENTRY */
 	bool may_begin; /* false: by its kind an answer to something, or the end of it */
 	bool has_ports; /* TCP and UDP: conntrack can be asked */
+	bool is_malformed; /* conntrack takes it for none of any flow */
 	bool is_new; /* became the programs' with this packet */
 	__u8 tcp_flags; /* 0 of others; behind IP options, which hardly anybody sends, taken for an ACK's */
-	struct bpf_sock_tuple tuple; /* the packet's, if it has ports */
+	struct fl_tuple tuple; /* the packet's, if it has ports */
 };
 
 /* False: the packet ends before. */
@@ -122,19 +123,42 @@ fl_inline bool fl_ct_understands(__u8 protocol, __u8 tcp_flags)
 	return protocol != IPPROTO_TCP || kind == FL_TCP_SYN || kind == FL_TCP_ACK;
 }
 
+/*
+ * Would conntrack call the packet invalid whatever it knew (udp_error, tcp_error in nf_conntrack_proto_*.c)? Wrong checksums
+ * are left to who gets them.
+ */
+fl_inline bool fl_is_malformed(const struct iphdr *ip, const union fl_l4 *l4, const __u8 *tcp)
+{
+	const __u32 len = bpf_ntohs(ip->tot_len) - FL_IP_LEN;
+	__u8 kind;
+
+	if (*(const __u8 *)ip != 0x45 || ip->frag_off & bpf_htons(FL_IP_MORE_FRAGMENTS))
+		return false; /* which is Linux's in any case */
+	if (ip->protocol == IPPROTO_UDP)
+		return bpf_ntohs(l4->ports[2]) > len || bpf_ntohs(l4->ports[2]) < sizeof(struct udphdr);
+	if (!tcp)
+		return false; /* too short to be translated */
+	if (tcp[12] >> 4 < FL_TCP_LEN / 4 || (tcp[12] >> 4) * 4 > len)
+		return true;
+	kind = tcp[FL_TCP_FLAGS] & (FL_TCP_SYN | FL_TCP_ACK | FL_TCP_FIN | FL_TCP_RST);
+	return kind != FL_TCP_SYN && kind != (FL_TCP_SYN | FL_TCP_ACK) && kind != FL_TCP_ACK && kind != FL_TCP_RST &&
+	       kind != (FL_TCP_RST | FL_TCP_ACK) && kind != (FL_TCP_FIN | FL_TCP_ACK);
+}
+
 fl_inline void fl_identify_ports(struct fl_ctx *ctx, const struct iphdr *ip, const union fl_l4 *l4, __be32 fixed,
 				 struct fl_flow_id *id)
 {
 	const __u8 *tcp = ctx_at(ctx, FL_INNER_LEN, FL_TCP_LEN);
 
+	id->is_malformed = fl_is_malformed(ip, l4, tcp);
 	id->has_ports = true;
 	if (ip->protocol == IPPROTO_TCP)
 		id->tcp_flags = tcp && *(const __u8 *)ip == 0x45 ? tcp[FL_TCP_FLAGS] : FL_TCP_ACK;
 	id->may_begin = fl_ct_understands(ip->protocol, id->tcp_flags);
-	id->tuple.ipv4.saddr = ip->saddr;
-	id->tuple.ipv4.daddr = ip->daddr;
-	id->tuple.ipv4.sport = l4->ports[0];
-	id->tuple.ipv4.dport = l4->ports[1];
+	id->tuple.saddr = ip->saddr;
+	id->tuple.daddr = ip->daddr;
+	id->tuple.sport = l4->ports[0];
+	id->tuple.dport = l4->ports[1];
 	if (id->from_inside)
 		fl_flow_sides(id, ip->saddr, ip->daddr, l4->ports[0], l4->ports[1]);
 	else
@@ -167,7 +191,7 @@ fl_inline bool fl_identify_flow(struct fl_ctx *ctx, const struct iphdr *ip, __be
  */
 fl_inline bool fl_ct_lacks_flow(struct __sk_buff *ctx, const struct fl_flow_id *id)
 {
-	struct bpf_sock_tuple tuple = id->tuple;
+	struct fl_tuple tuple = id->tuple;
 
 	if (!id->has_ports)
 		return true;
@@ -175,10 +199,10 @@ fl_inline bool fl_ct_lacks_flow(struct __sk_buff *ctx, const struct fl_flow_id *
 		return false;
 	if (!id->from_inside)
 		return true;
-	tuple.ipv4.saddr = id->tuple.ipv4.daddr;
-	tuple.ipv4.daddr = id->fip;
-	tuple.ipv4.sport = id->tuple.ipv4.dport;
-	tuple.ipv4.dport = id->tuple.ipv4.sport;
+	tuple.saddr = id->tuple.daddr;
+	tuple.daddr = id->fip;
+	tuple.sport = id->tuple.dport;
+	tuple.dport = id->tuple.sport;
 	return fl_ct_lacks(ctx, &tuple, id->key.protocol, id->netnsid);
 }
 
@@ -203,7 +227,8 @@ fl_inline bool fl_is_excepted(const struct fl_next *next, __u32 segment, const s
 	return bpf_map_lookup_elem(&fl_senders, &key) != NULL;
 }
 
-/* Of a packet without a flow that is told: may Linux have chosen a port or an id for it? */
+/* Of a packet without a flow that is told: may Linux have chosen a port or an id for it? @protocol: its own, or of what it
+ * quotes. */
 fl_inline bool fl_has_hidden_flow(__u8 protocol)
 {
 	return protocol == IPPROTO_ICMP || protocol == IPPROTO_SCTP || protocol == IPPROTO_DCCP ||
@@ -311,7 +336,7 @@ fl_inline __u8 fl_put_off_fin(struct __sk_buff *ctx, __u8 tcp_flags)
 fl_inline void fl_hand_over(struct __sk_buff *ctx, const struct fl_flow_id *id, const struct fl_flow *flow)
 {
 	const __u8 tcp_flags = fl_put_off_fin(ctx, id->tcp_flags);
-	struct bpf_sock_tuple tuple = id->tuple;
+	struct fl_tuple tuple = id->tuple;
 
 	if (id->from_inside && id->fip && fl_ip(flow->fip) == id->fip && fl_ct_understands(id->key.protocol, tcp_flags))
 		fl_ct_adopt(ctx, &tuple, id->key.protocol, id->fip, fl_ip(flow->dnat));

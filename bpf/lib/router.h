@@ -96,11 +96,28 @@ fl_inline bool fl_is_vouched_for(void)
 	return config && (__s32)(config->lease_end - fl_now()) > 0;
 }
 
+/* Whose is the packet, where it is translated? With the first one of a flow that becomes the programs'. */
+fl_inline struct fl_verdict fl_check_flow(struct fl_ctx *ctx, struct fl_routed *routed, bool has_flow)
+{
+	int owner;
+
+	if (!fl_is_translated(routed->next))
+		return fl_go_on();
+	if (has_flow ? routed->flow.is_malformed : fl_has_hidden_flow(routed->flow.key.protocol))
+		return fl_to_linux(FL_REASON_LINUX_FLOW);
+	if (!has_flow)
+		return fl_go_on();
+	owner = fl_owner_of_flow(ctx, &routed->flow);
+	if (owner == FL_OWNER_LINUX)
+		return fl_to_linux(FL_REASON_LINUX_FLOW);
+	routed->flow.is_new = owner == FL_OWNER_NEW;
+	return fl_go_on();
+}
+
 fl_inline struct fl_verdict fl_journey(struct fl_ctx *ctx, const struct fl_frame *frame, struct fl_inner *inner,
 				       struct fl_routed *routed, bool has_flow)
 {
 	struct fl_verdict verdict = fl_check_ip(frame, inner);
-	int owner;
 
 	if (fl_is_decided(verdict))
 		return verdict;
@@ -111,14 +128,9 @@ fl_inline struct fl_verdict fl_journey(struct fl_ctx *ctx, const struct fl_frame
 	verdict = fl_check_journey(ctx, frame, inner, routed->next);
 	if (fl_is_decided(verdict))
 		return verdict;
-	if (!has_flow && fl_is_translated(routed->next) && fl_has_hidden_flow(inner->ip.protocol))
-		return fl_to_linux(FL_REASON_LINUX_FLOW);
-	if (has_flow && fl_is_translated(routed->next)) {
-		owner = fl_owner_of_flow(ctx, &routed->flow);
-		if (owner == FL_OWNER_LINUX)
-			return fl_to_linux(FL_REASON_LINUX_FLOW);
-		routed->flow.is_new = owner == FL_OWNER_NEW;
-	}
+	verdict = fl_check_flow(ctx, routed, has_flow);
+	if (fl_is_decided(verdict))
+		return verdict;
 	return fl_carry(ctx, frame, inner, routed->next, routed->source);
 }
 

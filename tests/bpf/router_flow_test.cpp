@@ -141,7 +141,7 @@ TEST_CASE("a FIN or RST says in the row that TCP closes") {
     RouterWorld world;
     const fl_flow_key key = world.flow_key(kTcp, kInside, kOutside);
     const std::uint8_t flags =
-        GENERATE(kFin, kRst, static_cast<std::uint8_t>(kFin | kAck), static_cast<std::uint8_t>(kRst | kAck));
+        GENERATE(kRst, static_cast<std::uint8_t>(kFin | kAck), static_cast<std::uint8_t>(kRst | kAck));
     SECTION("of a known flow, from inside") {
         goes_out(world, tcp_out());
         check_row(world, key, FL_FLOW_FROM_INSIDE, world.fip);
@@ -173,6 +173,34 @@ TEST_CASE("a TCP flow begins with what conntrack takes for a beginning") {
         world.left(kGatewayPort, world.to_fip() / tcp_in(flags), FL_REASON_LINUX_FLOW);
         CHECK(world.flows() == 0);
     }
+}
+
+TEST_CASE("what is malformed for conntrack belongs to no flow, not to a known one either") {
+    RouterWorld world;
+    goes_out(world, udp_out());
+    goes_out(world, tcp_out());
+    const auto is_linux = [&](const Packet& out, const Packet& in) {
+        world.left(kRouterPort, world.from_vm() / out, FL_REASON_LINUX_FLOW);
+        world.left(kGatewayPort, world.to_fip() / in, FL_REASON_LINUX_FLOW);
+    };
+    SECTION("UDP that is longer than its packet, or shorter than its header") {
+        const std::uint16_t length = GENERATE(0, 7, 200, 0xffff);
+        is_linux(Udp{.src = kInside, .dst = kOutside, .length = length} / Payload{"question"},
+                 Udp{.src = kOutside, .dst = kInside, .length = length} / Payload{"answer"});
+    }
+    SECTION("TCP with flags that mean nothing") {
+        const std::uint8_t flags = GENERATE(std::uint8_t{0}, kFin, static_cast<std::uint8_t>(kSyn | kFin),
+                                            static_cast<std::uint8_t>(kSyn | kRst), std::uint8_t{0x08});
+        is_linux(tcp_out(flags), tcp_in(flags));
+    }
+    SECTION("TCP whose header is longer than its packet, or shorter than a header") {
+        for (const std::uint8_t words : {0, 4, 15}) {
+            Bytes frame = (world.from_vm() / tcp_out()).bytes();
+            frame[46] = static_cast<std::uint8_t>(words << 4);
+            world.left(kRouterPort, Payload(frame), FL_REASON_LINUX_FLOW);
+        }
+    }
+    CHECK(world.flows() == 2);
 }
 
 TEST_CASE("a UDP payload is no TCP flag") {

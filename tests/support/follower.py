@@ -71,6 +71,9 @@ class Follower:
         rows = self.status()["floating_ips"]
         return {row["floating_ip"]: row["state"] if row["state"] == "fast" else _reasons(row) for row in rows}
 
+    def switch(self, state: str) -> None:
+        self.node.run([self.fiplane, "fast-path", state])
+
     def counters(self) -> Counter[str]:
         """Packets by reason, of those that count: fast, slow and dropped ones."""
         rows = self.status()["counters"]

@@ -25,9 +25,6 @@ class WatchedFollower(Follower):
 
         wait_for(f"{sorted(floating_ips)} to be fast", are_fast, 10)
 
-    def switch(self, state: str) -> None:
-        self.node.run([self.fiplane, "fast-path", state])
-
     def reasons(self) -> dict[str, int]:
         """Packets by reason, at the routers' ports."""
         rows = json.loads(self.node.run(["bpftool", "-j", "map", "dump", "pinned", f"{PINS}/maps/fl_counters"]).stdout)

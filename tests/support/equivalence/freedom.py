@@ -82,7 +82,7 @@ def _without_chosen_port(frame: bytes, ip: int) -> bytes:
     l4 = ip + (frame[ip] & 15) * 4
     port, check = CHOSEN.get(frame[ip + 9], (0, 0))
     is_later_fragment = int.from_bytes(frame[ip + 6 : ip + 8], "big") & 0x1FFF
-    if not check or is_later_fragment or len(frame) < l4 + check + 4:
+    if not check or is_later_fragment or len(frame) < l4 + check + (4 if frame[ip + 9] == SCTP else 2):
         return frame
     if frame[ip + 9] == ICMP and frame[l4] not in ICMP_QUERIES:
         return frame

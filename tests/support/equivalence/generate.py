@@ -35,6 +35,10 @@ OPTIONS = {
 }
 
 
+# What a router's ports bring that are no segment of ours: nothing of ARP among others, and no tunnel.
+ROUTED_FAMILIES = {name: weight for name, weight in FAMILIES.items() if name not in ("arp", "flooded", "tunnel")}
+
+
 ODDITIES = (
     "options", "ip_checksum", "l4_checksum", "total_long", "total_short", "total_tiny", "padding", "words", "version",
     "truncated", "udp_length", "tcp_offset", "reserved_flag", "l4_short", "source_ip", "source_mac", "destination_ip",
@@ -47,8 +51,11 @@ FRAGMENTATIONS = (
 
 
 class Generator:
-    def __init__(self, site: Site, seed: int):
+    """`families`: kinds of cases, with weights."""
+
+    def __init__(self, site: Site, seed: int, families: dict[str, int] = FAMILIES):
         self.site = site
+        self.families = families
         self.seed = seed
         self.by_kind: dict[str, list[Journey]] = {}
         for journey in site.journeys:
@@ -60,7 +67,7 @@ class Generator:
 
     def case(self, number: int) -> Case:
         rng = Random(f"{self.seed}:{number}")
-        family = rng.choices(list(FAMILIES), FAMILIES.values())[0]
+        family = rng.choices(list(self.families), self.families.values())[0]
         match family:
             case "odd":
                 made = self._odd(rng, number)

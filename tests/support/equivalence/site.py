@@ -101,6 +101,7 @@ class Journey:
 class Site:
     """`lab` must be warm. Enter it as a context; afterwards the node is cut off for good."""
 
+    follows = False  # routers that somebody else built
     _plugged: dict[tuple[str, str], dict[str, Namespace]] = {}  # guests by lab and node
 
     def __init__(self, lab: Lab, node: str):
