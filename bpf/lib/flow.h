@@ -51,8 +51,9 @@ struct fl_flow_id {
 	bool one_entry; /* FL_NEXT_ONE_ENTRY */
 	bool may_begin; /* false: by its kind an answer to something, or the end of it */
 	bool has_ports; /* TCP and UDP: conntrack can be asked */
-	bool is_malformed; /* conntrack takes it for none of any flow */
 	bool is_new; /* became the programs' with this packet */
+	__u16 l4_len; /* behind the IP header, bytes */
+	__u16 claimed_len; /* what the transport header says of it: all of it (UDP), or that header (TCP) */
 	__u8 tcp_flags; /* 0 of others; behind IP options, which hardly anybody sends, taken for an ACK's */
 	struct fl_tuple tuple; /* the packet's, if it has ports */
 };
@@ -123,37 +124,22 @@ fl_inline bool fl_ct_understands(__u8 protocol, __u8 tcp_flags)
 	return protocol != IPPROTO_TCP || kind == FL_TCP_SYN || kind == FL_TCP_ACK;
 }
 
-/*
- * Would conntrack call the packet invalid whatever it knew (udp_error, tcp_error in nf_conntrack_proto_*.c)? Wrong checksums
- * are left to who gets them.
- */
-fl_inline bool fl_is_malformed(const struct iphdr *ip, const union fl_l4 *l4, const __u8 *tcp)
-{
-	const __u32 len = bpf_ntohs(ip->tot_len) - FL_IP_LEN;
-	__u8 kind;
-
-	if (*(const __u8 *)ip != 0x45 || ip->frag_off & bpf_htons(FL_IP_MORE_FRAGMENTS))
-		return false; /* which is Linux's in any case */
-	if (ip->protocol == IPPROTO_UDP)
-		return bpf_ntohs(l4->ports[2]) > len || bpf_ntohs(l4->ports[2]) < sizeof(struct udphdr);
-	if (!tcp)
-		return false; /* too short to be translated */
-	if (tcp[12] >> 4 < FL_TCP_LEN / 4 || (tcp[12] >> 4) * 4 > len)
-		return true;
-	kind = tcp[FL_TCP_FLAGS] & (FL_TCP_SYN | FL_TCP_ACK | FL_TCP_FIN | FL_TCP_RST);
-	return kind != FL_TCP_SYN && kind != (FL_TCP_SYN | FL_TCP_ACK) && kind != FL_TCP_ACK && kind != FL_TCP_RST &&
-	       kind != (FL_TCP_RST | FL_TCP_ACK) && kind != (FL_TCP_FIN | FL_TCP_ACK);
-}
-
 fl_inline void fl_identify_ports(struct fl_ctx *ctx, const struct iphdr *ip, const union fl_l4 *l4, __be32 fixed,
 				 struct fl_flow_id *id)
 {
 	const __u8 *tcp = ctx_at(ctx, FL_INNER_LEN, FL_TCP_LEN);
 
-	id->is_malformed = fl_is_malformed(ip, l4, tcp);
 	id->has_ports = true;
-	if (ip->protocol == IPPROTO_TCP)
-		id->tcp_flags = tcp && *(const __u8 *)ip == 0x45 ? tcp[FL_TCP_FLAGS] : FL_TCP_ACK;
+	id->l4_len = bpf_ntohs(ip->tot_len) - FL_IP_LEN;
+	if (ip->protocol == IPPROTO_UDP) {
+		id->claimed_len = bpf_ntohs(l4->ports[2]);
+	} else if (tcp && *(const __u8 *)ip == 0x45) {
+		id->claimed_len = (tcp[12] >> 4) * 4;
+		id->tcp_flags = tcp[FL_TCP_FLAGS];
+	} else {
+		id->claimed_len = FL_TCP_LEN;
+		id->tcp_flags = FL_TCP_ACK;
+	}
 	id->may_begin = fl_ct_understands(ip->protocol, id->tcp_flags);
 	id->tuple.saddr = ip->saddr;
 	id->tuple.daddr = ip->daddr;
@@ -279,6 +265,25 @@ fl_inline void fl_remember_answers(const struct fl_flow_id *id)
 	fl_remember_flow(&key, fl_ip(id->key.outside), id->one_entry ? fl_ip(id->key.inside) : 0, 0);
 }
 
+/*
+ * Does conntrack call the packet invalid whatever it knows (udp_error, tcp_error in nf_conntrack_proto_*.c)? Wrong checksums
+ * are left to who gets them.
+ */
+fl_inline bool fl_is_malformed(const struct fl_flow_id *id)
+{
+	const __u8 kind = id->tcp_flags & (FL_TCP_SYN | FL_TCP_ACK | FL_TCP_FIN | FL_TCP_RST);
+
+	if (!id->has_ports)
+		return false;
+	if (id->claimed_len > id->l4_len)
+		return true;
+	if (id->key.protocol == IPPROTO_UDP)
+		return id->claimed_len < sizeof(struct udphdr);
+	return id->claimed_len < FL_TCP_LEN ||
+	       (kind != FL_TCP_SYN && kind != (FL_TCP_SYN | FL_TCP_ACK) && kind != FL_TCP_ACK && kind != FL_TCP_RST &&
+		kind != (FL_TCP_RST | FL_TCP_ACK) && kind != (FL_TCP_FIN | FL_TCP_ACK));
+}
+
 enum fl_owner {
 	FL_OWNER_LINUX,
 	FL_OWNER_PROGRAMS,
@@ -296,7 +301,7 @@ __noinline int fl_owner_of_flow(struct __sk_buff *ctx, const struct fl_flow_id *
 	__u32 flags;
 	bool turns;
 
-	if (!id)
+	if (!id || fl_is_malformed(id))
 		return FL_OWNER_LINUX;
 	turns = id->from_inside && id->dnat;
 	flags = id->tcp_flags & FL_TCP_CLOSING ? FL_FLOW_CLOSING : 0;

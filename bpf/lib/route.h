@@ -64,7 +64,7 @@ fl_inline struct fl_verdict fl_carry(struct fl_ctx *ctx, const struct fl_frame *
 	const __be32 daddr = fl_ip(next->dnat) ? fl_ip(next->dnat) : old_daddr;
 	const __u8 tos = inner->ip.tos;
 	struct fl_verdict verdict;
-	struct fl_nat nat;
+	struct fl_nat nat = {};
 
 	verdict = fl_plan_nat(ctx, frame, &inner->ip, saddr, daddr, &nat);
 	if (fl_is_decided(verdict))

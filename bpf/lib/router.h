@@ -103,11 +103,11 @@ fl_inline struct fl_verdict fl_check_flow(struct fl_ctx *ctx, struct fl_routed *
 
 	if (!fl_is_translated(routed->next))
 		return fl_go_on();
-	if (has_flow ? routed->flow.is_malformed : fl_has_hidden_flow(routed->flow.key.protocol))
-		return fl_to_linux(FL_REASON_LINUX_FLOW);
-	if (!has_flow)
-		return fl_go_on();
-	owner = fl_owner_of_flow(ctx, &routed->flow);
+	owner = FL_OWNER_PROGRAMS;
+	if (has_flow)
+		owner = fl_owner_of_flow(ctx, &routed->flow);
+	else if (fl_has_hidden_flow(routed->flow.key.protocol))
+		owner = FL_OWNER_LINUX;
 	if (owner == FL_OWNER_LINUX)
 		return fl_to_linux(FL_REASON_LINUX_FLOW);
 	routed->flow.is_new = owner == FL_OWNER_NEW;

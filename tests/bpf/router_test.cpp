@@ -156,7 +156,8 @@ TEST_CASE("what is not IPv4 and not unicast is Linux's") {
         world.left(kRouterPort, world.from_vm({.checksum = 0xbad}) / body(), FL_REASON_BAD_IP_HEADER);
     }
     SECTION("a transport header that is cut off") {
-        world.left(kRouterPort, world.from_vm({.protocol = 6}) / Payload::counting(12), FL_REASON_L4_SHORT);
+        world.left(kRouterPort, world.from_vm({.protocol = 17}) / Payload::counting(7), FL_REASON_L4_SHORT);
+        world.left(kRouterPort, world.from_vm({.protocol = 6}) / Payload::counting(19), FL_REASON_LINUX_FLOW);
     }
 }
 
