@@ -104,7 +104,7 @@ def test_nothing_is_changed(lab):
 DAMAGE = {
     "a dropped destination": (
         "iptables -I FORWARD -d 10.1.0.11 -j DROP", "iptables -D FORWARD -d 10.1.0.11 -j DROP",
-        "reason_in", "netfilter drops it in forward: rule `-d 10.1.0.11/32 -j DROP` in ip filter FORWARD"),
+        "reason_in", "netfilter drops it in forward: rule `ip daddr 10.1.0.11 counter drop` in ip filter FORWARD"),
     "a port that is filtered": (
         "iptables -I FORWARD -d 10.1.0.11 -p tcp --dport 25 -j REJECT",
         "iptables -D FORWARD -d 10.1.0.11 -p tcp --dport 25 -j REJECT",
