@@ -71,6 +71,19 @@ Result<> remove_filter(const NetnsName& netns, const std::string& device) {
     });
 }
 
+/// Whether our filter is on a device.
+bool has_filter(const NetnsName& netns, const std::string& device) {
+    bool there = false;
+    const auto asked = inside(netns, [&]() -> Result<> {
+        auto query = DeviceQuery::open();
+        if (!query) return pass_on(query);
+        const auto filters = query->filters(static_cast<int>(if_nametoindex(device.c_str())), false);
+        there = filters && std::ranges::any_of(*filters, is_our_filter);
+        return {};
+    });
+    return asked && there;
+}
+
 /// The program array whose entry 0 all devices' programs call. It must be pinned: the kernel empties one that nothing
 /// in userspace refers to any more.
 Result<UniqueFd> open_stages(const PinPaths& paths) {
@@ -118,13 +131,12 @@ Result<> RouterAttacher::take_over() {
     const auto pins = pinned(paths_);
     if (!pins) return std::unexpected(pins.error());
     for (const Place& place : *pins) {
-        UniqueFd fd(bpf_obj_get(pin_of(paths_, place).c_str()));
-        if (tc_ == TcBackend::kClsact) {
-            held_.emplace(place, UniqueFd{});
-        } else if (!fd || id_of(fd.get()) == 0) {
-            if (auto done = forget(place); !done) return done;
-        } else {
-            held_.emplace(place, std::move(fd));
+        UniqueFd link;
+        if (tc_ == TcBackend::kTcx) link = UniqueFd(bpf_obj_get(pin_of(paths_, place).c_str()));
+        if (link ? id_of(link.get()) != 0 : has_filter(place.first, place.second)) {
+            held_.emplace(place, std::move(link));
+        } else if (auto done = forget(place); !done) {
+            return done;
         }
     }
     return {};
@@ -158,19 +170,12 @@ Result<> RouterAttacher::attach(const std::vector<DeviceRole>& devices) {
 bool RouterAttacher::lives(const DeviceRole& device) const {
     const auto found = held_.find({device.netns, device.name});
     if (found == held_.end()) return false;
-    const UniqueFd& link = found->second;
+    if (!found->second) return has_filter(device.netns, device.name);
+    const std::uint32_t id = id_of(found->second.get());
     bool there = false;
     const auto asked = inside(device.netns, [&]() -> Result<> {
-        if (link) {
-            const std::uint32_t id = id_of(link.get());
-            const auto programs = tcx_programs(device.ifindex, false);
-            there = id != 0 && std::ranges::find(programs, id, &TcxFacts::link_id) != programs.end();
-            return {};
-        }
-        auto query = DeviceQuery::open();
-        if (!query) return pass_on(query);
-        const auto filters = query->filters(device.ifindex, false);
-        there = filters && std::ranges::any_of(*filters, is_our_filter);
+        const auto programs = tcx_programs(device.ifindex, false);
+        there = id != 0 && std::ranges::find(programs, id, &TcxFacts::link_id) != programs.end();
         return {};
     });
     return asked && there;
