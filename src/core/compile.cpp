@@ -160,6 +160,14 @@ void World::keep_alive(const Keepalive& wanted) {
 }
 
 void World::keep_alive(const std::vector<NeighbourUse>& neighbours, const fl_dest_key* row) {
+bool World::add_crossings(const Table<fl_crossing_key, fl_crossing>& rows) {
+    auto& crossings = out.tables.crossings;
+    const auto fresh = std::ranges::count_if(rows, [&](const auto& row) { return !crossings.contains(row.first); });
+    if (crossings.size() + static_cast<std::size_t>(fresh) > FL_MAX_CROSSINGS / 2) return false;
+    crossings.insert(rows.begin(), rows.end());
+    return true;
+}
+
     for (const NeighbourUse& use : neighbours) {
         Keepalive wanted{
             use.netns, use.neighbour->ifindex, use.neighbour->address, use.neighbour->state, row == nullptr, {}};

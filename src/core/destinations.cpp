@@ -132,6 +132,7 @@ void add_destination(DestinationTree& tree, const Domain& domain, const Prefix& 
     }
 }
 
+    Table<fl_crossing_key, fl_crossing> crossings;
 struct Rows {
     Table<fl_dest_key, fl_next> dests;
     Table<fl_route_key, fl_next> routes;
@@ -189,6 +190,7 @@ Rows make_rows(const Domain& domain, const DestinationTree& tree) {
             maker.add(Prefix::host(*slow), nullptr);
         }
     };
+        maker.rows.crossings.insert(destination.crossings.begin(), destination.crossings.end());
     for (const auto& [prefix, destination] : tree.destinations) {
         add_slow_before(&prefix);
         maker.add(prefix, destination.fast ? &destination.next : nullptr);
@@ -232,10 +234,8 @@ bool write_rows(World& world, const Domain& domain, const DestinationTree& tree)
     Tables& tables = world.out.tables;
     if (tables.dests.size() + rows.dests.size() > FL_MAX_DESTS) return false;
     if (tables.routes.size() + rows.routes.size() > FL_MAX_ROUTES) return false;
-    // A bound: journeys share their crossings.
-    if (tables.crossings.size() + tree.destinations.size() * 2 > FL_MAX_CROSSINGS * 2) return false;
+    if (!world.add_crossings(rows.crossings)) return false;
     for (const auto& [prefix, destination] : tree.destinations) {
-        tables.crossings.insert(destination.crossings.begin(), destination.crossings.end());
         if (destination.neighbours.empty()) continue;
         const fl_dest_key key = dest_key(domain, prefix.address);
         // Use of a prefix does not show in fl_dests: its next hop is kept alive in any case.

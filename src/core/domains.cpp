@@ -307,7 +307,7 @@ void Domains::add(const Domain& domain, const DestinationTree& tree) {
         reason = outside.empty() ? "none of its destinations is fast" : outside;
     }
     if (reason.empty() && !write_rows(world_, domain, tree)) {
-        reason = "fl_dests or fl_routes has no room for its destinations";
+        reason = "fl_dests, fl_routes or fl_crossings has no room for its destinations";
     }
     if (!reason.empty()) {
         for (const Host& host : domain.hosts)

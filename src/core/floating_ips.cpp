@@ -199,8 +199,11 @@ bool FloatingIps::add_row(const BridgePort& leg, Ipv4 fip, const Journey& journe
     copy_bytes(row.router_mac, leg.leg->mac);
     row.next = journey.next;
     if (leg.segment->is_foreign() && !add_translator(leg, *journey.translator, row, reason)) return true;
+    if (!world_.add_crossings(journey.crossing_rows)) {
+        reason = "fl_crossings has no room for its way";
+        return true;
+    }
     world_.out.tables.fip_in.emplace(key, row);
-    world_.out.tables.crossings.insert(journey.crossing_rows.begin(), journey.crossing_rows.end());
     world_.keep_alive(journey.neighbours, nullptr);
     return true;
 }

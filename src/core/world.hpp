@@ -36,6 +36,10 @@ struct World {
     /// none: it is kept alive in any case.
     void keep_alive(const std::vector<NeighbourUse>& neighbours, const fl_dest_key* row);
     void keep_alive(const Keepalive& wanted);
+    /// Takes the rows of journeys between routers. False, and none taken, if fl_crossings has no room: a finished
+    /// packet that finds no row is lost, so the map must hold the new rows beside the old ones, which are removed after
+    /// them.
+    [[nodiscard]] bool add_crossings(const Table<fl_crossing_key, fl_crossing>& rows);
     /// Moves what was recorded into `out`.
     void finish_keepalives();
 

@@ -6,6 +6,7 @@
 #include "../support/snapshot_builder.hpp"
 #include "core/compile.hpp"
 #include "core/hash.hpp"
+#include "core/world.hpp"
 #include "neutron_rules.hpp"
 
 using namespace fiplane;
@@ -367,4 +368,18 @@ TEST_CASE("the SNAT namespace of an edge node forwards nothing in BPF that connt
     for (const auto& [key, next] : compiled.tables.routes)
         CHECK((next.out.ifindex != kQg || next.out.kind == FL_OUT_NONE));
     CHECK(report_of(compiled, "203.0.113.101").fast_out);
+}
+
+TEST_CASE("fl_crossings keeps room for the rows that will replace its rows", "[neutron]") {
+    Snapshot snapshot;
+    snapshot.root = make_netns("");
+    const Scope scope = following();
+    World world(snapshot, scope);
+    Table<fl_crossing_key, fl_crossing> half;
+    for (std::uint32_t device = 1; device <= FL_MAX_CROSSINGS / 2; ++device)
+        half.emplace(fl_crossing_key{device, 1}, fl_crossing{1, 0});
+    REQUIRE(world.add_crossings(half));
+    CHECK(world.add_crossings(half));
+    CHECK_FALSE(world.add_crossings({{fl_crossing_key{1, 1}, {1, 0}}, {fl_crossing_key{1, 2}, {1, 0}}}));
+    CHECK(world.out.tables.crossings.size() == half.size());
 }
