@@ -72,7 +72,8 @@ FL_STATIC_ASSERT(sizeof(struct fl_tuple) == sizeof(((struct bpf_sock_tuple *)0)-
 fl_inline bool fl_ct_lacks(struct __sk_buff *ctx, struct fl_tuple *tuple, __u8 protocol, __s32 netnsid)
 {
 	struct bpf_ct_opts opts = {.netns_id = netnsid, .l4proto = protocol};
-	struct nf_conn *entry = bpf_skb_ct_lookup(ctx, (struct bpf_sock_tuple *)tuple, sizeof(*tuple), &opts, sizeof(opts));
+	struct nf_conn *entry =
+		bpf_skb_ct_lookup(ctx, (struct bpf_sock_tuple *)tuple, sizeof(*tuple), &opts, sizeof(opts));
 
 	if (entry) {
 		bpf_ct_release(entry);

@@ -222,7 +222,7 @@ enum fl_out_kind {
 #define FL_OUT_PEER 1 /* port: a veth into another namespace that bpf_redirect_peer may cross */
 #define FL_OUT_XDP 2 /* port: XDP may redirect to it directly (tap) */
 #define FL_OUT_ISOLATED 4 /* .port is an isolated port of the bridge */
-#define FL_OUT_CROSS 8 /* .ifindex is a veth into another router's namespace, from where fl_crossings leads on to .port */
+#define FL_OUT_CROSS 8 /* .ifindex is a veth into another router's namespace: fl_crossings leads on to .port */
 
 /* Where a frame goes at the end of its journey. Embedded in the entries that use it. */
 struct fl_out {

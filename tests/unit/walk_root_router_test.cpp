@@ -143,5 +143,6 @@ TEST_CASE("a filter of the host's own stops what it forwards, by name") {
     forward.policy_accept = false;
     const Compiled compiled = compile(snapshot, nova_scope());
     CHECK(compiled.tables.fip_in.empty());
-    CHECK(report_of(compiled, kFip).reason_in == "root namespace: netfilter drops it in forward: policy of ip filter FORWARD");
+    CHECK(report_of(compiled, kFip).reason_in ==
+          "root namespace: netfilter drops it in forward: policy of ip filter FORWARD");
 }
