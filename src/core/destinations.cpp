@@ -55,7 +55,7 @@ class Regions {
 /// is: only conntrack knows to translate the answer back. That is where a router translates whatever comes in, as a
 /// legacy one. Unless it gives the host an address of its own, to which the answer goes then (Neutron's rule for what
 /// is translated and comes from inside).
-bool answers_need_state(const Domain& domain, const Prefix& region, const Journey& journey, bool by_flow) {
+bool answers_need_state(const Domain& domain, const Prefix& region, const Journey& journey) {
     if (journey.snat || !domain.fip) return false;
     const auto passes = [&](const NetnsIndex* netns) {
         return std::ranges::find(journey.visited, netns) != journey.visited.end();
@@ -66,7 +66,7 @@ bool answers_need_state(const Domain& domain, const Prefix& region, const Journe
     nf::Packet question;
     question.iifname = journey.via;
     question.daddr = Prefix::host(*domain.fip);
-    question.by_flow = by_flow;
+    question.by_flow = domain.leg->segment->is_foreign();
     if (region.length == 32) question.saddr = region.address;
     netfilter.enter(question);
     nf::Outcome outcome = netfilter.evaluate(nf::Hook::kPrerouting, question);
@@ -77,9 +77,7 @@ bool answers_need_state(const Domain& domain, const Prefix& region, const Journe
     question.dnat_done = true;
     question.oifname = domain.leg->leg->name;
     for (const nf::Hook hook : {nf::Hook::kForward, nf::Hook::kPostrouting}) {
-        question.marks = outcome.marks;
-        question.marks_invalid = outcome.marks_invalid;
-        question.marks_later = outcome.marks_later;
+        question.take_marks(outcome);
         outcome = netfilter.evaluate(hook, question);
         if (outcome.stopped || outcome.by_source) return true;
     }
@@ -104,15 +102,14 @@ bool is_turned_back_in_vain(const Domain& domain, const Journey& journey) {
 }
 
 /// Takes a journey's result into the tree.
-void add_destination(DestinationTree& tree, const Domain& domain, const Prefix& region, Journey&& journey, bool by_flow,
+void add_destination(DestinationTree& tree, const Domain& domain, const Prefix& region, Journey&& journey,
                      std::string& snat_by) {
     Destination& destination = tree.destinations[region];
     // A destination that is translated alone has answers from another address. And without an address of its own to be
     // translated to, a host's flows are conntrack's wherever they are translated.
     const bool stateless = journey.snat ? domain.is_translated() : !journey.dnat;
     const bool untouched = (journey.next.flags & FL_NEXT_LOCAL) != 0;
-    destination.fast =
-        journey.fast && (untouched || (stateless && !answers_need_state(domain, region, journey, by_flow)));
+    destination.fast = journey.fast && (untouched || (stateless && !answers_need_state(domain, region, journey)));
     if (!destination.fast) return;
     destination.next = journey.next;
     if (journey.dnat) destination.next.flags |= FL_NEXT_HAIRPIN;
@@ -132,10 +129,10 @@ void add_destination(DestinationTree& tree, const Domain& domain, const Prefix& 
     }
 }
 
-    Table<fl_crossing_key, fl_crossing> crossings;
 struct Rows {
     Table<fl_dest_key, fl_next> dests;
     Table<fl_route_key, fl_next> routes;
+    Table<fl_crossing_key, fl_crossing> crossings;
 };
 
 fl_dest_key dest_key(const Domain& domain, Ipv4 address) {
@@ -190,10 +187,10 @@ Rows make_rows(const Domain& domain, const DestinationTree& tree) {
             maker.add(Prefix::host(*slow), nullptr);
         }
     };
-        maker.rows.crossings.insert(destination.crossings.begin(), destination.crossings.end());
     for (const auto& [prefix, destination] : tree.destinations) {
         add_slow_before(&prefix);
         maker.add(prefix, destination.fast ? &destination.next : nullptr);
+        maker.rows.crossings.insert(destination.crossings.begin(), destination.crossings.end());
     }
     add_slow_before(nullptr);
     return std::move(maker.rows);
@@ -224,7 +221,7 @@ DestinationTree walk_destinations(World& world, const Domain& domain, std::vecto
             for (const NetnsIndex* netns : journey.visited)
                 regions.add_inside(*netns, *region);
         }
-        add_destination(tree, domain, *region, std::move(journey), world.scope.follows, snat_by);
+        add_destination(tree, domain, *region, std::move(journey), snat_by);
     }
     return tree;
 }

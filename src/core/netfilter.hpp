@@ -176,6 +176,8 @@ struct Marks {
     bool operator==(const Marks&) const = default;
 };
 
+struct Outcome;
+
 /// The packet of a walk: what is known of it. An unset optional is "could be anything".
 struct Packet {
     std::string iifname;  ///< empty: the host's own packet
@@ -196,6 +198,9 @@ struct Packet {
     /// Of a flow that the fast path carries from its first packet to its last, with the ports that it has: also what
     /// conntrack would call invalid is translated, and ports that a rule would choose at random stay.
     bool by_flow = false;
+
+    /// Takes the marks that a hook has left, to the next hook of the same namespace.
+    void take_marks(const Outcome& outcome);
 };
 
 /// A place in a ruleset that looks at the source address: a match, or a map keyed by it.

@@ -76,6 +76,12 @@ void Evaluator::Prepared::note_connection_marks() {
     connection_marks = std::move(connections);
 }
 
+void Packet::take_marks(const Outcome& outcome) {
+    marks = outcome.marks;
+    marks_invalid = outcome.marks_invalid;
+    marks_later = outcome.marks_later;
+}
+
 void Evaluator::enter(Packet& packet) const {
     packet.marks = packet.marks_invalid = {0, 0};
     packet.marks_later.clear();

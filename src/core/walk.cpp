@@ -98,9 +98,7 @@ bool Walker::Traversal::hook(nf::Hook where, const char* name, nf::Outcome& outc
     }
     for (const std::uint16_t limit : outcome.mss)
         lower_mss(journey.next, limit == 0 ? state.netns->lowest_mss() : limit);
-    packet.marks = outcome.marks;
-    packet.marks_invalid = outcome.marks_invalid;
-    packet.marks_later = outcome.marks_later;
+    packet.take_marks(outcome);
     untracked = outcome.notrack;
     return true;
 }
