@@ -28,20 +28,16 @@ void add_underlay_devices(World& world) {
     }
     for (const int ifindex : devices) {
         const Link* link = world.root.link(ifindex);
-        const std::string refused = link->foreign_programs.empty()
-                                        ? std::string{}
-                                        : link->name + " has a foreign program: " + link->foreign_programs.front();
-        world.out.devices.push_back({ifindex, link->name, DeviceRole::Kind::kUnderlay, false, refused});
+        world.out.devices.push_back(
+            {ifindex, link->name, DeviceRole::Kind::kUnderlay, false, link->foreign_program_refusal()});
     }
 }
 
 void add_segment_devices(World& world, const Segment& segment) {
     const auto add = [&](const Link& link, DeviceRole::Kind kind) {
-        std::string refused = segment.refusal;
-        if (!link.foreign_programs.empty()) {
-            refused = link.name + " has a foreign program: " + link.foreign_programs.front();
-        }
-        world.out.devices.push_back({link.ifindex, link.name, kind, false, refused});
+        const std::string refused = link.foreign_program_refusal();
+        world.out.devices.push_back(
+            {link.ifindex, link.name, kind, false, refused.empty() ? segment.refusal : refused});
     };
     add(*segment.bridge, DeviceRole::Kind::kHost);
     for (const auto& [ifindex, port] : segment.ports) {
@@ -55,12 +51,8 @@ void add_segment_devices(World& world, const Segment& segment) {
 /// Ports of followed routers, and the veths between them, out of which finished packets come.
 void add_router_devices(World& world) {
     for (const L2::Numbered& device : world.l2.numbered()) {
-        const std::string refused =
-            device.link->foreign_programs.empty()
-                ? std::string{}
-                : device.link->name + " has a foreign program: " + device.link->foreign_programs.front();
-        world.out.devices.push_back({device.link->ifindex, device.link->name, DeviceRole::Kind::kRouter, false, refused,
-                                     device.router->name(), device.number});
+        world.out.devices.push_back({device.link->ifindex, device.link->name, DeviceRole::Kind::kRouter, false,
+                                     device.link->foreign_program_refusal(), device.router->name(), device.number});
     }
 }
 
@@ -160,20 +152,20 @@ void World::keep_alive(const Keepalive& wanted) {
 }
 
 void World::keep_alive(const std::vector<NeighbourUse>& neighbours, const fl_dest_key* row) {
-bool World::add_crossings(const Table<fl_crossing_key, fl_crossing>& rows) {
-    auto& crossings = out.tables.crossings;
-    const auto fresh = std::ranges::count_if(rows, [&](const auto& row) { return !crossings.contains(row.first); });
-    if (crossings.size() + static_cast<std::size_t>(fresh) > FL_MAX_CROSSINGS / 2) return false;
-    crossings.insert(rows.begin(), rows.end());
-    return true;
-}
-
     for (const NeighbourUse& use : neighbours) {
         Keepalive wanted{
             use.netns, use.neighbour->ifindex, use.neighbour->address, use.neighbour->state, row == nullptr, {}};
         if (row != nullptr) wanted.dests.push_back(*row);
         keep_alive(wanted);
     }
+}
+
+bool World::add_crossings(const Table<fl_crossing_key, fl_crossing>& rows) {
+    auto& crossings = out.tables.crossings;
+    const auto fresh = std::ranges::count_if(rows, [&](const auto& row) { return !crossings.contains(row.first); });
+    if (crossings.size() + static_cast<std::size_t>(fresh) > FL_MAX_CROSSINGS / 2) return false;
+    crossings.insert(rows.begin(), rows.end());
+    return true;
 }
 
 void World::finish_keepalives() {

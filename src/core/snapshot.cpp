@@ -21,6 +21,10 @@ bool IpsecPolicy::concerns(const IpAddress& from, const IpAddress& to) const {
     return has_prefix(from, source, source_length) && has_prefix(to, destination, destination_length);
 }
 
+std::string Link::foreign_program_refusal() const {
+    return foreign_programs.empty() ? std::string{} : name + " has a foreign program: " + foreign_programs.front();
+}
+
 const Link* NetnsView::find_link(const std::string& link_name) const {
     for (const auto& [ifindex, candidate] : links) {
         if (candidate.name == link_name) return &candidate;
