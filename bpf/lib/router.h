@@ -15,9 +15,6 @@
 #include "lib/route.h"
 #include "lib/verdict.h"
 
-/* What comes over a veth from another namespace has no mark but a device's number (skb_scrub_packet). */
-#define FL_FIRST_NUMBER 0x80000000
-
 /* A packet that an earlier program has finished comes out of a veth. */
 fl_inline struct fl_verdict fl_cross(struct fl_ctx *ctx, __u32 device)
 {
@@ -160,6 +157,7 @@ fl_inline struct fl_verdict fl_router(struct fl_ctx *ctx, __u32 device)
 	struct fl_inner inner;
 
 	source = bpf_map_lookup_elem(&fl_sources, &key);
+	/* What comes over a veth from another namespace has no mark but a device's number (skb_scrub_packet). */
 	if (!source || source->role != FL_ROLE_ROUTER)
 		return ctx->mark >= FL_FIRST_NUMBER ? fl_cross(ctx, device) : fl_to_linux(FL_REASON_BETWEEN_ROUTERS);
 	/* A mark that somebody gave it on the L2 may mean something to the router's rules. */

@@ -39,6 +39,12 @@
 #define FL_MAX_CROSSINGS 65536
 #define FL_MAX_FLOWS 262144
 
+/*
+ * Numbers of what is in the namespaces of routers that are followed start here. Indices of devices, which are below it, would
+ * repeat from namespace to namespace.
+ */
+#define FL_FIRST_NUMBER 0x80000000
+
 /* Where a program sits. One counter row exists per hook and reason. */
 enum fl_hook {
 	FL_HOOK_XDP_UNDERLAY, /* XDP on the underlay device */
@@ -169,7 +175,7 @@ enum fl_role {
 
 /* fl_sources: which segment a frame on this device belongs to. Absent: everything goes to Linux. */
 struct fl_source_key {
-	__u32 ifindex; /* FL_ROLE_ROUTER: the number of the port, 0x80000000 and above */
+	__u32 ifindex; /* FL_ROLE_ROUTER: the number of the port, FL_FIRST_NUMBER and above */
 	__u16 vlan; /* of its 802.1Q tag; 0: untagged */
 	__u8 pad[2];
 };
@@ -357,7 +363,7 @@ struct fl_route_key {
 
 /*
  * fl_crossings: a packet that is finished crosses veths between routers' namespaces. Its mark is the number of the device
- * by which it leaves the last one, 0x80000000 and above; Linux's own packets have none there (skb_scrub_packet).
+ * by which it leaves the last one, FL_FIRST_NUMBER and above; Linux's own packets have none there (skb_scrub_packet).
  */
 struct fl_crossing_key {
 	__u32 device; /* number of the veth that it comes out of */

@@ -12,13 +12,6 @@
 
 namespace fiplane {
 
-namespace {
-
-/// Indices of devices in the node's own namespace are below it, those of other namespaces would repeat them.
-constexpr std::uint32_t kFirstNumber = 0x80000000;
-
-}  // namespace
-
 bool is_router_port(const std::string& device) {
     // Internal, external, agent gateway and SNAT ports (neutron/agent/l3, INTERNAL_DEV_PREFIX and the like).
     static constexpr std::array<std::string_view, 4> kPrefixes{"qr-", "qg-", "fg-", "sg-"};
@@ -26,7 +19,7 @@ bool is_router_port(const std::string& device) {
 }
 
 std::uint32_t foreign_number(const std::string& name) {
-    return kFirstNumber | hash_of(name);
+    return FL_FIRST_NUMBER | hash_of(name);
 }
 
 /// A port that is made again has the number that it had.

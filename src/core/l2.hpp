@@ -103,8 +103,8 @@ struct UnderlayPath {
 [[nodiscard]] bool is_router_port(const std::string& device);
 
 /// The number of something in others' namespaces, in rows of tables: of a namespace by its name, of a device by
-/// "namespace/device". It comes from the name alone, so whoever reads the tables later finds the same. 0x80000000 and
-/// above; two names may have the same one.
+/// "namespace/device". It comes from the name alone, so whoever reads the tables later finds the same. FL_FIRST_NUMBER
+/// and above; two names may have the same one.
 [[nodiscard]] std::uint32_t foreign_number(const std::string& name);
 
 /// All segments in scope.
