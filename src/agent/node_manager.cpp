@@ -5,10 +5,10 @@
 #include <sys/epoll.h>
 
 #include <algorithm>
-#include <ctime>
 #include <utility>
 
 #include "linux/child_process.hpp"
+#include "linux/clock.hpp"
 
 namespace fiplane {
 namespace {
@@ -20,13 +20,6 @@ constexpr auto kGather = 5ms;
 /// Our objects may be mended this often in a row, and then once per refill: somebody else may keep changing them.
 constexpr int kMendBurst = 20;
 constexpr auto kMendRefill = 1s;
-
-/// On the clock that the programs stamp rows with (fl_next.last_use).
-std::uint32_t fast_path_seconds() {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    return static_cast<std::uint32_t>(now.tv_sec);
-}
 
 }  // namespace
 
@@ -216,13 +209,13 @@ void NodeManager::on_second() {
     if (!fast_path_.is_on()) return;
     renew_lease();
     keepalives_.tick(
-        fast_path_.compiled().keepalives, fast_path_seconds(),
+        fast_path_.compiled().keepalives, monotonic_seconds(),
         [this](const fl_dest_key& key) { return fast_path_.last_use(key); },
         [this](const NetnsName& netns, int ifindex, const IpAddress& address) {
             return observer_->use_neighbour(netns, ifindex, address);
         });
     learned_entries_.tick(
-        fast_path_.compiled().learned, fast_path_seconds(),
+        fast_path_.compiled().learned, monotonic_seconds(),
         [this](const fl_fdb_key& key) { return fast_path_.last_use(key); },
         [this](const LearnedEntry& entry) { return observer_->refresh_fdb(entry.ifindex, entry.mac, entry.peer); });
 }

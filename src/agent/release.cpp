@@ -1,21 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/release.hpp"
 
-#include <ctime>
-
 #include "core/flow_handover.hpp"
+#include "linux/clock.hpp"
 #include "linux/conntrack.hpp"
 #include "observe/netns_directory.hpp"
 
 namespace fiplane {
 namespace {
-
-/// The programs' clock.
-std::uint32_t seconds_now() {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    return static_cast<std::uint32_t>(now.tv_sec);
-}
 
 std::map<NetnsName, Netns> router_namespaces() {
     std::map<NetnsName, Netns> out;
@@ -59,7 +51,7 @@ Result<Release> release_flows(FlowTable& table, const std::function<void(const N
     std::map<NetnsName, ConntrackLimits> limits;
     for (const auto& [name, netns] : namespaces)
         limits.emplace(name, read_conntrack_limits(netns));
-    const FlowHandover plan = plan_handover(*flows, limits, seconds_now());
+    const FlowHandover plan = plan_handover(*flows, limits, monotonic_seconds());
     for (const auto& [reason, number] : plan.left_out)
         release.left_out[describe(reason)] += number;
     for (const auto& [name, connections] : plan.connections) {

@@ -3,7 +3,6 @@
 
 #include <spdlog/spdlog.h>
 
-#include <ctime>
 #include <optional>
 #include <set>
 
@@ -15,6 +14,7 @@
 #include "datapath/preflight.hpp"
 #include "datapath/router_attacher.hpp"
 #include "datapath/table_sync.hpp"
+#include "linux/clock.hpp"
 
 namespace fiplane {
 
@@ -125,10 +125,8 @@ Result<> Datapath::withdraw(const std::vector<Ipv4>& addresses) {
 
 Result<> Datapath::vouch(std::chrono::seconds lease) {
     if (auto done = impl_->refresh(); !done) return done;
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
     fl_config config = impl_->actual.tables.config;
-    config.lease_end = static_cast<std::uint32_t>(now.tv_sec + lease.count());
+    config.lease_end = monotonic_seconds() + static_cast<std::uint32_t>(lease.count());
     if (auto done = impl_->maps.put_config(config); !done) return done;
     impl_->actual.tables.config = config;
     return {};

@@ -3,8 +3,9 @@
 
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
-#include <ctime>
 #include <stdexcept>
+
+#include "linux/clock.hpp"
 
 namespace fiplane::test {
 namespace {
@@ -28,10 +29,8 @@ RouterWorld::RouterWorld() : inside(enter(scratch)) {
 }
 
 void RouterWorld::vouch(std::int32_t seconds) {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
     auto config = programs.get<fl_config>("fl_config", std::uint32_t{0}).value();
-    config.lease_end = static_cast<std::uint32_t>(now.tv_sec + seconds);
+    config.lease_end = monotonic_seconds() + static_cast<std::uint32_t>(seconds);
     programs.put("fl_config", std::uint32_t{0}, config);
 }
 

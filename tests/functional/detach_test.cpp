@@ -3,13 +3,13 @@
 #include <netinet/in.h>
 
 #include <catch2/matchers/catch_matchers_string.hpp>
-#include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "agent/single_instance.hpp"
 #include "core/l2.hpp"
 #include "functional/datapath_bench.hpp"
+#include "linux/clock.hpp"
 
 namespace fiplane::test {
 namespace {
@@ -20,12 +20,6 @@ using nlohmann::json;
 const std::string kId = "7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01";
 const std::string kRouter = "qrouter-" + kId;
 const std::string kCentral = "snat-" + kId;
-
-std::uint32_t seconds_now() {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    return static_cast<std::uint32_t>(now.tv_sec);
-}
 
 /// A node on which an agent has followed a router, and is gone.
 class Followed {
@@ -73,7 +67,7 @@ class Followed {
         fl_flow flow{};
         copy_bytes(flow.fip, Ipv4::parse("203.0.113.101").value());
         flow.flags = flags;
-        flow.last_use = seconds_now() - idle;
+        flow.last_use = monotonic_seconds() - idle;
         bench_.put_row("fl_flows", key, flow);
     }
     [[nodiscard]] ProcessResult detach(std::vector<std::string> more = {}) const {
