@@ -55,18 +55,6 @@ Result<> stamp_layout(MapSet& maps) {
     return maps.put_config(*config);
 }
 
-/// One node is either ours or another's.
-Result<> check_mode(const PinPaths& paths, bool follows) {
-    const auto others = list_pins(follows ? paths.links() : paths.routers());
-    if (!others) return std::unexpected(others.error());
-    if (others->empty()) return {};
-    return fail(ExitCode::kForeignObject,
-                follows ? "an agent with a topology has left its programs here"
-                        : "an agent that followed another's routers has left its programs here",
-                follows ? paths.links() : paths.routers(),
-                follows ? "`fiplane teardown` removes them" : "`fiplane detach` removes them");
-}
-
 }  // namespace
 
 Result<Datapath> Datapath::open(const DatapathOptions& options) {

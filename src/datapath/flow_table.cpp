@@ -53,12 +53,7 @@ void wait_for_programs() {
 
 Result<std::optional<FlowTable>> FlowTable::open(const std::string& pin_dir) {
     const PinPaths paths(pin_dir);
-    const auto links = list_pins(paths.links());
-    if (!links) return std::unexpected(links.error());
-    if (!links->empty()) {
-        return fail(ExitCode::kForeignObject, "an agent with a topology has left its programs here", paths.links(),
-                    "`fiplane teardown` removes them");
-    }
+    if (auto ours = check_mode(paths, true); !ours) return pass_on(ours);
     if (!has_followed(paths)) return std::nullopt;
     FlowTable table;
     auto devices = RouterAttacher::pinned(paths);

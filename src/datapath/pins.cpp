@@ -53,6 +53,17 @@ Result<std::vector<std::string>> list_pins(const std::string& directory) {
     return out;
 }
 
+Result<> check_mode(const PinPaths& paths, bool follows) {
+    const auto others = list_pins(follows ? paths.links() : paths.routers());
+    if (!others) return std::unexpected(others.error());
+    if (others->empty()) return {};
+    return fail(ExitCode::kForeignObject,
+                follows ? "an agent with a topology has left its programs here"
+                        : "an agent that followed another's routers has left its programs here",
+                follows ? paths.links() : paths.routers(),
+                follows ? "`fiplane teardown` removes them" : "`fiplane detach` removes them");
+}
+
 Result<> unlink_pin(const std::string& path) {
     if (unlink(path.c_str()) == 0 || errno == ENOENT) return {};
     return fail_errno(errno, "cannot remove a pin", path);

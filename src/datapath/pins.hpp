@@ -43,6 +43,10 @@ class PinPaths {
 /// File names in a directory, sorted; empty if there is no such directory.
 [[nodiscard]] Result<std::vector<std::string>> list_pins(const std::string& directory);
 
+/// kForeignObject where an agent of the other mode has left its programs: a node's routers are either ours or
+/// another's. `follows`: they are another's.
+[[nodiscard]] Result<> check_mode(const PinPaths& paths, bool follows);
+
 /// Unlinks; absence is fine.
 [[nodiscard]] Result<> unlink_pin(const std::string& path);
 
