@@ -8,9 +8,9 @@
 #include "datapath/attacher.hpp"
 #include "datapath/clsact.hpp"
 #include "datapath/datapath.hpp"
+#include "datapath/device_program.hpp"
 #include "datapath/device_query.hpp"
 #include "datapath/program_info.hpp"
-#include "datapath/router_stub.hpp"
 
 namespace fiplane {
 
@@ -71,7 +71,8 @@ std::vector<std::string> programs_here(int ifindex) {
     if (!query) return {query.error().message()};
     list_xdp(*query, ifindex, 0, out);
     for (const bool egress : {false, true}) {
-        list_tcx(ifindex, egress, [](const TcxFacts& at) { return program_name(at.program_id) == kStubName; }, out);
+        list_tcx(
+            ifindex, egress, [](const TcxFacts& at) { return program_name(at.program_id) == kDeviceProgramName; }, out);
         list_filters(*query, ifindex, egress, is_our_filter, out);
     }
     return out;

@@ -12,9 +12,9 @@
 #include <set>
 
 #include "datapath/clsact.hpp"
+#include "datapath/device_program.hpp"
 #include "datapath/device_query.hpp"
 #include "datapath/preflight.hpp"
-#include "datapath/router_stub.hpp"
 #include "linux/netns.hpp"
 #include "linux/sysctl.hpp"
 
@@ -206,20 +206,20 @@ Result<> RouterAttacher::attach_one(const DeviceRole& device, Attachment& result
 
 /// In the device's namespace. Its program stays for as long as the device lives: an upgrade changes the tail alone.
 Result<> RouterAttacher::attach_here(const Place& place, const DeviceRole& device) {
-    auto stub = load_router_stub(device.number, stages_.get(), BPF_TCX_INGRESS);
-    if (!stub) return pass_on(stub);
+    auto program = load_device_program(device.number, stages_.get(), BPF_TCX_INGRESS);
+    if (!program) return pass_on(program);
     if (auto made = make_pin_directory(directory_of(paths_, device.netns)); !made) return made;
     const std::string pin = pin_of(paths_, place);
     UniqueFd link;
     if (tc_ == TcBackend::kTcx) {
-        link = UniqueFd(bpf_link_create(stub->get(), device.ifindex, BPF_TCX_INGRESS, nullptr));
+        link = UniqueFd(bpf_link_create(program->get(), device.ifindex, BPF_TCX_INGRESS, nullptr));
         if (!link) return fail_errno(errno, "cannot attach tc_router by tcx", place.first + "/" + place.second);
     }
     // Of a filter the pin is a mark. It comes first, so that there is never a filter without one.
-    const int pinned = link ? link.get() : stub->get();
+    const int pinned = link ? link.get() : program->get();
     if (const int error = bpf_obj_pin(pinned, pin.c_str()); error != 0) return fail_errno(error, "cannot pin", pin);
     if (!link) {
-        if (auto done = clsact_attach({FL_HOOK_TC_ROUTER, device.ifindex}, stub->get()); !done) return done;
+        if (auto done = clsact_attach({FL_HOOK_TC_ROUTER, device.ifindex}, program->get()); !done) return done;
     }
     held_.insert_or_assign(place, std::move(link));
     return {};

@@ -36,7 +36,7 @@ inline constexpr int kXdpRedirect = 4;
 struct RunOptions {
     std::uint32_t gso_size = 0;
     std::uint32_t ifindex = 0;  ///< tc only; 0: loopback
-    std::uint32_t device = 0;   ///< tc_router only: number of the device, as its stub gives it
+    std::uint32_t device = 0;   ///< tc_router only: number of the device, as its own program gives it
     std::uint32_t mark = 0;     ///< tc only
     /// The shipped program alone, where the run changes what the other one would find.
     bool once = false;

@@ -5,12 +5,12 @@
 #include <catch2/generators/catch_generators.hpp>
 
 #include "datapath/clsact.hpp"
+#include "datapath/device_program.hpp"
 #include "datapath/device_query.hpp"
 #include "datapath/objects.hpp"
 #include "datapath/pins.hpp"
 #include "datapath/preflight.hpp"
 #include "datapath/router_attacher.hpp"
-#include "datapath/router_stub.hpp"
 #include "functional/datapath_bench.hpp"
 #include "support/conntrack.hpp"
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "datapath/router_stub.hpp"
+#include "datapath/device_program.hpp"
 
 #include <bpf/bpf.h>
 #include <fmt/format.h>
@@ -10,7 +10,7 @@
 
 namespace fiplane {
 
-Result<UniqueFd> load_router_stub(std::uint32_t number, int stages, std::uint32_t attach_type) {
+Result<UniqueFd> load_device_program(std::uint32_t number, int stages, std::uint32_t attach_type) {
     constexpr auto kCb = static_cast<std::int16_t>(offsetof(__sk_buff, cb));
     const auto insn = [](std::uint8_t code, std::uint8_t registers, std::int16_t offset, std::int32_t value) {
         bpf_insn out{};
@@ -35,8 +35,8 @@ Result<UniqueFd> load_router_stub(std::uint32_t number, int stages, std::uint32_
     bpf_prog_load_opts options{};
     options.sz = sizeof options;
     options.expected_attach_type = static_cast<bpf_attach_type>(attach_type);
-    UniqueFd fd(
-        bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, kStubName, "Apache-2.0", program.data(), program.size(), &options));
+    UniqueFd fd(bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, kDeviceProgramName, "Apache-2.0", program.data(), program.size(),
+                              &options));
     if (!fd) return fail_errno(errno, fmt::format("cannot load the program of device {:#x}", number));
     return fd;
 }

@@ -11,10 +11,10 @@
 namespace fiplane {
 
 /// The name of such a program, by which ours are told from foreign ones.
-inline constexpr const char* kStubName = "tc_router_port";
+inline constexpr const char* kDeviceProgramName = "tc_router_port";
 
 /// Loads the program for a device (see fl_source_key). `stages`: program array whose entry 0 is tc_router.
 /// `attach_type`: that of tc_router, which the kernel wants callers of tails to share.
-[[nodiscard]] Result<UniqueFd> load_router_stub(std::uint32_t number, int stages, std::uint32_t attach_type);
+[[nodiscard]] Result<UniqueFd> load_device_program(std::uint32_t number, int stages, std::uint32_t attach_type);
 
 }  // namespace fiplane
