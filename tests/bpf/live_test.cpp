@@ -207,19 +207,6 @@ struct Node {
         REQUIRE(bpf_tc_attach(&where, &what) == 0);
     }
 
-    /// A row of fl_sources; the port's without the source check.
-    void set_source(std::uint32_t ifindex, fl_role role, std::uint32_t segment) const {
-        world.programs.put("fl_sources", fl_source_key{.ifindex = ifindex, .vlan = 0, .pad = {}},
-                           fl_source{.role = role,
-                                     .segment = segment,
-                                     .mac = {},
-                                     .pad = {},
-                                     .ip = {},
-                                     .flags = 0,
-                                     .port = ifindex,
-                                     .router = 0});
-    }
-
     /// nic is a trunk; frames of this VLAN enter the segment by the VLAN device `device`.
     void set_vlan(std::uint16_t vlan, std::uint32_t segment, std::uint32_t device, std::uint32_t flags = 0) const {
         fl_source row{.role = FL_ROLE_PORT,
@@ -327,7 +314,7 @@ TEST_CASE("headers that are not in the skb's linear part are made linear") {
 
     SECTION("of a frame that is forwarded") {
         node.attach_tc(FL_HOOK_TC_PORT, node.port);
-        node.set_source(node.port, FL_ROLE_PORT, kTenant);
+        node.world.put_source(node.port, FL_ROLE_PORT, kTenant);
         fl_out out = world.tunnel_out(kTenantVni);
         out.ifindex = node.nic;
         out.mtu = 8950;
@@ -338,7 +325,7 @@ TEST_CASE("headers that are not in the skb's linear part are made linear") {
     }
     SECTION("up to the end of the headers that an ICMP error quotes") {
         node.attach_tc(FL_HOOK_TC_TUNNEL, node.nic);
-        node.set_source(node.nic, FL_ROLE_TUNNEL, kExternal);
+        node.world.put_source(node.nic, FL_ROLE_TUNNEL, kExternal);
         fl_next next = world.next_to_vm();
         next.out = world.port_out(node.port);
         next.mtu = next.out.mtu = 9000;
@@ -368,7 +355,7 @@ TEST_CASE("tc delivers to the port, directly or through its peer, as a packet fo
     }
     SECTION("from the tunnel device, where the frame's MAC is not the device's own") {
         node.attach_tc(FL_HOOK_TC_TUNNEL, node.nic);
-        node.set_source(node.nic, FL_ROLE_TUNNEL, kExternal);
+        node.world.put_source(node.nic, FL_ROLE_TUNNEL, kExternal);
         wire.send((node.world.to_fip() / body()).bytes());
     }
     const auto got = vm.receive((node.world.to_vm() / body()).bytes());
@@ -391,7 +378,7 @@ TEST_CASE("a frame that ends inside its IPv4 header is left to Linux") {
     REQUIRE_ROOT();
     Node node;
     node.attach_tc(FL_HOOK_TC_TUNNEL, node.nic);
-    node.set_source(node.nic, FL_ROLE_TUNNEL, kExternal);
+    node.world.put_source(node.nic, FL_ROLE_TUNNEL, kExternal);
     const Tap wire(node.node.netns(), "wire");
     Bytes cut = (node.world.to_fip() / body()).bytes();
     cut.resize(33);
@@ -402,7 +389,7 @@ TEST_CASE("a VM's frame comes out of the underlay device in a tunnel packet") {
     REQUIRE_ROOT();
     Node node;
     node.attach_tc(FL_HOOK_TC_PORT, node.port);
-    node.set_source(node.port, FL_ROLE_PORT, kTenant);
+    node.world.put_source(node.port, FL_ROLE_PORT, kTenant);
     fl_out out = node.world.tunnel_out(kTenantVni);
     out.ifindex = node.nic;
     node.world.set_fdb(kTenant, node.world.remote_mac, out);
@@ -418,7 +405,7 @@ TEST_CASE("what the host sends into a segment is answered and forwarded at its b
     REQUIRE_ROOT();
     Node node;
     node.attach_tc(FL_HOOK_TC_HOST, node.br);
-    node.set_source(node.br, FL_ROLE_HOST, kExternal);
+    node.world.put_source(node.br, FL_ROLE_HOST, kExternal);
     const Tap bridge(node.node.netns(), "br0");
     SECTION("an ARP request is answered as if the segment had") {
         const World& world = node.world;
@@ -481,7 +468,7 @@ TEST_CASE("a port's frame gets the tag of the VLAN that it leaves by") {
     REQUIRE_ROOT();
     Node node;
     node.attach_tc(FL_HOOK_TC_PORT, node.port);
-    node.set_source(node.port, FL_ROLE_PORT, kTenant);
+    node.world.put_source(node.port, FL_ROLE_PORT, kTenant);
     node.world.set_fdb(kTenant, node.world.remote_mac, node.vlan_out(kVlan, kVlanDevice));
     const Tap wire(node.node.netns(), "wire");
     const Tap vm(node.vm.netns(), "eth0");
@@ -520,7 +507,7 @@ TEST_CASE("between a VLAN and a tunnel the tag is exchanged for outer headers, a
     }
     SECTION("out of the kernel's tunnel device") {
         node.attach_tc(FL_HOOK_TC_TUNNEL, node.nic);
-        node.set_source(node.nic, FL_ROLE_TUNNEL, kExternal);
+        node.world.put_source(node.nic, FL_ROLE_TUNNEL, kExternal);
         fl_next next = world.next_to_vm();
         next.out = node.vlan_out(kVlan, kVlanDevice);
         node.world.set_fip_in(next);
@@ -598,7 +585,7 @@ TEST_CASE("a VM port's own tag is none of a trunk's") {
     REQUIRE_ROOT();
     Node node;
     node.attach_tc(FL_HOOK_TC_PORT, node.port);
-    node.set_source(node.port, FL_ROLE_PORT, kTenant);
+    node.world.put_source(node.port, FL_ROLE_PORT, kTenant);
     const Tap vm(node.vm.netns(), "eth0");
     node.expect_counted(vm, tagged(node.world.vm_to_remote() / body(), kVlan), FL_HOOK_TC_PORT, FL_REASON_VLAN_TAG);
 }

@@ -100,10 +100,7 @@ TEST_CASE("a flow of the programs stays theirs, whatever conntrack knows by then
 
 TEST_CASE("of what is not translated conntrack is not asked") {
     RouterWorld world;
-    fl_next next = world.hairpin();
-    next.flags = 0;
-    std::ranges::fill(next.dnat, 0);
-    world.set_dest(world.client, next);
+    world.set_dest(world.client, world.next_to_neighbour());
     const Protocol protocol = any_protocol();
     track(world.scratch.netns(), from_inside(world, protocol.name, kInside));
     CHECK(world.run(kRouterPort, world.from_vm() / protocol.out).reason == FL_REASON_ROUTED);

@@ -230,10 +230,7 @@ TEST_CASE("a row says what the destination becomes where the same namespace tran
 
 TEST_CASE("what is not translated has no flow") {
     RouterWorld world;
-    fl_next next = world.hairpin();
-    next.flags = 0;
-    std::ranges::fill(next.dnat, 0);
-    world.set_dest(world.neighbour, next);
+    world.set_dest(world.neighbour, world.next_to_neighbour());
     const Packet body = GENERATE(tcp_out(), udp_out(), echo(kEcho), echo(kEchoReply));
     const Packet packet =
         Eth{.dst = world.qr_mac, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = world.neighbour} / body;

@@ -27,14 +27,6 @@ Packet to_neighbour(const RouterWorld& world, std::uint8_t ttl = 64) {
            body();
 }
 
-/// The journey of that packet.
-fl_next next_to_neighbour(const RouterWorld& world) {
-    fl_next next = world.hairpin();
-    next.flags = 0;
-    std::ranges::fill(next.dnat, 0);
-    return next;
-}
-
 Packet at_neighbour(const RouterWorld& world) {
     return Eth{.dst = world.neighbour_mac, .src = world.qr_mac} /
            Ip4{.src = world.fixed, .dst = world.neighbour, .ttl = 63} / body();
@@ -101,7 +93,7 @@ TEST_CASE("between floating IPs of one router both addresses change") {
 TEST_CASE("between a router's networks nothing is translated, with a floating IP or without") {
     RouterWorld world;
     world.set_host(world.fixed, GENERATE(true, false) ? world.fip : Ipv4{});
-    world.set_dest(world.neighbour, next_to_neighbour(world));
+    world.set_dest(world.neighbour, world.next_to_neighbour());
     const auto result = world.run(kRouterPort, to_neighbour(world));
     check_sent(result, kTcRedirect, FL_REASON_ROUTED, at_neighbour(world));
     CHECK(world.programs.fip_stat(fip_stat_key(world.fip)).out_packets == 0);
@@ -213,7 +205,7 @@ TEST_CASE("a mark that means something to the router's rules leaves the packet t
 
 TEST_CASE("tables that nobody vouches for are not used") {
     RouterWorld world;
-    world.set_dest(world.neighbour, next_to_neighbour(world));
+    world.set_dest(world.neighbour, world.next_to_neighbour());
     SECTION("no longer, or only this second") {
         world.vouch(GENERATE(0, -1, -100'000));
     }

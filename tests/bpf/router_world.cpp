@@ -35,15 +35,7 @@ void RouterWorld::vouch(std::int32_t seconds) {
 }
 
 void RouterWorld::set_port(std::uint32_t device, fl_role role) {
-    programs.put("fl_sources", fl_source_key{.ifindex = device, .vlan = 0, .pad = {}},
-                 fl_source{.role = role,
-                           .segment = device,
-                           .mac = {},
-                           .pad = {},
-                           .ip = {},
-                           .flags = 0,
-                           .port = device,
-                           .router = namespace_of(device)});
+    put_source(device, role, device, 0, namespace_of(device));
 }
 
 void RouterWorld::set_in(const fl_next& next, std::int32_t netnsid) {
@@ -92,13 +84,19 @@ fl_next RouterWorld::out_across() const {
     return next;
 }
 
-fl_next RouterWorld::hairpin() const {
+fl_next RouterWorld::next_to_neighbour() const {
     fl_next next = next_to_vm();
-    next.flags = FL_NEXT_SNAT | FL_NEXT_HAIRPIN;
+    std::ranges::fill(next.dnat, 0);
     next.hops = 1;
-    std::ranges::copy(neighbour.bytes(), next.dnat);
     std::ranges::copy(neighbour_mac.bytes, next.dmac);
     next.out = here(kRouterDevice);
+    return next;
+}
+
+fl_next RouterWorld::hairpin() const {
+    fl_next next = next_to_neighbour();
+    next.flags = FL_NEXT_SNAT | FL_NEXT_HAIRPIN;
+    std::ranges::copy(neighbour.bytes(), next.dnat);
     next.router = kTranslator;
     return next;
 }

@@ -50,8 +50,9 @@ struct RouterWorld : World {
     [[nodiscard]] fl_out across(std::uint32_t target) const;
     /// Out of a port of the same namespace: kRouterDevice or kGatewayDevice.
     [[nodiscard]] fl_out here(std::uint32_t ifindex) const;
-    [[nodiscard]] fl_next in_across() const;   ///< World::next_to_vm() across the veth
-    [[nodiscard]] fl_next out_across() const;  ///< World::next_to_client() across the veth
+    [[nodiscard]] fl_next in_across() const;          ///< World::next_to_vm() across the veth
+    [[nodiscard]] fl_next out_across() const;         ///< World::next_to_client() across the veth
+    [[nodiscard]] fl_next next_to_neighbour() const;  ///< from the VM, whose router both have: nothing is translated
     /// The VM's packets to its neighbour's floating IP turn round in the router.
     [[nodiscard]] fl_next hairpin() const;
     /// Rows for that, and for the neighbour's answers, which come in by `port`.

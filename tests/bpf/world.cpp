@@ -59,6 +59,19 @@ World::World(fl_tunnel_type type) : tunnel(type) {
     programs.put_fip_stat_row(fip_stat_key(neighbour_fip));
 }
 
+void World::put_source(std::uint32_t device, fl_role role, std::uint32_t segment, std::uint32_t flags,
+                       std::uint32_t router) {
+    programs.put("fl_sources", fl_source_key{.ifindex = device, .vlan = 0, .pad = {}},
+                 fl_source{.role = role,
+                           .segment = segment,
+                           .mac = {},
+                           .pad = {},
+                           .ip = {},
+                           .flags = flags,
+                           .port = device,
+                           .router = router});
+}
+
 void World::put_port(std::uint32_t flags) {
     fl_source source{.role = FL_ROLE_PORT,
                      .segment = kTenant,
@@ -74,15 +87,7 @@ void World::put_port(std::uint32_t flags) {
 }
 
 void World::on_external_port() {
-    programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
-                 fl_source{.role = FL_ROLE_PORT,
-                           .segment = kExternal,
-                           .mac = {},
-                           .pad = {},
-                           .ip = {},
-                           .flags = 0,
-                           .port = kThisDevice,
-                           .router = 0});
+    put_source(kThisDevice, FL_ROLE_PORT, kExternal);
 }
 
 void World::on_port() {
@@ -98,15 +103,7 @@ void World::on_learning_port() {
 }
 
 void World::on_tunnel(std::uint32_t segment, std::uint32_t flags) {
-    programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
-                 fl_source{.role = FL_ROLE_TUNNEL,
-                           .segment = segment,
-                           .mac = {},
-                           .pad = {},
-                           .ip = {},
-                           .flags = flags,
-                           .port = kThisDevice,
-                           .router = 0});
+    put_source(kThisDevice, FL_ROLE_TUNNEL, segment, flags);
 }
 
 fl_tunnel World::tunnel_row(std::uint32_t segment, std::uint32_t device, std::uint32_t flags) const {
@@ -129,15 +126,7 @@ void World::put_tunnel(std::uint32_t vni, Ipv4 peer, const fl_tunnel& row) {
 }
 
 void World::on_host(std::uint32_t segment) {
-    programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}},
-                 fl_source{.role = FL_ROLE_HOST,
-                           .segment = segment,
-                           .mac = {},
-                           .pad = {},
-                           .ip = {},
-                           .flags = 0,
-                           .port = kThisDevice,
-                           .router = 0});
+    put_source(kThisDevice, FL_ROLE_HOST, segment);
 }
 
 fl_out World::port_out(std::uint32_t ifindex, std::uint32_t flags) const {

@@ -68,6 +68,9 @@ struct World {
     /// kThisDevice is a tunnel device of the segment, on a node where tunnel_device() leads elsewhere.
     void on_tunnel(std::uint32_t segment, std::uint32_t flags = 0);
     void on_host(std::uint32_t segment);  ///< kThisDevice is the segment's bridge
+    /// A device's row, of a source that is not checked. `router`: of the namespace that a followed router's port is in.
+    void put_source(std::uint32_t device, fl_role role, std::uint32_t segment, std::uint32_t flags = 0,
+                    std::uint32_t router = 0);
 
     [[nodiscard]] fl_out port_out(std::uint32_t ifindex, std::uint32_t flags = 0) const;
     [[nodiscard]] fl_out host_out() const;
