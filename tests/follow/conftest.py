@@ -20,6 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "neutron")]
 
+from artefacts import keep_on_failure  # noqa: E402
 from fixture_lab import FixtureLab  # noqa: E402
 from follower import Follower  # noqa: E402
 from neutron_cloud import Cloud  # noqa: E402
@@ -40,13 +41,7 @@ def pytest_report_header() -> str:
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """Keeps what the agent knew and said when a test fails."""
-    outcome = yield
-    report = outcome.get_result()
-    follower = getattr(item, "funcargs", {}).get("follower")
-    if report.when == "call" and report.failed and follower is not None:
-        directory = ARTEFACTS / f"{MODE}-{DRIVER}-{item.name}".replace("/", "_")
-        follower.collect(directory)
-        report.sections.append(("artefacts", str(directory)))
+    yield from keep_on_failure(item, ARTEFACTS, "follower", f"{MODE}-{DRIVER}")
 
 
 class Fixture(FixtureLab):

@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
+from artefacts import keep_on_failure  # noqa: E402
 from follower import Follower  # noqa: E402
 from neutron_lab import NeutronLab  # noqa: E402
 from time_limit import pytest_runtest_protocol  # noqa: E402, F401
@@ -37,13 +38,7 @@ def pytest_report_header() -> str:
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """Keeps logs and what the kernel held when a test fails."""
-    outcome = yield
-    report = outcome.get_result()
-    lab = getattr(item, "funcargs", {}).get("lab")
-    if report.when == "call" and report.failed and lab is not None:
-        directory = ARTEFACTS / f"{MODE}-{DRIVER}-{item.name}".replace("/", "_")
-        lab.collect(directory)
-        report.sections.append(("artefacts", str(directory)))
+    yield from keep_on_failure(item, ARTEFACTS, "lab", f"{MODE}-{DRIVER}")
 
 
 @pytest.fixture(scope="module")

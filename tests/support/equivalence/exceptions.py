@@ -184,23 +184,29 @@ def _only_errors_extra(difference: Difference, site: Site) -> bool:
     return not difference.missing and None not in errors
 
 
+def _are_twins_but_for(difference: Difference, site: Site, fields: Callable[[bytes, int, int | None], set[int]]) -> bool:
+    """Whether only the offsets differ that `fields(frame, its IPv4 header, an ICMP error's header in it)` gives."""
+
+    def may_become(output: Output, _: bytes) -> set[int] | None:
+        ip = _ip_at(output, site)
+        return None if ip is None else fields(output[1], ip, _icmp_error_at(output, site))
+
+    return _are_twins(difference, may_become)
+
+
 def _linux_translates_nothing(difference: Difference, site: Site) -> bool:
     """Of followed routers. What is invalid to conntrack passes Linux with its addresses, or goes to a floating IP itself, which
     nobody answers, or of which the sender gets an ICMP error."""
     if not site.follows:
         return False
 
-    def may_become(output: Output, _: bytes) -> set[int] | None:
-        ip, frame = _ip_at(output, site), output[1]
-        if ip is None:
-            return None
-        icmp = _icmp_error_at(output, site)
+    def fields(frame: bytes, ip: int, icmp: int | None) -> set[int]:
         quoted = set() if icmp is None else _quoted_fields(frame, icmp)
         port = ip + (frame[ip] & 15) * 4 + (4 if frame[ip + 9] == 1 else 0)  # or id: made 0 where it may have been chosen
         return {*range(ip + 10, ip + 16), port, port + 1, *_transport_checksum(frame, ip), *quoted}
 
     errors = [_icmp_error_at(output, site) for output in difference.missing]
-    return None not in errors or _are_twins(difference, may_become)
+    return None not in errors or _are_twins_but_for(difference, site, fields)
 
 
 def _chosen_port_shows(difference: Difference, site: Site) -> bool:
@@ -209,18 +215,14 @@ def _chosen_port_shows(difference: Difference, site: Site) -> bool:
     if not site.follows:
         return False
 
-    def may_become(output: Output, _: bytes) -> set[int] | None:
-        ip, frame = _ip_at(output, site), output[1]
-        if ip is None:
-            return None
-        icmp = _icmp_error_at(output, site)
+    def fields(frame: bytes, ip: int, icmp: int | None) -> set[int]:
         if icmp is not None:
             return {icmp + 2, icmp + 3, *_transport_checksum(frame, icmp + 8)}
         offset = (int.from_bytes(frame[ip + 6 : ip + 8], "big") & 0x1FFF) * 8
         port = {ip + (frame[ip] & 15) * 4 + at for at in (0, 1)} if not offset else set()
         return port | {at - offset for at in _transport_checksum(frame, ip) if at - offset >= ip + 20}
 
-    return _are_twins(difference, may_become)
+    return _are_twins_but_for(difference, site, fields)
 
 
 def _stateless(difference: Difference, site: Site) -> bool:

@@ -5,28 +5,14 @@ are played."""
 from __future__ import annotations
 
 import json
-import socket
-import struct
-import time
 from dataclasses import dataclass
 
-from equivalence.site import (
-    CONNTRACK_DELETE,
-    FOREVER_MS,
-    FRAGMENTS_WAIT,
-    NETLINK_NETFILTER,
-    REQUEST_ACK,
-    Entry,
-    Journey,
-    Station,
-    ip_bytes,
-    mac_bytes,
-)
+from equivalence.site import Entry, Journey, Station, ip_bytes, mac_bytes
 from equivalence.sockets import Capture, Injector
+from equivalence.stillness import STILL, Memory
 from fixture_lab import FixtureLab
 from follower import Follower
 from lab import wait_for
-from namespaces import inside
 from neutron_cloud import LEGACY
 
 OUTSIDE = "outside"
@@ -75,36 +61,21 @@ class FollowedSite:
         return self
 
     def __exit__(self, *exception) -> None:
-        for item in (*self.injectors.values(), *self.captures.values(), *self._conntracks):
+        for item in (*self.injectors.values(), *self.captures.values(), self._memory):
             item.close()
 
     def network(self, name: str):
         return self.cloud.network(name)
 
-    def _run_everywhere(self, script: str) -> None:
-        for name in self.namespaces:
-            self.lab.run_in(name, script)
-
     def _make_deterministic(self) -> None:
         """Nothing expires, nothing is limited, nobody is asked for, and bridges learn nothing new. No ICMP redirects, of which
         Linux sends a peer nine in its life."""
-        self._run_everywhere(f"""
+        ours = """
             echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
-            echo 0 > /proc/sys/net/ipv4/icmp_ratelimit
             for file in /proc/sys/net/ipv4/conf/*/send_redirects; do echo 0 > $file; done
-            for key in icmp_msgs_per_sec icmp_msgs_burst; do
-                [ ! -w /proc/sys/net/ipv4/$key ] || echo 1000000 > /proc/sys/net/ipv4/$key
-            done
-            echo {FRAGMENTS_WAIT} > /proc/sys/net/ipv4/ipfrag_time
-            for file in /proc/sys/net/ipv4/neigh/*/base_reachable_time_ms; do echo {FOREVER_MS} > $file; done
-            for file in /proc/sys/net/ipv4/neigh/*/mcast_solicit; do echo 0 > $file; done
-            ip -4 neigh show | while read address dev name lladdr mac rest; do
-                case "$rest" in
-                *PERMANENT*|*NOARP*) ;;
-                *) [ "$lladdr" != lladdr ] || ip neigh replace $address dev $name lladdr $mac nud reachable ;;
-                esac
-            done
-        """)
+        """
+        for name in self.namespaces:
+            self.lab.run_in(name, ours + STILL)
         entries = json.loads(self.lab.node.run(["bridge", "-j", "fdb", "show"]).stdout)
         for entry in entries:
             if entry.get("state") not in ("permanent", "static") and "master" in entry:
@@ -116,25 +87,17 @@ class FollowedSite:
             host.run("ip address flush dev eth0; ip link set eth0 mtu 3000")
 
     def _open_sockets(self) -> None:
-        self.injectors, self.captures, self._conntracks = {}, {}, []
+        self.injectors, self.captures = {}, {}
         for host in (self.lab.outside, *self.lab.vms.values()):
             place = host.namespace.netns_path
             self.injectors[host.name] = Injector(place, "eth0")
             self.captures[host.name] = Capture(host.name, place, "eth0")
-        for name in self.namespaces:
-            with inside(self.lab.node.netns_path(name)):
-                self._conntracks.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER))
+        self._memory = Memory(self.lab.node.netns_path(name) for name in self.namespaces)
 
     def forget(self) -> None:
         """Removes what Linux remembers of earlier packets: connections and waiting fragments. What BPF does goes with its
         maps whenever the fast path is switched off."""
-        time.sleep(FRAGMENTS_WAIT + 0.2)
-        for tracker in self._conntracks:
-            tracker.send(struct.pack("=IHHII", 20, CONNTRACK_DELETE, REQUEST_ACK, 0, 0) + struct.pack("=BBH", 2, 0, 0))
-            answer = tracker.recv(4096)
-            (error,) = struct.unpack_from("=i", answer, 16)
-            if error not in (0, -2):
-                raise OSError(-error, "cannot flush conntrack")
+        self._memory.clear()
 
     def set_fast_path(self, on: bool) -> None:
         self.node.switch("off")

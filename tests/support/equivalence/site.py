@@ -12,27 +12,21 @@ import itertools
 import json
 import socket
 import struct
-import time
 from dataclasses import dataclass, field
 
 from equivalence.build import ETH_IPV4, ETH_IPV6, UDP, eth, ipv4, ipv6, udp, vxlan
 from equivalence.sockets import Capture, Injector
+from equivalence.stillness import FOREVER_MS, FRAGMENTS_WAIT, STILL, Memory
 from lab import Lab, LabNode, wait_for
 from maps import bpftool_dump
-from namespaces import Namespace, inside
+from namespaces import Namespace
 from topology import Network, Topology
 
 WIRE = "wire"
-NETLINK_NETFILTER = 12
-CONNTRACK_DELETE = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
-REQUEST_ACK = 5
 # Strangers on an external segment: known to the node's neighbour tables, answering nothing. Host parts of the subnet.
 STRANGERS = 3
 # Guests that no topology lists, plugged into each external bridge: it learns where they are.
 GUESTS = 2
-FRAGMENTS_WAIT = 1  # seconds, ipfrag_time
-# Longer than any run: what is reachable when it begins stays so.
-FOREVER_MS = 24 * 3600 * 1000
 
 
 def mac_bytes(text: str) -> bytes:
@@ -114,7 +108,6 @@ class Site:
         self.injectors: dict[str, Injector] = {}
         self.captures: dict[str, Capture] = {}
         self.vtep = ip_bytes(self.node.node.underlay_address)
-        self._conntracks: list[socket.socket] = []
 
     def __enter__(self) -> Site:
         self.namespaces = self.node.run(["ls", "/run/netns"]).stdout.split()
@@ -135,7 +128,7 @@ class Site:
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
-        for item in (*self.injectors.values(), *self.captures.values(), *self._conntracks):
+        for item in (*self.injectors.values(), *self.captures.values(), self._memory):
             item.close()
 
     # Preparation
@@ -174,22 +167,7 @@ class Site:
     def _make_deterministic(self) -> None:
         """Nothing expires, nothing is limited, and nobody is asked for: frames come out only because others came in."""
         device = self.node.node.underlay_device
-        everywhere = f"""
-            echo 0 > /proc/sys/net/ipv4/icmp_ratelimit
-            for key in icmp_msgs_per_sec icmp_msgs_burst; do
-                [ ! -w /proc/sys/net/ipv4/$key ] || echo 1000000 > /proc/sys/net/ipv4/$key
-            done
-            echo {FRAGMENTS_WAIT} > /proc/sys/net/ipv4/ipfrag_time
-            echo 67108864 > /proc/sys/net/ipv4/ipfrag_high_thresh
-            for file in /proc/sys/net/ipv4/neigh/*/base_reachable_time_ms; do echo {FOREVER_MS} > $file; done
-            for file in /proc/sys/net/ipv4/neigh/*/mcast_solicit; do echo 0 > $file; done
-            ip -4 neigh show | while read address dev name lladdr mac rest; do
-                case "$rest" in
-                *PERMANENT*|*NOARP*) ;;
-                *) [ "$lladdr" != lladdr ] || ip neigh replace $address dev $name lladdr $mac nud reachable ;;
-                esac
-            done
-        """
+        everywhere = STILL + "echo 67108864 > /proc/sys/net/ipv4/ipfrag_high_thresh\n"
         no_ipv6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6\n"
         node_ipv6 = no_ipv6 if self.topology.underlay_version == 4 else self._only_ipv6_underlay()
         self.node.run(f"ethtool -K {device} tx off tso off gso off\n" + node_ipv6 + everywhere)
@@ -260,21 +238,13 @@ class Site:
                 name = f"host:{network.name}"
                 self.injectors[name] = Injector(node.netns_path, device)
                 self.captures[name] = Capture(name, node.netns_path, device)
-        for name in self.namespaces:
-            with inside(self.node.netns_path(name)):
-                self._conntracks.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER))
+        self._memory = Memory(self.node.netns_path(name) for name in self.namespaces)
         self._bridges = [network.bridge for network in self.topology.networks.values()
                          if f"host:{network.name}" in self.captures]  # fmt: skip
 
     def forget(self) -> None:
         """Removes what Linux remembers of earlier packets: connections, learned MACs, waiting fragments."""
-        time.sleep(FRAGMENTS_WAIT + 0.2)
-        for tracker in self._conntracks:
-            tracker.send(struct.pack("=IHHII", 20, CONNTRACK_DELETE, REQUEST_ACK, 0, 0) + struct.pack("=BBH", 2, 0, 0))
-            answer = tracker.recv(4096)
-            (error,) = struct.unpack_from("=i", answer, 16)
-            if error not in (0, -2):
-                raise OSError(-error, "cannot flush conntrack")
+        self._memory.clear()
         self.node.run("\n".join(f"ip link set dev {bridge} type bridge fdb_flush" for bridge in self._bridges))
         # A row outlives the entry that it came from for a moment, and what it carries teaches Linux nothing.
         wait_for("the fast path to forget what the bridges had learned", lambda: not self._learned_rows())
