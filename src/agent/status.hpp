@@ -24,8 +24,8 @@ namespace fiplane {
 
 struct AgentStatus {
     std::string node;
-    const Topology* topology = nullptr;  ///< null: routers that somebody else built are followed, ...
-    std::vector<NeutronRouter> routers;  ///< ... namely these
+    const Topology* topology = nullptr;  ///< null: routers that somebody else built are followed
+    std::vector<NeutronRouter> routers;  ///< those that have a namespace here, whoever built it
     int pid = 0;
     std::chrono::seconds uptime{};
     bool fast_path = false;
