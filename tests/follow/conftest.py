@@ -3,8 +3,10 @@
 
 FIPLANE_BUILD           build directory (default: build/release of this tree)
 FIPLANE_NEUTRON_MODE    dvr (default), dvr_snat or legacy
-FIPLANE_NEUTRON_DRIVER  interface driver of Neutron's L3 agent: openvswitch or linuxbridge; none (default): there is no such
-                        agent, its namespaces are made by tests/support/neutron_fixture.py
+FIPLANE_NEUTRON_AGENT   on: routers are made by Neutron's L3 agent; off (default): by tests/support/neutron_fixture.py
+FIPLANE_NEUTRON_HA      on: the agent's router is highly available; off (default)
+FIPLANE_NEUTRON_DRIVER  interface driver: linuxbridge (default) or openvswitch-kernel; of the agent also openvswitch, which is in
+                        user space
 FIPLANE_TIME_SCALE      how many times slower this machine is than a real one (default 1)
 """
 
@@ -23,25 +25,27 @@ sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "neutron")
 from artefacts import keep_on_failure  # noqa: E402
 from fixture_lab import FixtureLab  # noqa: E402
 from follower import Follower  # noqa: E402
-from neutron_cloud import Cloud  # noqa: E402
 from neutron_lab import HOST, PYTHON, WEB_PORT, NeutronLab, example  # noqa: E402
+from open_vswitch import missing_kernel_datapath  # noqa: E402
 from time_limit import pytest_runtest_protocol  # noqa: E402, F401
 
 BUILD = Path(os.environ.get("FIPLANE_BUILD", ROOT / "build" / "release"))
 ARTEFACTS = BUILD / "follow-artefacts"
 MODE = os.environ.get("FIPLANE_NEUTRON_MODE", "dvr")
-DRIVER = os.environ.get("FIPLANE_NEUTRON_DRIVER", "none")
+AGENT = os.environ.get("FIPLANE_NEUTRON_AGENT", "off") != "off"
+HA = os.environ.get("FIPLANE_NEUTRON_HA", "off") != "off"
+DRIVER = os.environ.get("FIPLANE_NEUTRON_DRIVER", "linuxbridge")
 ANSWERER = ROOT / "tests" / "neutron" / "answerer.py"
 
 
 def pytest_report_header() -> str:
-    return f"lab: mode={MODE}, interface driver={DRIVER}"
+    return f"lab: mode={MODE}, agent={AGENT}, ha={HA}, interface driver={DRIVER}"
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """Keeps what the agent knew and said when a test fails."""
-    yield from keep_on_failure(item, ARTEFACTS, "follower", f"{MODE}-{DRIVER}")
+    yield from keep_on_failure(item, ARTEFACTS, "follower", f"{MODE}-{DRIVER}" + ("-agent" if AGENT else "") + ("-ha" if HA else ""))
 
 
 class Fixture(FixtureLab):
@@ -55,8 +59,13 @@ class Fixture(FixtureLab):
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[NeutronLab | Fixture]:
-    cloud: Cloud = example(MODE)
-    with Fixture(cloud, HOST) if DRIVER == "none" else NeutronLab(MODE, DRIVER, artefacts=ARTEFACTS) as running:
+    if DRIVER == "openvswitch-kernel" and missing_kernel_datapath():
+        pytest.skip(missing_kernel_datapath())
+    if AGENT:
+        place = NeutronLab(MODE, DRIVER, ha=HA, artefacts=ARTEFACTS)
+    else:
+        place = Fixture(example(MODE), HOST, driver=DRIVER)
+    with place as running:
         yield running
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-import shutil
 import socket
-import subprocess
 import threading
 from dataclasses import dataclass
 
@@ -30,6 +28,7 @@ from guests import Vm
 from lab import Lab, wait_for
 from matrix import ping
 from namespaces import inside
+from open_vswitch import missing_kernel_datapath
 from timing import scaled
 from topology import Network
 
@@ -62,13 +61,6 @@ PORT = 20021
 TRANSFER = 4 << 20  # bytes, by TCP
 SEGMENT, SEGMENTS, SENDS = 1000, 40, 10  # UDP, cut by the kernel (UDP_SEGMENT)
 SOL_UDP, UDP_SEGMENT = 17, 103
-
-
-def missing_ovs() -> str:
-    if shutil.which("ovs-vswitchd") is None:
-        return "Open vSwitch is not installed (openvswitch-switch)"
-    probe = subprocess.run(["modprobe", "--dry-run", "openvswitch"], capture_output=True, text=True, check=False)
-    return "" if probe.returncode == 0 else "this kernel has no openvswitch module"
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +130,8 @@ def pair(request, kinds, lab, ovs_keeper):
     variant: Variant = request.param
     if variant.type not in kinds:
         pytest.skip(missing_kind(variant.type))
-    if variant.maker == "ovs" and missing_ovs():
-        pytest.skip(missing_ovs())
+    if variant.maker == "ovs" and missing_kernel_datapath():
+        pytest.skip(missing_kernel_datapath())
     made = Pair(lab, variant, lab.topology.networks[f"net-{variant.type}"])
     node, peer = lab.foreign["there"], lab.topology.nodes["here"].underlay_address
     ports = [made.there.port.device]

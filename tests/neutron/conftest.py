@@ -3,7 +3,7 @@
 
 FIPLANE_BUILD           build directory (default: build/release of this tree): fiplane, and what is kept of a failure
 FIPLANE_NEUTRON_MODE    the agent's mode: dvr (default), dvr_snat or legacy
-FIPLANE_NEUTRON_DRIVER  its interface driver: openvswitch (default) or linuxbridge
+FIPLANE_NEUTRON_DRIVER  its interface driver: openvswitch (default, in user space), openvswitch-kernel or linuxbridge
 FIPLANE_FOLLOW          off: Linux carries all packets, on (default): fiplane follows the agent
 FIPLANE_TIME_SCALE      how many times slower this machine is than a real one (default 1)
 """

@@ -33,7 +33,8 @@ from lab import uninterrupted, wait_for
 from namespaces import LabError, Namespace, StateDirectory, end_processes, remove_lab, remove_leftovers
 from neutron_cloud import LEGACY, Agent, Cloud, FloatingIp, Network, Router, VmPort
 from neutron_cloud import Vm as CloudVm
-from open_vswitch import OvsDaemons
+from neutron_routers import METADATA_PORT
+from open_vswitch import NeutronBridges
 from timing import scaled
 from topology import Port
 
@@ -42,13 +43,15 @@ PYTHON = "/usr/bin/python3"  # Debian's, for which its Neutron is
 WEB_PORT = 8080
 HOST = "node"
 NIC = "eth1"  # of the node, on the external network
+VRRP_NETWORK = "169.254.192.0/18"  # Neutron's l3_ha_net_cidr
 
 Answers = dict[str, Any]
 
 
-def example(mode: str) -> Cloud:
+def example(mode: str, ha: bool = False) -> Cloud:
     """One router, two networks on it. Floating IPs for vm1 and vm2, which are on one each; vm3 is vm1's neighbour and has none.
-    `mode`: of the agent: dvr (the router's central part is elsewhere), dvr_snat or legacy."""
+    `mode`: of the agent: dvr (the router's central part is elsewhere), dvr_snat or legacy. `ha`: a highly available one, the
+    only one of its group."""
     here = Agent(HOST, mode, {} if mode == LEGACY else {"public": "203.0.113.11"})
     elsewhere = Agent("network-node", "dvr_snat", {"public": "203.0.113.12"})
     central = elsewhere if mode == "dvr" else here
@@ -58,6 +61,7 @@ def example(mode: str) -> Cloud:
             Network("public", "203.0.113.0/24", mtu=1500, external=True),
             Network("net1", "10.1.1.0/24"),
             Network("net2", "10.1.2.0/24"),
+            *([Network("vrrp", VRRP_NETWORK)] if ha else []),
         ],
         vms=[
             CloudVm("vm1", "net1", "10.1.1.11", HOST),
@@ -65,7 +69,8 @@ def example(mode: str) -> Cloud:
             CloudVm("vm3", "net1", "10.1.1.13", HOST),
         ],
         routers=[
-            Router("r1", ["net1", "net2"], "public", "203.0.113.10", distributed=mode != LEGACY, host=central.host)
+            Router("r1", ["net1", "net2"], "public", "203.0.113.10", distributed=mode != LEGACY, host=central.host,
+                   vrrp=("vrrp", "169.254.192.10") if ha else None)
         ],
         floating_ips=[FloatingIp("203.0.113.101", "vm1"), FloatingIp("203.0.113.102", "vm2")],
     )
@@ -119,6 +124,8 @@ state_path = {state}
 log_file = {log}
 # No random wait before the first synchronization.
 periodic_fuzzy_delay = 0
+# Seconds between two words of an active router. Others wait for three.
+ha_vrrp_advert_int = 1
 
 [AGENT]
 # The agent runs as root already. It takes sudo if there is nothing here.
@@ -140,6 +147,7 @@ class LinuxBridge:
     """Networks as bridges, as neutron-linuxbridge-agent makes them where nothing leads to other nodes."""
 
     driver = "linuxbridge"
+    is_in_kernel = True
 
     def __init__(self, node: Namespace, ports: Callable[[], list[RouterPort]]):
         self._node = node
@@ -185,22 +193,19 @@ class LinuxBridge:
 
 
 class OpenVSwitch:
-    """br-int in user space, for kernels without Open vSwitch's module: its ports in routers' namespaces are tun devices then. A
-    network is a local VLAN, as neutron-openvswitch-agent has it, and bridges learn (NORMAL): what that agent's flows do
-    beyond this is about other nodes."""
+    """Networks as local VLANs of br-int."""
 
     driver = "openvswitch"
+    is_in_kernel = False
+    datapath_type = "netdev"
 
     def __init__(self, node: Namespace, ports: Callable[[], list[RouterPort]]):
         self._node = node
         self._ports = ports
-        self.daemons = OvsDaemons(node, userspace=True)
+        self.daemons = NeutronBridges(node, self.datapath_type)
 
     def __enter__(self) -> OpenVSwitch:
         self.daemons.__enter__()
-        for bridge in ("br-int", "br-ex"):
-            self.daemons.vsctl("add-br", bridge, "--", "set", "bridge", bridge, "datapath_type=netdev")
-        self._node.run("ip link set br-int up; ip link set br-ex up")
         return self
 
     def __exit__(self, *exception) -> None:
@@ -208,15 +213,8 @@ class OpenVSwitch:
 
     def add_segment(self, segment: Segment, device: str | None) -> None:
         """`device`: the node's NIC on an external network."""
-        if not device:
-            return
-        self._node.run(["ip", "link", "set", device, "up"])
-        patch = [
-            f"add-port {bridge} {name} -- set interface {name} type=patch options:peer={peer}".split()
-            for bridge, name, peer in (("br-int", "int-br-ex", "phy-br-ex"), ("br-ex", "phy-br-ex", "int-br-ex"))
-        ]
-        tag = ["set", "port", "int-br-ex", f"tag={segment.vlan}"]
-        self.daemons.vsctl("add-port", "br-ex", device, "--", *patch[0], "--", *patch[1], "--", *tag)
+        if device:
+            self.daemons.attach_external(device, segment.vlan)
 
     def plug_vm(self, device: str, segment: Segment) -> None:
         self.daemons.vsctl("add-port", "br-int", device, f"tag={segment.vlan}")
@@ -242,7 +240,14 @@ class OpenVSwitch:
         return f"{database}; for bridge in br-int br-ex; do ovs-appctl -t $(echo {control}) fdb/show $bridge; done"
 
 
-DRIVERS = {switch.driver: switch for switch in (OpenVSwitch, LinuxBridge)}
+class OpenVSwitchKernel(OpenVSwitch):
+    """The same in the kernel, whose module Open vSwitch needs for that."""
+
+    is_in_kernel = True
+    datapath_type = "system"
+
+
+DRIVERS = {"openvswitch": OpenVSwitch, "openvswitch-kernel": OpenVSwitchKernel, "linuxbridge": LinuxBridge}
 
 
 class OutsideHost:
@@ -266,16 +271,18 @@ class OutsideHost:
 
 
 class NeutronLab:
-    """`mode`: the agent's: dvr, dvr_snat or legacy. `driver`: openvswitch or linuxbridge. `cloud`: instead of example(), with
+    """`mode`: the agent's: dvr, dvr_snat or legacy. `driver`: of DRIVERS. `ha` and `cloud`: instead of example(), with
     one external network. All of its VMs on HOST are there, the agent knows all of its routers on HOST."""
 
-    def __init__(self, mode: str, driver: str, *, cloud: Cloud | None = None, artefacts: Path | None = None):
+    def __init__(
+        self, mode: str, driver: str, *, ha: bool = False, cloud: Cloud | None = None, artefacts: Path | None = None
+    ):
         if os.geteuid() != 0:
             raise LabError("the lab needs root: it makes namespaces")
         self.mode = mode
         self.driver = driver
         self.artefacts = artefacts
-        self.cloud = cloud or example(mode)
+        self.cloud = cloud or example(mode, ha)
         self._change = 0
         self.name = f"neutron-{os.getpid()}-{random.randrange(16**4):04x}"
         self.vms: dict[str, Vm] = {}
@@ -334,7 +341,8 @@ class NeutronLab:
         ports = []
         for row in self._answers()["routers"]:
             lists = ("_interfaces", "_snat_router_interfaces", "_floatingip_agent_interfaces")
-            ports += [port for key in lists for port in row.get(key, [])] + ([row["gw_port"]] if row.get("gw_port") else [])
+            ports += [port for key in lists for port in row.get(key, [])]
+            ports += [row[key] for key in ("gw_port", "_ha_interface") if row.get(key)]
         return [RouterPort(port["id"], segments[port["network_id"]]) for port in ports]
 
     def _plug(self) -> None:
@@ -347,7 +355,7 @@ class NeutronLab:
             self.switch.plug_vm(vm.port.device, self._segment(vm.port.network))
         # A frame that leaves Linux for a switch in user space has to be complete.
         for host in (self.outside, *self.vms.values()):
-            if self.driver == "openvswitch":
+            if not self.switch.is_in_kernel:
                 host.run(["ethtool", "-K", "eth0", "tx", "off"])
 
     def _start_answerers(self) -> None:
@@ -380,10 +388,10 @@ class NeutronLab:
 
     def configuration(self) -> str:
         text = CONFIGURATION.format(
-            host=HOST, mode=self.mode, driver=self.driver, state=self.neutron_state, log=self.log
+            host=HOST, mode=self.mode, driver=self.switch.driver, state=self.neutron_state, log=self.log
         )
         if isinstance(self.switch, OpenVSwitch):
-            text += f"\n[OVS]\novsdb_connection = {self.switch.daemons.socket}\ndatapath_type = netdev\n"
+            text += f"\n[OVS]\novsdb_connection = {self.switch.daemons.socket}\ndatapath_type = {self.switch.datapath_type}\n"
         return text
 
     # The agent
@@ -396,7 +404,8 @@ class NeutronLab:
         command = [PYTHON, HERE / "l3_agent.py", self._cloud_file, "--config-file", file]
         with open(self.state.path / "l3-agent-output.log", "a") as output:
             # Temporary files, too, go with the lab.
-            environment = {"TMPDIR": str(self.state.path)}
+            path = f"{HERE / 'bin'}:{self.node.environment()['PATH']}"
+            environment = {"TMPDIR": str(self.state.path), "PATH": path}
             self.agent = self.node.start(command, stdout=output, stderr=output, environment=environment)
         self._wait("L3 agent started", [row["id"] for row in self._answers()["routers"]])
 
@@ -422,9 +431,25 @@ class NeutronLab:
         return re.findall(r"^\S+ \S+ \d+ (?:ERROR|CRITICAL) \S+ \[.*$", self.agent_log(), re.MULTILINE)
 
     def _wait(self, after: str, routers: list[str]) -> None:
-        """Until the agent has updated or deleted these routers after it had logged `after`, and their ports are plugged."""
+        """Until the agent has updated or deleted these routers after it had logged `after`, their ports are plugged, and
+        those that are highly available are active."""
         wait_for(f"routers {routers} after {after.strip()} (log: {self.log})", lambda: self._has_done(after, routers))
         self.switch.wire()
+        for row in self._answers()["routers"]:
+            if row["id"] in routers and row["ha"]:
+                self.wait_until_active(row["id"])
+
+    def wait_until_active(self, router_id: str) -> None:
+        """Until the addresses on a router's ports are those that the agent wrote for keepalived, and what the agent starts when
+        it hears of that answers."""
+        file = self.neutron_state / "ha_confs" / router_id / "keepalived.conf"
+
+        def is_active() -> bool:
+            wanted = re.findall(r"^ +([\d.]+/\d+) dev q", file.read_text(), re.MULTILINE)
+            there = self.run_in(f"qrouter-{router_id}", f"ip -4 -o address show; ss -Hltn sport = :{METADATA_PORT}")
+            return "LISTEN" in there and set(wanted) == set(re.findall(r": q\S+ +inet ([\d.]+/\d+)", there))
+
+        wait_for(f"keepalived of {router_id}", is_active)
 
     def _has_done(self, after: str, routers: list[str]) -> bool:
         if self.agent is None or self.agent.poll() is not None:

@@ -12,6 +12,7 @@ with the next lab.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -23,7 +24,10 @@ from typing import Mapping
 
 from namespaces import LabError, Namespace, StateDirectory, remove_lab, remove_leftovers
 from neutron_cloud import Cloud, VmPort
+from neutron_drivers import Driver, LinuxBridgeDriver, OpenVSwitchDriver
 from neutron_fixture import NeutronFixture
+from neutron_node import Script
+from open_vswitch import NeutronBridges
 
 EXTERNAL_DEVICE = "eth1"
 
@@ -97,8 +101,8 @@ class FixtureOutside:
 
 class FixtureLab:
     """`host`: the node, whose agent and VMs the cloud describes. `sync`: whether its routers are there from the beginning.
-    `allocations`: files that are in the agent's state directory from before, by name. The cloud has exactly one external
-    network."""
+    `allocations`: files that are in the agent's state directory from before, by name. `driver`: linuxbridge or
+    openvswitch-kernel. The cloud has exactly one external network."""
 
     def __init__(
         self,
@@ -108,6 +112,7 @@ class FixtureLab:
         sync: bool = True,
         announce: bool = True,
         allocations: Mapping[str, str] = MappingProxyType({}),
+        driver: str = "linuxbridge",
     ):
         if os.geteuid() != 0:
             raise LabError("the lab needs root: it makes namespaces")
@@ -116,6 +121,8 @@ class FixtureLab:
         self._sync = sync
         self._announce = announce
         self._allocations = allocations
+        self._driver = driver
+        self._running = contextlib.ExitStack()
         self.name = f"fixture-{os.getpid()}-{random.randrange(16**4):04x}"
         self._old_handler = None
         self._handler = lambda number, frame: sys.exit(128 + number)
@@ -152,7 +159,7 @@ class FixtureLab:
             (self.state_path / name).write_text(text)
         self.fixture = NeutronFixture(
             self.node, self.host, lambda subnet_id: self.cloud.ports_by_subnet(subnet_id), self.state_path,
-            mode=self.cloud.agent(self.host).mode, announce=self._announce,
+            mode=self.cloud.agent(self.host).mode, announce=self._announce, driver=self._make_driver,
         )
         self.outside.connect(self.node)
         self.fixture.attach_device(self.external_id, EXTERNAL_DEVICE)
@@ -160,6 +167,12 @@ class FixtureLab:
             vm.plug(self.fixture)
         if self._sync:
             self.change(self.cloud)
+
+    def _make_driver(self, script: Script) -> Driver:
+        if self._driver == "linuxbridge":
+            return LinuxBridgeDriver(script)
+        assert self._driver == "openvswitch-kernel"
+        return OpenVSwitchDriver(script, self._running.enter_context(NeutronBridges(self.node.namespace)))
 
     def change(self, cloud: Cloud) -> None:
         """From now on the node's routers are those of this cloud. Its VMs are those of the one before."""
@@ -178,6 +191,7 @@ class FixtureLab:
 
     def close(self) -> None:
         if hasattr(self, "state"):
+            self._running.close()
             remove_lab(self.state.path)
             for item in (*getattr(self, "vms", {}).values(), getattr(self, "outside", None), getattr(self, "node", None)):
                 if item is not None:

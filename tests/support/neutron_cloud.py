@@ -28,6 +28,7 @@ ROUTER_INTERFACE = "network:router_interface"
 DISTRIBUTED_INTERFACE = "network:router_interface_distributed"
 ROUTER_GATEWAY = "network:router_gateway"
 CENTRALIZED_SNAT = "network:router_centralized_snat"
+VRRP_INTERFACE = "network:router_ha_interface"
 AGENT_GATEWAY = "network:floatingip_agent_gateway"
 UNBOUND_HOST = "FLOATING_IP_HOST_UNBOUND"
 NEEDS_BINDING = "FLOATING_IP_HOST_NEEDS_BINDING"
@@ -96,7 +97,8 @@ class Route:
 class Router:
     """`networks`: those that it routes, with the gateway's address in each. `gateway`: its address on the external network.
     `host`: whose agent has the whole router (legacy) or its SNAT (distributed). `snat_addresses`: by network, of the ports
-    of a distributed router's SNAT; default is the third address."""
+    of a distributed router's SNAT; default is the third address. `vrrp`: network and address of the host's port for VRRP, which
+    makes a highly available router."""
 
     name: str
     networks: Sequence[str]
@@ -107,6 +109,7 @@ class Router:
     host: str | None = None
     routes: Sequence[Route] = ()
     snat_addresses: Mapping[str, str] = field(default_factory=dict)
+    vrrp: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class VmPort:
 @dataclass(frozen=True)
 class Cloud:
     """`ids` and `macs`: instead of those that follow from the seed, by key: network/NAME, subnet/NAME, router/NAME, and
-    ports: vm/NAME, gateway/ROUTER, interface/ROUTER/NETWORK, snat/ROUTER/NETWORK, agent/HOST/NETWORK."""
+    ports: vm/NAME, gateway/ROUTER, interface/ROUTER/NETWORK, snat/ROUTER/NETWORK, vrrp/ROUTER, agent/HOST/NETWORK."""
 
     agents: Sequence[Agent]
     networks: Sequence[Network]
@@ -254,8 +257,8 @@ class Cloud:
             "gw_port_id": None,
             "gw_port_host": None,
             "distributed": router.distributed,
-            "ha": False,
-            "ha_vr_id": 0,
+            "ha": router.vrrp is not None,
+            "ha_vr_id": 1 if router.vrrp else 0,
             "availability_zone_hints": [],
             "availability_zones": ["nova"],
             "flavor_id": None,
@@ -280,6 +283,8 @@ class Cloud:
                 result["_floatingip_agent_interfaces"] = [
                     self._agent_gateway(agent, self.network(name)) for name in agent.gateways
                 ]
+        if router.vrrp:
+            result["_ha_interface"] = self._vrrp_port(router, *router.vrrp)
         if router.networks:
             result["_interfaces"] = [self._interface(router, name) for name in router.networks]
         floating_ips = self._floating_ips(router, agent)
@@ -368,6 +373,11 @@ class Cloud:
         network, id = self.network(name), self.id(f"router/{router.name}")
         address = router.snat_addresses.get(name) or str(network.ip_network[3])
         port = self._port(f"snat/{router.name}/{name}", network, address, CENTRALIZED_SNAT, id, router.host or "")
+        return self._full(port, network)
+
+    def _vrrp_port(self, router: Router, name: str, address: str) -> Dict:
+        network, id = self.network(name), self.id(f"router/{router.name}")
+        port = self._port(f"vrrp/{router.name}", network, address, VRRP_INTERFACE, id, router.host or "")
         return self._full(port, network)
 
     def _agent_gateway(self, agent: Agent, network: Network) -> Dict:

@@ -17,7 +17,8 @@ from typing import Callable, Iterable
 from namespaces import LabError
 from neutron_cloud import DVR, DVR_SNAT, LEGACY, Dict
 from neutron_distributed import EdgeRouter, FipNamespace, LocalRouter
-from neutron_node import DRIVERS, Allocator, Place, Script, device_name
+from neutron_drivers import Driver, LinuxBridgeDriver
+from neutron_node import Allocator, Place, Script, device_name
 from neutron_routers import AgentRouter
 
 FIRST_FIP_PRIORITY, FIP_PRIORITIES = 32768, 40000
@@ -39,7 +40,7 @@ class NeutronFixture:
         state_path: Path,
         *,
         mode: str = DVR,
-        driver: str = "linuxbridge",
+        driver: Callable[[Script], Driver] = LinuxBridgeDriver,
         announce: bool = True,
         seed: int = 0,
     ):
@@ -49,7 +50,7 @@ class NeutronFixture:
         self.mode = mode
         self.ports_by_subnet = ports_by_subnet
         self.script = Script(node)
-        self.driver = DRIVERS[driver](self.script)
+        self.driver = driver(self.script)
         self.routers: dict[str, AgentRouter] = {}
         self._fip_namespaces: dict[str, FipNamespace] = {}
         self._announces = announce

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Neutron L3 agent works with on a node: commands in namespaces, devices on bridges, and two files of allocations."""
+"""What a Neutron L3 agent works with on a node: commands in namespaces, and two files of allocations."""
 
 from __future__ import annotations
 
@@ -61,61 +61,6 @@ class Script:
                 count += 1
             self._node.run("set -x\n" + "\n".join(lines[:count]))
             lines = lines[count:]
-
-
-class LinuxBridgeDriver:
-    """Devices as the linuxbridge driver makes them: a veth from the namespace to `tap` in the network's `brq` bridge."""
-
-    def __init__(self, script: Script):
-        self._script = script
-        self._taps: set[str] = set()
-        self._bridges: set[str] = set()
-
-    def bridge(self, network_id: str) -> str:
-        name = f"brq{network_id[:11]}"
-        if name not in self._bridges:
-            self._bridges.add(name)
-            self._script.add(
-                f"ip link show {name} >/dev/null 2>&1 || ip link add {name} type bridge forward_delay 0 stp_state 0",
-                f"echo 1 > /proc/sys/net/ipv6/conf/{name}/disable_ipv6; ip link set {name} up",
-            )
-        return name
-
-    def tap(self, port_id: str) -> str:
-        return f"tap{port_id[:11]}"
-
-    def plug(self, port: Dict, device: str, netns: str) -> None:
-        self._plug(port["network_id"], port["id"], port["mac_address"], port["mtu"], device, f"/run/netns/{netns}")
-        self._script.ip(netns, f"link set {device} up")
-
-    def plug_guest(self, network_id: str, port_id: str, mac: str, mtu: int, device: str, pid: int) -> None:
-        """A VM's NIC, in the namespace of a process; it is down."""
-        self._plug(network_id, port_id, mac, mtu, device, str(pid))
-
-    def _plug(self, network_id: str, port_id: str, mac: str, mtu: int, device: str, netns: str) -> None:
-        tap, bridge = self.tap(port_id), self.bridge(network_id)
-        self._taps.add(tap)
-        self._script.add(
-            f"ip link add {tap} mtu {mtu} type veth peer name {device} address {mac} mtu {mtu} netns {netns}",
-            f"echo 1 > /proc/sys/net/ipv6/conf/{tap}/disable_ipv6; ip link set {tap} master {bridge} up",
-        )
-
-    def unplug(self, port_id: str) -> None:
-        tap = self.tap(port_id)
-        self._taps.discard(tap)
-        self._script.add(f"ip link del {tap}")
-
-    def attach(self, network_id: str, device: str) -> None:
-        """A NIC of the node becomes the network's way out."""
-        self._script.add(f"ip link set {device} master {self.bridge(network_id)} up")
-
-    def remove_all(self) -> None:
-        for device in (*self._taps, *self._bridges):
-            self._script.add(f"ip link del {device} 2>/dev/null || true")
-        self._taps, self._bridges = set(), set()
-
-
-DRIVERS = {"linuxbridge": LinuxBridgeDriver}
 
 
 class Allocator:

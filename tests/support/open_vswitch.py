@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import subprocess
 from typing import Self
 
@@ -13,13 +15,14 @@ OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 
 
 class OvsDaemons:
-    """Their files are in a directory of their own. `userspace`: there is no datapath in the kernel, so each bridge has to
-    have datapath_type=netdev."""
+    """Their files are in a directory of their own. `datapath_type`: of bridges. system: in the kernel. netdev: in user space,
+    for kernels without Open vSwitch's module; internal ports are tun devices then."""
 
-    def __init__(self, namespace: Namespace, userspace: bool = False):
+    def __init__(self, namespace: Namespace, datapath_type: str = "system"):
         self.namespace = namespace
         self.directory = namespace.state.path / f"ovs-{namespace.name}"
-        self._options = ["--disable-system"] if userspace else []
+        self.datapath_type = datapath_type
+        self._options = ["--disable-system"] if datapath_type == "netdev" else []
         self._daemons: list[subprocess.Popen] = []
 
     def __enter__(self) -> Self:
@@ -54,7 +57,44 @@ class OvsDaemons:
 
     def vsctl(self, *arguments: str) -> str:
         """Waits until ovs-vswitchd has done it (unless --no-wait)."""
-        return self.namespace.run(["ovs-vsctl", f"--db={self.socket}", "--timeout=60", *arguments]).stdout
+        return self.namespace.run(self._vsctl(*arguments)).stdout
+
+    def command(self, *arguments: str) -> str:
+        """The same, for a shell."""
+        return shlex.join(self._vsctl(*arguments))
+
+    def _vsctl(self, *arguments: str) -> list[str]:
+        return ["ovs-vsctl", f"--db={self.socket}", "--timeout=60", *arguments]
 
     def ofctl(self, command: str, bridge: str, argument: str) -> None:
         self.namespace.run(["ovs-ofctl", command, f"unix:{self.directory}/{bridge}.mgmt", argument])
+
+
+class NeutronBridges(OvsDaemons):
+    """br-int and br-ex as neutron-openvswitch-agent has them: a network is a local VLAN, and bridges learn (NORMAL). What that
+    agent's flows do beyond this is about other nodes."""
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        for bridge in ("br-int", "br-ex"):
+            self.vsctl("add-br", bridge, "--", "set", "bridge", bridge, f"datapath_type={self.datapath_type}")
+        self.namespace.run("ip link set br-int up; ip link set br-ex up")
+        return self
+
+    def attach_external(self, device: str, vlan: int) -> None:
+        """A NIC of the node leads to an external network."""
+        self.namespace.run(["ip", "link", "set", device, "up"])
+        patch = [
+            f"add-port {bridge} {name} -- set interface {name} type=patch options:peer={peer}".split()
+            for bridge, name, peer in (("br-int", "int-br-ex", "phy-br-ex"), ("br-ex", "phy-br-ex", "int-br-ex"))
+        ]
+        tag = ["set", "port", "int-br-ex", f"tag={vlan}"]
+        self.vsctl("add-port", "br-ex", device, "--", *patch[0], "--", *patch[1], "--", *tag)
+
+
+def missing_kernel_datapath() -> str:
+    """Why there is none, or nothing."""
+    if shutil.which("ovs-vswitchd") is None:
+        return "Open vSwitch is not installed (openvswitch-switch)"
+    probe = subprocess.run(["modprobe", "--dry-run", "openvswitch"], capture_output=True, text=True, check=False)
+    return "" if probe.returncode == 0 else "this kernel has no openvswitch module"
