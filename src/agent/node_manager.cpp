@@ -20,6 +20,9 @@ constexpr auto kGather = 5ms;
 /// Our objects may be mended this often in a row, and then once per refill: somebody else may keep changing them.
 constexpr int kMendBurst = 20;
 constexpr auto kMendRefill = 1s;
+/// A round that takes longer is worth a word. Most of it is waiting for the kernel's rtnl lock then, which is held
+/// while namespaces are removed.
+constexpr auto kLongRound = 2s;
 
 }  // namespace
 
@@ -127,6 +130,7 @@ void NodeManager::settle() {
     const auto start = Clock::now();
     const auto noticed = std::exchange(unsettled_since_, std::nullopt).value_or(start);
     record(observing_, observe());
+    const auto observed = Clock::now();
     const Changes changes = observer_->take_changes();
     accelerating_.due |= changes.any;
 
@@ -150,6 +154,11 @@ void NodeManager::settle() {
     }
     last_settled_ = Clock::now();
     last_effort_ = last_settled_ - start;
+    if (last_effort_ > kLongRound) {
+        const auto in_seconds = [](Clock::duration span) { return std::chrono::duration<double>(span).count(); };
+        spdlog::info("following changes took {:.1f} s, {:.1f} s of it reading Linux", in_seconds(last_effort_),
+                     in_seconds(observed - start));
+    }
 }
 
 Result<> NodeManager::observe() {

@@ -12,7 +12,7 @@ from lab import wait_for
 from namespaces import LabError
 
 PINS = "/sys/fs/bpf/fiplane"
-STUB = "tc_router_port"
+DEVICE_PROGRAM = "tc_router_port"
 
 
 class WatchedFollower(Follower):
@@ -54,7 +54,7 @@ class WatchedFollower(Follower):
         those that call by this node's fl_stages."""
         stages = json.loads(self.node.run(["bpftool", "-j", "map", "show", "pinned", f"{PINS}/maps/fl_stages"]).stdout)["id"]
         programs = {program["id"] for program in json.loads(self.node.run(["bpftool", "-j", "prog", "show"]).stdout)
-                    if program.get("name") == STUB and stages in program.get("map_ids", ())}
+                    if program.get("name") == DEVICE_PROGRAM and stages in program.get("map_ids", ())}
         links = json.loads(self.node.run(["bpftool", "-j", "link", "show"]).stdout)
         return len(programs), sum(link.get("prog_id") in programs for link in links)
 
