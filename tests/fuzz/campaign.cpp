@@ -10,6 +10,12 @@ std::optional<std::string> Campaign::run(const Input& input, Outcome& outcome) {
     return judge_.judge(input, outcome);
 }
 
+void Campaign::forget_flows(fl_hook hook) {
+    if (hook != FL_HOOK_TC_ROUTER) return;
+    runner_.forget_flows();
+    judge_.forget_flows();
+}
+
 /// Both objects ran: two packets.
 void Campaign::expect(const Input& input, const fl_record& record) {
     CounterRow& row = expected_[std::size_t{record.hook} * FL_REASON_COUNT + record.reason];
@@ -18,6 +24,7 @@ void Campaign::expect(const Input& input, const fl_record& record) {
 }
 
 std::optional<std::string> Campaign::try_one(const Input& input, Outcome& outcome) {
+    forget_flows(input.hook);
     expected_ = runner_.counters();
     if (auto complaint = run(input, outcome)) return complaint;
     expect(input, outcome.record);
@@ -28,6 +35,7 @@ std::optional<std::string> Campaign::try_one(const Input& input, Outcome& outcom
 /// The counters are read once for the whole batch. If they are wrong, its frames run again one by one.
 std::optional<Finding> Campaign::run_batch(std::size_t count) {
     Outcome outcome;
+    forget_flows(batch_[0].hook);
     expected_ = runner_.counters();
     for (std::size_t i = 0; i < count; ++i) {
         if (auto complaint = run(batch_[i], outcome)) return Finding{batch_[i], std::move(*complaint)};
@@ -48,7 +56,7 @@ std::optional<Finding> Campaign::fuzz(Generator& generator, fl_hook hook, const 
     std::size_t count = 0;
     for (const Template& each : generator.templates()) {
         Input& input = batch_[count++];
-        input = {.hook = hook, .device = each.device, .frame = each.frame};
+        input = {.hook = hook, .device = each.device, .mark = each.mark, .frame = each.frame};
         if (count < kBatch && &each != &generator.templates().back()) continue;
         if (auto finding = run_batch(count)) return finding;
         count = 0;

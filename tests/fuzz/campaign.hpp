@@ -46,6 +46,8 @@ class Campaign {
     static constexpr std::size_t kBatch = 512;
 
     [[nodiscard]] std::optional<std::string> run(const Input& input, Outcome& outcome);
+    /// Flows of followed routers begin anew with each batch, and with each frame that is tried alone.
+    void forget_flows(fl_hook hook);
     [[nodiscard]] std::optional<Finding> run_batch(std::size_t count);
     /// What the counters must have gained.
     void expect(const Input& input, const fl_record& record);

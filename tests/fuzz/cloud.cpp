@@ -48,7 +48,11 @@ Prefix prefix(const char* text) {
 
 }  // namespace
 
-Cloud::Cloud() : vtep(ip("10.0.0.1")), underlay_mac(mac("02:00:00:00:00:01")) {
+Cloud::Cloud(Kind kind) : vtep(ip("10.0.0.1")), underlay_mac(mac("02:00:00:00:00:01")) {
+    if (kind == Kind::kRouters) {
+        add_routers();
+        return;
+    }
     segments = {{"ex", kEx, kNobody}, {"a", kA, 1}, {"a-2", kA2, 1}, {"b", kB, 2}};
     peers = {{kPeer2, mac("02:00:00:00:00:02")}, {kPeer3, mac("02:00:00:00:00:03")}};
     tunnels = {
@@ -209,6 +213,17 @@ const CloudPeer* Cloud::peer(Ipv4 address) const {
     return found == peers.end() ? nullptr : &*found;
 }
 
+const RouterPort* Cloud::router_port(std::uint32_t number) const {
+    const auto found =
+        std::ranges::find(router_ports, number, [](const RouterPort& each) { return each.segment.bridge; });
+    return found == router_ports.end() ? nullptr : &*found;
+}
+
+const RouterPort* Cloud::router_port_of_device(std::uint32_t ifindex) const {
+    const auto found = std::ranges::find(router_ports, ifindex, &RouterPort::ifindex);
+    return found == router_ports.end() ? nullptr : &*found;
+}
+
 std::vector<std::uint32_t> Cloud::devices(fl_hook hook) const {
     std::vector<std::uint32_t> out;
     if (hook == FL_HOOK_TC_PORT) {
@@ -221,6 +236,11 @@ std::vector<std::uint32_t> Cloud::devices(fl_hook hook) const {
         for (const CloudTunnel& each : tunnels) {
             if (out.empty() || out.back() != each.device) out.push_back(each.device);
         }
+    } else if (hook == FL_HOOK_TC_ROUTER) {
+        for (const RouterPort& each : router_ports)
+            out.push_back(each.segment.bridge);
+        for (const CrossingRow& each : crossings)
+            out.push_back(each.veth);
     } else {
         out.push_back(kUnderlayDevice);
     }
@@ -239,6 +259,8 @@ void Cloud::make_devices() const {
         make(device, fmt::format("tunnel-{}", device));
     for (const CloudPort& each : ports)
         make(each.ifindex, each.name);
+    for (const RouterPort& each : router_ports)
+        make(each.ifindex, each.segment.name);
 }
 
 }  // namespace fiplane::test

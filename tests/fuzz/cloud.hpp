@@ -11,6 +11,8 @@
 //   MTU 600 b   Geneve 3001  10.1.0.0/24 of tenant B, legacy router on this node (domain 8): VMs b1 .5 and b2 .6 with
 //   floating IPs;
 //                 .8 behind peer 2, with a floating IP of this node's router
+//
+// Or one of routers that somebody else has built (Cloud::Kind::kRouters), which are followed: see cloud_routers.cpp.
 #pragma once
 
 #include <cstdint>
@@ -68,6 +70,8 @@ struct Exit {
     std::uint32_t flags = 0;  ///< of a port
     std::uint32_t mtu = 0;
     const CloudTunnel* tunnel = nullptr;
+    std::uint32_t port = 0;  ///< of a followed router, by which it leaves at last: its number
+    bool crosses = false;    ///< `ifindex` is a veth on the way there
 };
 
 struct Journey {
@@ -78,7 +82,26 @@ struct Journey {
     std::uint32_t mtu = 0;
     bool snat = false;
     bool hairpin = false;
+    std::uint32_t router = 0;  ///< number of the followed router that translates the destination
+    bool one_entry = false;    ///< it translates both addresses at once
+    bool excepts = false;      ///< not from those in `senders`
     Exit exit{};
+};
+
+/// A port of a router that somebody else has built. It is a segment of its own, of the same number.
+struct RouterPort {
+    CloudSegment segment;
+    std::uint32_t netns;  ///< number of its namespace
+    std::uint32_t ifindex;
+    Mac mac;
+};
+
+/// What comes out of a veth between such routers' namespaces, marked with the port by which it is to leave.
+struct CrossingRow {
+    std::uint32_t veth;  ///< number
+    std::uint32_t target;
+    std::uint32_t ifindex;
+    bool crosses_on;  ///< `ifindex` is the next veth
 };
 
 struct FdbRow {
@@ -110,7 +133,8 @@ struct VmRow {
     std::uint32_t domain;
 };
 
-/// Everybody of a prefix, behind another router of the segment. Domain 0: left to Linux.
+/// Everybody of a prefix, behind another router of the segment. Domain 0: left to Linux, where a followed router
+/// excepts senders.
 struct SenderRow {
     std::uint32_t segment;
     Mac router_mac;
@@ -128,7 +152,8 @@ struct DestRow {
 /// Immutable once made.
 class Cloud {
   public:
-    Cloud();
+    enum class Kind { kOverlay, kRouters };
+    explicit Cloud(Kind kind);
     ~Cloud() = default;
     Cloud(const Cloud&) = delete;
     Cloud& operator=(const Cloud&) = delete;
@@ -145,6 +170,8 @@ class Cloud {
     std::vector<VmRow> vms;
     std::vector<SenderRow> senders;
     std::vector<DestRow> dests;
+    std::vector<RouterPort> router_ports;
+    std::vector<CrossingRow> crossings;
 
     [[nodiscard]] const CloudSegment* segment(std::uint32_t bridge) const;
     [[nodiscard]] const CloudTunnel* tunnel(fl_tunnel_type type, std::uint32_t id, Ipv4 peer) const;
@@ -155,8 +182,10 @@ class Cloud {
     [[nodiscard]] const CloudPort* port(std::uint32_t ifindex) const;
     [[nodiscard]] const CloudPort& port(const std::string& name) const;
     [[nodiscard]] const CloudPeer* peer(Ipv4 address) const;
+    [[nodiscard]] const RouterPort* router_port(std::uint32_t number) const;
+    [[nodiscard]] const RouterPort* router_port_of_device(std::uint32_t ifindex) const;
 
-    /// Devices on which the program of a hook runs.
+    /// Devices on which the program of a hook runs; of tc_router their numbers.
     [[nodiscard]] std::vector<std::uint32_t> devices(fl_hook hook) const;
 
     /// Makes the devices in the calling thread's network namespace, which must be empty. Only their numbers matter: all
@@ -168,6 +197,7 @@ class Cloud {
   private:
     void add_segment_rows();
     void add_journeys();
+    void add_routers();
     [[nodiscard]] Exit to_port(const std::string& name) const;
     [[nodiscard]] Exit to_tunnel(std::uint32_t segment, Ipv4 peer) const;
 };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The cloud's rows in the form of the BPF tables.
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <stdexcept>
 
 #include "fuzz/cloud.hpp"
@@ -26,6 +28,7 @@ class Writer {
         sources();
         tunnels();
         devices();
+        routers();
         segments();
         journeys();
     }
@@ -42,6 +45,7 @@ class Writer {
         config.vxlan_port = kVxlanPort;
         config.geneve_port = kGenevePort;
         config.gre = 1;
+        config.lease_end = std::numeric_limits<std::int32_t>::max();  // never
         copy_bytes(config.vtep, IpAddress(cloud_.vtep));
         put("fl_config", std::uint32_t{0}, config);
     }
@@ -103,6 +107,20 @@ class Writer {
             put("fl_devs", port.ifindex, port.ifindex);
     }
 
+    void routers() const {
+        for (const RouterPort& port : cloud_.router_ports) {
+            fl_source row{};
+            row.role = FL_ROLE_ROUTER;
+            row.segment = port.segment.bridge;
+            row.router = port.netns;
+            source(port.segment.bridge, row);
+        }
+        for (const CrossingRow& crossing : cloud_.crossings) {
+            put("fl_crossings", fl_crossing_key{.device = crossing.veth, .target = crossing.target},
+                fl_crossing{.ifindex = crossing.ifindex, .flags = crossing.crosses_on ? FL_OUT_CROSS : 0U});
+        }
+    }
+
     void segments() const {
         for (const FdbRow& row : cloud_.fdb) {
             fl_fdb_key key{.segment = row.segment, .mac = {}, .pad = {}};
@@ -126,6 +144,7 @@ class Writer {
             fl_fip_in value{};
             copy(row.router_mac, value.router_mac);
             value.next = next(row.journey);
+            value.netnsid = -1;  // of test runs there is one namespace
             put("fl_fip_in", key, value);
         }
         for (const VmRow& row : cloud_.vms) {
@@ -169,7 +188,9 @@ class Writer {
         copy(journey.dnat, next.dnat);
         next.hops = journey.hops;
         next.mtu = journey.mtu;
-        next.flags = (journey.snat ? FL_NEXT_SNAT : 0) | (journey.hairpin ? FL_NEXT_HAIRPIN : 0);
+        next.flags = (journey.snat ? FL_NEXT_SNAT : 0) | (journey.hairpin ? FL_NEXT_HAIRPIN : 0) |
+                     (journey.one_entry ? FL_NEXT_ONE_ENTRY : 0) | (journey.excepts ? FL_NEXT_EXCEPT : 0);
+        next.router = journey.router;
         next.out = out(journey.exit);
         return next;
     }
@@ -177,8 +198,9 @@ class Writer {
     [[nodiscard]] fl_out out(const Exit& exit) const {
         fl_out out{};
         out.kind = exit.kind;
-        out.ifindex = out.port = exit.ifindex;
-        out.flags = exit.flags;
+        out.ifindex = exit.ifindex;
+        out.port = exit.port != 0 ? exit.port : exit.ifindex;
+        out.flags = exit.crosses ? FL_OUT_CROSS : exit.flags;
         out.mtu = exit.mtu;
         if (exit.kind != FL_OUT_TUNNEL) return out;
         const CloudTunnel& tunnel = *exit.tunnel;

@@ -59,6 +59,8 @@ Input read_frame_file(const std::filesystem::path& path) {
             input.device = static_cast<std::uint32_t>(std::stoul(value));
         } else if (key == "gso_size") {
             input.gso_size = static_cast<std::uint32_t>(std::stoul(value));
+        } else if (key == "mark") {
+            input.mark = static_cast<std::uint32_t>(std::stoul(value));
         } else if (key == "frame") {
             input.frame = from_hex(path, value);
         } else {
@@ -72,8 +74,8 @@ Input read_frame_file(const std::filesystem::path& path) {
 void write_frame_file(const std::filesystem::path& path, const Input& input, const std::string& comment) {
     std::filesystem::create_directories(path.parent_path());
     std::ofstream file(path);
-    file << fmt::format("# {}\nprogram {}\ndevice {}\ngso_size {}\nframe {:02x}\n", comment, hook_name(input.hook),
-                        input.device, input.gso_size, fmt::join(input.frame, ""));
+    file << fmt::format("# {}\nprogram {}\ndevice {}\ngso_size {}\nmark {}\nframe {:02x}\n", comment,
+                        hook_name(input.hook), input.device, input.gso_size, input.mark, fmt::join(input.frame, ""));
     if (!file.flush()) fail(path, "cannot be written");
 }
 

@@ -34,6 +34,9 @@ struct Options {
 /// The ways through a program that a fuzzer must keep reaching: one whose frames all fail the first check proves
 /// nothing.
 std::set<fl_reason> must_see(fl_hook hook) {
+    if (hook == FL_HOOK_TC_ROUTER)
+        return {FL_REASON_FIP_IN,  FL_REASON_FIP_OUT,   FL_REASON_FIP_HAIRPIN, FL_REASON_ROUTED,
+                FL_REASON_CROSSED, FL_REASON_ARP_REPLY, FL_REASON_LINUX_FLOW};
     std::set<fl_reason> out = {FL_REASON_FIP_IN, FL_REASON_L2_FORWARD, FL_REASON_ARP_REPLY};
     if (hook == FL_HOOK_TC_PORT) {
         out.erase(FL_REASON_FIP_IN);  // a port is in no external segment here
@@ -53,7 +56,7 @@ void print_frame(const char* title, View bytes) {
 
 class Fuzzer {
   public:
-    explicit Fuzzer(Options options) : options_(std::move(options)), runner_(cloud_), campaign_(cloud_, runner_) {}
+    explicit Fuzzer(Options options) : options_(std::move(options)) {}
 
     int run() {
         if (!options_.frame.empty()) return show(options_.frame);
@@ -62,7 +65,7 @@ class Fuzzer {
             const Input input = read_frame_file(path);
             if (!chosen(input.hook)) continue;
             Outcome outcome;
-            if (auto complaint = campaign_.try_one(input, outcome)) return report({input, *complaint}, path);
+            if (auto complaint = campaign(input.hook).try_one(input, outcome)) return report({input, *complaint}, path);
         }
         fmt::print("corpus: {} frames\nseed {}\n", files.size(), options_.seed);
         if (options_.count == 0 && options_.seconds == 0) return 0;
@@ -74,32 +77,34 @@ class Fuzzer {
     }
 
   private:
-    /// tc_router lives in another cloud, of namespaces and flows, which the judge does not know: what is generated for
-    /// it runs against Linux itself (tests/fullstack/test_equivalence_followed.py).
     [[nodiscard]] bool chosen(fl_hook hook) const {
-        if (hook == FL_HOOK_TC_ROUTER) return false;
         return options_.programs.empty() ||
                std::ranges::find(options_.programs, hook_name(hook)) != options_.programs.end();
     }
 
+    [[nodiscard]] const Cloud& cloud(fl_hook hook) const { return hook == FL_HOOK_TC_ROUTER ? routers_ : overlay_; }
+    [[nodiscard]] Campaign& campaign(fl_hook hook) {
+        return hook == FL_HOOK_TC_ROUTER ? router_campaign_ : overlay_campaign_;
+    }
+
     int fuzz(fl_hook hook) {
-        const std::size_t programs =
-            options_.programs.empty() ? std::size_t{FL_HOOK_COUNT} - 1 : options_.programs.size();
+        const std::size_t programs = options_.programs.empty() ? std::size_t{FL_HOOK_COUNT} : options_.programs.size();
         const Limits limits{.frames = options_.count,
                             .time = std::chrono::duration<double>(options_.seconds / static_cast<double>(programs))};
-        Generator generator(cloud_, hook, options_.seed);
+        Generator generator(cloud(hook), hook, options_.seed);
+        Campaign& campaign = this->campaign(hook);
         const auto start = std::chrono::steady_clock::now();
-        auto finding = campaign_.fuzz(generator, hook, limits);
+        auto finding = campaign.fuzz(generator, hook, limits);
         const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-        fmt::print("{}: {} frames in {:.1f} s, {:.0f} frames/s\n", hook_name(hook), campaign_.frames(), time.count(),
-                   static_cast<double>(campaign_.frames()) / time.count());
+        fmt::print("{}: {} frames in {:.1f} s, {:.0f} frames/s\n", hook_name(hook), campaign.frames(), time.count(),
+                   static_cast<double>(campaign.frames()) / time.count());
         for (std::size_t i = 0; i < FL_REASON_COUNT; ++i) {
-            if (campaign_.verdicts()[i] != 0)
-                fmt::print("    {:16} {:12}\n", reason_name(static_cast<fl_reason>(i)), campaign_.verdicts()[i]);
+            if (campaign.verdicts()[i] != 0)
+                fmt::print("    {:16} {:12}\n", reason_name(static_cast<fl_reason>(i)), campaign.verdicts()[i]);
         }
-        if (finding) return report(campaign_.minimise(std::move(*finding)), {});
+        if (finding) return report(campaign.minimise(std::move(*finding)), {});
         for (const fl_reason reason : must_see(hook)) {
-            if (campaign_.verdicts()[reason] != 0) continue;
+            if (campaign.verdicts()[reason] != 0) continue;
             fmt::print("{}: no frame was {}: the fuzzer does not get that far any more\n", hook_name(hook),
                        reason_name(reason));
             return 1;
@@ -124,10 +129,10 @@ class Fuzzer {
     int show(const std::filesystem::path& path) {
         const Input input = read_frame_file(path);
         Outcome outcome;
-        const auto complaint = campaign_.try_one(input, outcome);
+        const auto complaint = campaign(input.hook).try_one(input, outcome);
         const fl_record& record = outcome.record;
-        fmt::print("{} on device {}, gso_size {}: action {}, {} {}\n", hook_name(input.hook), input.device,
-                   input.gso_size, outcome.action, reason_name(static_cast<fl_reason>(record.reason)),
+        fmt::print("{} on device {}, gso_size {}, mark {}: action {}, {} {}\n", hook_name(input.hook), input.device,
+                   input.gso_size, input.mark, outcome.action, reason_name(static_cast<fl_reason>(record.reason)),
                    complaint.value_or("as it should be"));
         if (record.redirects != 0)
             fmt::print("redirect kind {} to device {} with flags {}\n", record.via, record.ifindex, record.flags);
@@ -140,9 +145,11 @@ class Fuzzer {
     }
 
     Options options_;
-    Cloud cloud_;
-    Runner runner_;
-    Campaign campaign_;
+    Cloud overlay_{Cloud::Kind::kOverlay};
+    Cloud routers_{Cloud::Kind::kRouters};
+    Runner runner_{overlay_, routers_};
+    Campaign overlay_campaign_{overlay_, runner_};
+    Campaign router_campaign_{routers_, runner_};
 };
 
 }  // namespace

@@ -20,12 +20,14 @@ constexpr auto kFields = std::to_array<FieldAt>({
     {0, 6},  {6, 6},  {12, 2},                                                                 // Ethernet
     {14, 1}, {15, 1}, {16, 2}, {18, 2}, {20, 2}, {22, 1}, {23, 1}, {24, 2}, {26, 4}, {30, 4},  // IPv4
     {14, 2}, {16, 2}, {18, 1}, {19, 1}, {20, 2}, {22, 6}, {28, 4}, {32, 6}, {38, 4},           // ARP
-    {34, 1}, {34, 2}, {35, 1}, {36, 2}, {38, 2}, {40, 2}, {42, 4}, {46, 1}, {46, 4}, {50, 2},  // transport, VXLAN
-    {42, 1}, {48, 2}, {51, 1}, {52, 2}, {54, 4}, {58, 4}, {62, 1}, {68, 2}, {78, 2},           // quote
+    {34, 1}, {34, 2}, {35, 1}, {36, 2}, {38, 2}, {40, 2}, {42, 4}, {46, 1}, {46, 4}, {47, 1},
+    {50, 2},                                                                          // transport, VXLAN
+    {42, 1}, {48, 2}, {51, 1}, {52, 2}, {54, 4}, {58, 4}, {62, 1}, {68, 2}, {78, 2},  // quote
 });
 
-constexpr auto kBytes = std::to_array<std::uint8_t>({0,    1,    2,  3,  4,  5,  8,  11,  12,  0x40, 0x44, 0x45, 0x46,
-                                                     0x4f, 0x65, 17, 33, 47, 58, 64, 132, 136, 0x7f, 0x80, 0xfe, 0xff});
+constexpr auto kBytes =
+    std::to_array<std::uint8_t>({0x10, 0x12, 0x14, 0,  1,  2,  3,  4,  5,   8,   11,   12,   0x40, 0x44, 0x45,
+                                 0x46, 0x4f, 0x65, 17, 33, 47, 58, 64, 132, 136, 0x7f, 0x80, 0xfe, 0xff});
 constexpr auto kShorts = std::to_array<std::uint16_t>(
     {0,      1,      2,      8,    20,   28,     0x0800, 0x0806, 0x8100, 0x88a8, 0x86dd, 0x88b5, 0x2000,
      0x1fff, 0x4000, 0x3fff, 4789, 6081, 0x6558, 1450,   1451,   0x7fff, 0x8000, 0xfffe, 0xffff});
@@ -39,6 +41,7 @@ Generator::Generator(const Cloud& cloud, fl_hook hook, std::uint64_t seed)
       templates_(make_templates(cloud, hook)),
       devices_(cloud.devices(hook)),
       macs_{Mac{}, Mac{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}, mac("01:00:5e:00:00:01"), cloud.underlay_mac},
+      marks_{0, 1, FL_FIRST_NUMBER, 0xffffffff},
       words_{0,
              1,
              0x7f000001,
@@ -74,6 +77,13 @@ Generator::Generator(const Cloud& cloud, fl_hook hook, std::uint64_t seed)
     }
     for (const CloudSegment& segment : cloud.segments)
         other_devices_.push_back(segment.bridge);
+    for (const RouterPort& port : cloud.router_ports) {
+        macs_.push_back(port.mac);
+        marks_.push_back(port.segment.bridge);
+        other_devices_.push_back(port.ifindex);
+    }
+    for (const VmRow& row : cloud.vms)
+        words_.push_back(row.fixed.value);
     for (const CloudTunnel& tunnel : cloud.tunnels) {
         words_.insert(words_.end(), {tunnel.id, tunnel.id << 8});
         other_devices_.push_back(tunnel.device);
@@ -85,12 +95,14 @@ void Generator::next(Input& input) {
     input.hook = hook_;
     input.device = start.device;
     input.gso_size = 0;
+    input.mark = start.mark;
     input.frame.assign(start.frame.begin(), start.frame.end());
     base_ = wrapped_ ? outer_size(input.frame) : 0;
     if (hook_ != FL_HOOK_XDP_UNDERLAY) {
         if (random_.one_in(16)) input.gso_size = static_cast<std::uint32_t>(1 + random_.below(1500));
         if (!wrapped_ && random_.one_in(16)) input.device = random_.pick(devices_);
         if (!wrapped_ && random_.one_in(256)) input.device = random_.pick(other_devices_);
+        if (hook_ == FL_HOOK_TC_ROUTER && random_.one_in(32)) input.mark = random_.pick(marks_);
     }
     for (std::size_t changes = random_.below(4); changes > 0; --changes)
         mutate(input.frame);

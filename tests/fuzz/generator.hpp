@@ -36,13 +36,14 @@ class Random {
 };
 
 /// Kinds of traffic, which are fuzzed equally often however many templates each has.
-enum class Traffic { kOutside, kToRouter, kInSegment, kArp };
+enum class Traffic { kOutside, kToRouter, kInSegment, kArp, kCrossing };
 
 /// A valid frame on the device that it would be seen on.
 struct Template {
     Traffic traffic;
     std::uint32_t device;
     Bytes frame;
+    std::uint32_t mark = 0;
 };
 
 /// All templates of a hook.
@@ -79,6 +80,7 @@ class Generator {
     std::vector<std::uint32_t> devices_;
     std::vector<std::uint32_t> other_devices_;
     std::vector<Mac> macs_;
+    std::vector<std::uint32_t> marks_;
     std::vector<std::uint32_t> words_;  ///< addresses, VNIs and the like
 };
 

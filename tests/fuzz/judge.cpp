@@ -44,14 +44,9 @@ std::optional<std::string> Judge::judge(const Input& input, const Outcome& outco
     if (record.bytes != input.frame.size()) return fmt::format("counted with {} bytes", record.bytes);
     const auto reason = static_cast<fl_reason>(record.reason);
 
-    if (was_left(input.hook, outcome)) {
-        if (reason_class(reason) == FL_CLASS_FAST || reason_class(reason) == FL_CLASS_DROP ||
-            reason == FL_REASON_XDP_DONE)
-            return "left to Linux, but counted as finished";
-        if (record.redirects != 0) return "left to Linux, but a redirect is set up";
-        if (!equal(input.frame, outcome.frame)) return "left to Linux, but not as it came";
-        return std::nullopt;
-    }
+    if (was_left(input.hook, outcome)) return judge_left(input, outcome, reason);
+    if (input.hook == FL_HOOK_TC_ROUTER && cloud_.router_port(input.device) == nullptr)
+        return judge_between(input, outcome);
     if (!was_sent(input.hook, outcome)) return fmt::format("action {}", outcome.action);
     if (reason_class(reason) != FL_CLASS_FAST) return "sent, but counted as not finished";
 
@@ -62,6 +57,20 @@ std::optional<std::string> Judge::judge(const Input& input, const Outcome& outco
     if (auto complaint = open_output(input, outcome)) return complaint;
     if (reason == FL_REASON_L2_FORWARD || reason == FL_REASON_L2_TO_HOST) return check_l2(input, reason);
     return check_routed(input, reason);
+}
+
+Judge::Complaint Judge::judge_left(const Input& input, const Outcome& outcome, fl_reason reason) {
+    if (reason_class(reason) == FL_CLASS_FAST || reason_class(reason) == FL_CLASS_DROP ||
+        reason == FL_REASON_XDP_DONE || reason == FL_REASON_CROSSED)
+        return "left to Linux, but counted as finished";
+    if (outcome.record.redirects != 0) return "left to Linux, but a redirect is set up";
+    if (outcome.mark != input.mark) return "left to Linux, but with another mark";
+    const bool same = equal(input.frame, outcome.frame);
+    if (input.hook != FL_HOOK_TC_ROUTER) return same ? Complaint{} : "left to Linux, but not as it came";
+    if (!same && !is_put_off(input.frame, outcome.frame)) return "left to Linux, but not as it came";
+    // Of other reasons it cannot be said from here whether the program has come to look for the flow.
+    if (reason == FL_REASON_TTL || reason == FL_REASON_MTU || reason == FL_REASON_NO_DEST) forget_flow(input);
+    return std::nullopt;
 }
 
 bool Judge::same_but_choices(View a, View b, bool is_tunnel_packet) {
@@ -75,6 +84,12 @@ bool Judge::same_but_choices(View a, View b, bool is_tunnel_packet) {
 
 Judge::Complaint Judge::open_input(const Input& input) {
     in_ = {.frame = input.frame};
+    if (input.hook == FL_HOOK_TC_ROUTER) {
+        in_.router_port = cloud_.router_port(input.device);
+        if (in_.router_port == nullptr) return "sent from a device that is no source for this program";
+        in_.segment = &in_.router_port->segment;
+        return input.mark != 0 ? Complaint("sent what somebody has marked") : std::nullopt;
+    }
     if (!is_underlay(input.hook)) {
         in_.port = input.hook == FL_HOOK_TC_PORT ? cloud_.port(input.device) : nullptr;
         if (in_.port != nullptr) in_.segment = cloud_.segment(in_.port->segment);
@@ -187,6 +202,7 @@ Judge::Complaint Judge::open_output(const Input& input, const Outcome& outcome) 
 }
 
 Judge::Complaint Judge::find_exit(const Input& input, const Outcome& outcome) {
+    if (input.hook == FL_HOOK_TC_ROUTER) return find_router_exit(outcome);
     auto complaint = is_xdp(input.hook) ? find_xdp_exit(outcome) : find_tc_exit(input, outcome);
     if (complaint) return complaint;
     if (out_.exit.kind == FL_OUT_HOST) out_.segment = cloud_.segment(out_.exit.ifindex);

@@ -4,7 +4,9 @@
 // Whether something *should* have been sent is not judged here, except that the reason must fit.
 #pragma once
 
+#include <compare>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "fuzz/cloud.hpp"
@@ -17,8 +19,9 @@ namespace fiplane::test {
 /// One test run's input.
 struct Input {
     fl_hook hook{};
-    std::uint32_t device = kUnderlayDevice;
-    std::uint32_t gso_size = 0;  ///< tc only
+    std::uint32_t device = kUnderlayDevice;  ///< of tc_router its number
+    std::uint32_t gso_size = 0;              ///< tc only
+    std::uint32_t mark = 0;                  ///< tc only
     Bytes frame{};
 };
 
@@ -27,6 +30,7 @@ struct Outcome {
     int action = 0;
     View frame{};
     std::optional<fl_meta> meta{};  ///< XDP only
+    std::uint32_t mark = 0;         ///< tc only
     fl_record record{};
 };
 
@@ -37,8 +41,14 @@ class Judge {
     /// Nothing, or which rule was broken. Not thread-safe: buffers are kept between calls.
     [[nodiscard]] std::optional<std::string> judge(const Input& input, const Outcome& outcome);
 
+    /// Flows of followed routers that were carried are not known any more.
+    void forget_flows() { flows_.clear(); }
+
     /// The two frames may differ only in what the sender of a tunnel packet is free to choose.
     [[nodiscard]] static bool same_but_choices(View a, View b, bool is_tunnel_packet);
+
+    /// Is `b` the frame `a` with a TCP FIN taken out, as it goes to Linux with a flow in mid-life?
+    [[nodiscard]] static bool is_put_off(View a, View b);
 
   private:
     using Complaint = std::optional<std::string>;
@@ -50,9 +60,37 @@ class Judge {
         const CloudTunnel* tunnel =
             nullptr;  ///< that it came by or goes into; one of its device's where it is not wrapped
         const CloudSegment* segment = nullptr;
-        const CloudPort* port = nullptr;  ///< where it came from or goes to, if that is one
-        Exit exit{};                      ///< output only
+        const CloudPort* port = nullptr;          ///< where it came from or goes to, if that is one
+        const RouterPort* router_port = nullptr;  ///< the same
+        const VmRow* vm = nullptr;                ///< whose row is its sender's; input only
+        Exit exit{};                              ///< output only
     };
+
+    /// A flow of a followed router: a row of fl_flows.
+    struct Flow {
+        std::uint32_t router;
+        std::uint8_t protocol;
+        Ipv4 inside;
+        Ipv4 outside;
+        std::uint16_t inside_port;
+        std::uint16_t outside_port;
+        auto operator<=>(const Flow&) const = default;
+    };
+    /// That of a packet, and what its first bytes say of it.
+    struct FlowPacket {
+        Flow flow;
+        bool begins;  ///< may be its first one
+    };
+
+    [[nodiscard]] Complaint judge_left(const Input& input, const Outcome& outcome, fl_reason reason);
+    [[nodiscard]] Complaint judge_between(const Input& input, const Outcome& outcome) const;
+    [[nodiscard]] Complaint find_router_exit(const Outcome& outcome);
+    [[nodiscard]] Complaint check_flow(const Journey& journey, Ipv4 fip);
+    [[nodiscard]] Complaint check_known(const Journey& journey, Ipv4 fip, const FlowPacket& packet);
+    [[nodiscard]] std::optional<FlowPacket> flow_of(std::uint32_t router, Ipv4 fixed) const;
+    [[nodiscard]] bool has_way_back(const Journey& journey, Ipv4 fip, const Flow& flow) const;
+    [[nodiscard]] bool is_excepted(const FipInRow& row, Ipv4 source) const;
+    void forget_flow(const Input& input);
 
     [[nodiscard]] Complaint open_input(const Input& input);
     [[nodiscard]] Complaint open_tunnel(View ip, std::size_t length);
@@ -71,7 +109,8 @@ class Judge {
     [[nodiscard]] Complaint check_routable(const Input& input) const;
     [[nodiscard]] const Journey* find_destination(std::uint32_t domain, Ipv4 dst) const;
     [[nodiscard]] const Journey* find_transit(const Input& input, Ipv4 src, Ipv4 dst) const;
-    [[nodiscard]] const Journey* find_journey(const Input& input, Ipv4& fip) const;
+    [[nodiscard]] const Journey* find_journey(const Input& input, Ipv4& fip);
+    [[nodiscard]] const Journey* find_followed(Ipv4& fip);
     [[nodiscard]] Complaint check_exit(const Exit& expected) const;
     /// Rewrites what may change in `expected_` and says which checksums of the output are wrong.
     [[nodiscard]] Complaint translate_transport(Ipv4 src, Ipv4 dst);
@@ -82,6 +121,7 @@ class Judge {
     Side in_;
     Side out_;
     Bytes expected_;
+    std::set<Flow> flows_;
 };
 
 }  // namespace fiplane::test

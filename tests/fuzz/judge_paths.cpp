@@ -20,9 +20,11 @@ bool is_broadcast(View frame) {
 
 Judge::Complaint Judge::check_exit(const Exit& expected) const {
     const Exit& exit = out_.exit;
-    if (expected.kind != exit.kind || expected.ifindex != exit.ifindex)
-        return fmt::format("sent by exit kind {} device {}, the row says kind {} device {}", int{exit.kind},
-                           exit.ifindex, int{expected.kind}, expected.ifindex);
+    if (expected.kind != exit.kind || expected.ifindex != exit.ifindex || expected.crosses != exit.crosses ||
+        expected.port != exit.port)
+        return fmt::format("sent by exit kind {} device {} port {:x}, the row says kind {} device {} port {:x}",
+                           int{exit.kind}, exit.ifindex, exit.port, int{expected.kind}, expected.ifindex,
+                           expected.port);
     if (exit.kind == FL_OUT_TUNNEL && expected.tunnel != exit.tunnel)
         return fmt::format("sent to {} with id {}, the row says {} and {}", exit.tunnel->peer.str(), exit.tunnel->id,
                            expected.tunnel->peer.str(), expected.tunnel->id);
@@ -87,7 +89,8 @@ Judge::Complaint Judge::check_arp_reply(const Input& input, const Outcome& outco
     out_ = {.frame = outcome.frame};
     const fl_record& record = outcome.record;
     if (in_.outer.empty()) {
-        if (record.redirects != 1 || record.via != FL_VIA_REDIRECT || record.ifindex != input.device ||
+        const std::uint32_t device = in_.router_port != nullptr ? in_.router_port->ifindex : input.device;
+        if (record.redirects != 1 || record.via != FL_VIA_REDIRECT || record.ifindex != device ||
             record.flags != (input.hook == FL_HOOK_TC_HOST ? 1U : 0U))
             return "the ARP reply does not go back";
         return std::ranges::equal(expected_, outcome.frame) ? Complaint{} : "ARP reply";
@@ -139,7 +142,8 @@ const Journey* Judge::find_transit(const Input& input, Ipv4 src, Ipv4 dst) const
 }
 
 /// The row that Linux's routers amount to. `fip`: what the source becomes.
-const Journey* Judge::find_journey(const Input& input, Ipv4& fip) const {
+const Journey* Judge::find_journey(const Input& input, Ipv4& fip) {
+    if (input.hook == FL_HOOK_TC_ROUTER) return find_followed(fip);
     const Ipv4 src = read_ip(in_.frame, 26);
     const Ipv4 dst = read_ip(in_.frame, 30);
     const auto out = std::ranges::find_if(cloud_.vms, [&](const VmRow& each) {
@@ -196,6 +200,9 @@ Judge::Complaint Judge::check_routed(const Input& input, fl_reason reason) {
     const Ipv4 dst = journey->dnat.is_unset() ? read_ip(in_.frame, 30) : journey->dnat;
     expected_.assign(in_.frame.begin(), in_.frame.end());
     if (auto complaint = translate_transport(src, dst)) return complaint;
+    if (in_.router_port != nullptr) {
+        if (auto complaint = check_flow(*journey, in_.vm != nullptr ? fip : read_ip(in_.frame, 30))) return complaint;
+    }
     write_mac(expected_, 0, journey->dmac);
     write_mac(expected_, 6, journey->smac);
     expected_[22] = static_cast<std::uint8_t>(ttl - journey->hops);

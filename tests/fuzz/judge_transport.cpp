@@ -6,13 +6,8 @@
 namespace fiplane::test {
 namespace {
 
-constexpr std::size_t kL4 = kEthSize + kIpSize;
 constexpr std::size_t kQuotedIp = kL4 + 8;
 constexpr std::size_t kQuotedL4 = kQuotedIp + kIpSize;
-
-bool is_icmp_error(std::uint8_t type) {
-    return type == 3 || type == 4 || type == 11 || type == 12;
-}
 
 }  // namespace
 

@@ -10,10 +10,12 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <stdexcept>
 
 #include "core/reasons.hpp"
-#include "fuzz/frame_file.hpp"
+#include "support/conntrack.hpp"
+#include "support/run_process.hpp"
 
 #ifndef BPF_F_TEST_SKB_CHECKSUM_COMPLETE
 #define BPF_F_TEST_SKB_CHECKSUM_COMPLETE (1U << 2)
@@ -60,10 +62,13 @@ fl_record* map_record(bpf_object* object) {
 
 }  // namespace
 
-Runner::Runner(const Cloud& cloud) : values_(static_cast<std::size_t>(libbpf_num_possible_cpus())) {
+Runner::Runner(const Cloud& overlay, const Cloud& routers)
+    : routers_(routers), values_(static_cast<std::size_t>(libbpf_num_possible_cpus())) {
+    load_conntrack_modules();
     stay_on_this_cpu();
     if (unshare(CLONE_NEWNET) != 0) fail("cannot make a network namespace");
-    cloud.make_devices();
+    overlay.make_devices();
+    routers.make_devices();
     for (std::size_t hook = 0; hook < programs_.size(); ++hook) {
         const std::string_view name = hook_name(static_cast<fl_hook>(hook));
         programs_[hook].shipped = program_fd(objects_.load(fmt::format(FIPLANE_BPF_OBJECTS "/{}.bpf.o", name)));
@@ -71,7 +76,8 @@ Runner::Runner(const Cloud& cloud) : values_(static_cast<std::size_t>(libbpf_num
         programs_[hook].traced = program_fd(traced);
         programs_[hook].record = map_record(traced);
     }
-    cloud.write_tables(objects_);
+    overlay.write_tables(objects_);
+    routers.write_tables(objects_);
     values_.resize(values_.size() * std::tuple_size_v<CounterTable>);
     probe_checksum_flag();
 }
@@ -96,6 +102,12 @@ int Runner::run_once(int program, const Input& input, std::array<std::uint8_t, k
     __sk_buff skb{};
     skb.gso_size = input.gso_size;
     skb.ifindex = input.device;
+    skb.mark = input.mark;
+    if (input.hook == FL_HOOK_TC_ROUTER) {
+        const RouterPort* port = routers_.router_port(input.device);
+        skb.ifindex = port != nullptr ? port->ifindex : kUnderlayDevice;
+        skb.cb[0] = input.device;
+    }
     xdp_md md_in{};
     xdp_md md_out{};
     md_in.data_end = size;
@@ -109,8 +121,8 @@ int Runner::run_once(int program, const Input& input, std::array<std::uint8_t, k
         opts.ctx_out = &md_out;
         opts.ctx_size_in = opts.ctx_size_out = sizeof(xdp_md);
     } else {
-        opts.ctx_in = &skb;
-        opts.ctx_size_in = sizeof(skb);
+        opts.ctx_in = opts.ctx_out = &skb;
+        opts.ctx_size_in = opts.ctx_size_out = sizeof(skb);
         if (checks_skb_csum_ && !may_be_trimmed(input)) opts.flags = BPF_F_TEST_SKB_CHECKSUM_COMPLETE;
     }
     opts.repeat = 1;
@@ -118,6 +130,7 @@ int Runner::run_once(int program, const Input& input, std::array<std::uint8_t, k
     if (error != 0) return error;
     out.action = static_cast<int>(opts.retval);
     out.frame = View(buffer).first(opts.data_size_out);
+    out.mark = xdp ? 0 : skb.mark;
     out.meta.reset();
     if (xdp && md_out.data != 0) {
         if (md_out.data != sizeof(fl_meta)) return -EPROTO;
@@ -141,16 +154,31 @@ std::optional<std::string> Runner::run(const Input& input, Outcome& outcome) {
     outcome.action = shipped.action;
     outcome.frame = shipped.frame;
     outcome.meta = shipped.meta;
+    outcome.mark = shipped.mark;
     if (traced.action != shipped.action) return "the traced program gives another action";
     if (traced.meta.has_value() != shipped.meta.has_value() ||
         (traced.meta && std::memcmp(&*traced.meta, &*shipped.meta, sizeof(fl_meta)) != 0))
         return "the traced program gives other metadata";
+    if (traced.mark != shipped.mark) return "the traced program leaves another mark";
+    // With the first of the two its flow has gone.
+    if (input.hook == FL_HOOK_TC_ROUTER && Judge::is_put_off(shipped.frame, traced.frame)) return std::nullopt;
     const bool tunnelled = shipped.action == (input.hook == FL_HOOK_XDP_UNDERLAY ? int{XDP_TX} : TC_ACT_REDIRECT) &&
                            shipped.frame.size() >= kGreOuterSize &&
                            (outcome.record.via == FL_VIA_NONE || outcome.record.ifindex == kUnderlayDevice);
     if (!Judge::same_but_choices(shipped.frame, traced.frame, tunnelled))
         return "the program with poisoned headroom gives another frame: a byte is never written";
     return std::nullopt;
+}
+
+void Runner::forget_flows() {
+    const bpf_map* flows = objects_.map("fl_flows");
+    fl_flow_key key{};
+    while (bpf_map__get_next_key(flows, nullptr, &key, sizeof(key)) == 0)
+        objects_.remove("fl_flows", &key);
+    std::uint64_t tracked = 0;
+    std::ifstream("/proc/sys/net/netfilter/nf_conntrack_count") >> tracked;
+    if (tracked != 0 && run_process({"conntrack", "-F"}).exit_status != 0)
+        throw std::runtime_error("cannot empty the connection tracking of this namespace");
 }
 
 CounterTable Runner::counters() const {

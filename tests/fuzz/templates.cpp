@@ -63,8 +63,12 @@ Packets ipv4_packets(Ipv4 src, Ipv4 dst) {
     out.push_back(ip4 / Payload::counting(30));
     ip4 = {.src = src, .dst = dst, .tos = 3};
     out.push_back(ip4 / Udp{} / Payload("congested"));
+    for (const std::uint8_t flags : {std::uint8_t{0x12}, std::uint8_t{0x11}, std::uint8_t{0x04}})
+        out.push_back(Ip4{.src = src, .dst = dst} / Tcp{.flags = flags});
     for (const std::uint8_t ttl : {std::uint8_t{1}, std::uint8_t{2}, std::uint8_t{3}, std::uint8_t{4}})
         out.push_back(Ip4{.src = src, .dst = dst, .ttl = ttl} / Udp{});
+    out.push_back(Ip4{.src = src, .dst = dst, .ttl = 1} / Tcp{.flags = 0x10});
+    out.push_back(Ip4{.src = src, .dst = dst, .ttl = 1} / Tcp{.flags = 0x11});
     for (const std::uint8_t protocol : {std::uint8_t{33}, std::uint8_t{47}, std::uint8_t{132}, std::uint8_t{136}}) {
         for (const std::size_t size : {std::size_t{24}, std::size_t{7}})
             out.push_back(Ip4{.src = src, .dst = dst, .protocol = protocol} / Payload::counting(size));
@@ -78,6 +82,7 @@ class Maker {
     Maker(const Cloud& cloud, fl_hook hook) : cloud_(cloud), hook_(hook) {}
 
     std::vector<Template> make() {
+        if (hook_ == FL_HOOK_TC_ROUTER) return make_followed();
         traffic_ = Traffic::kOutside;
         outside();
         traffic_ = Traffic::kToRouter;
@@ -95,12 +100,42 @@ class Maker {
     }
 
   private:
+    /// What comes in by ports of routers that somebody else has built, and what is on its way between them.
+    std::vector<Template> make_followed() {
+        const Mac stranger = mac("fa:16:3e:00:10:fe");
+        traffic_ = Traffic::kOutside;
+        for (const FipInRow& row : cloud_.fip_in) {
+            for (const char* from : {"172.24.6.254", "203.0.113.7"})
+                add_flow({row.segment, row.router_mac, stranger, ip(from), row.fip}, nullptr);
+        }
+        traffic_ = Traffic::kToRouter;
+        for (const VmRow& row : cloud_.vms)
+            to_router(row);
+        traffic_ = Traffic::kArp;
+        const Mac everybody{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
+        for (const ArpRow& row : cloud_.arp) {
+            const Arp arp{.sender_mac = stranger, .sender_ip = ip("172.24.6.254"), .target_ip = row.ip};
+            add(row.segment, nullptr, Eth{.dst = everybody, .src = stranger} / arp);
+            add(row.segment, nullptr, Eth{.dst = row.mac, .src = stranger} / arp / Payload(Bytes(18)));
+        }
+        traffic_ = Traffic::kCrossing;
+        const Packet packet = Eth{} / Ip4{} / Udp{};
+        for (const CrossingRow& row : cloud_.crossings) {
+            out_.push_back({traffic_, row.veth, packet.bytes(), row.target});
+            out_.push_back({traffic_, row.veth, packet.bytes()});
+        }
+        return std::move(out_);
+    }
+
     /// A frame of a segment, as this hook sees it; `from` is the port of a frame that one sends.
     void add(std::uint32_t segment, const CloudPort* from, const Packet& packet) {
         const CloudSegment* where = cloud_.segment(segment);
         switch (hook_) {
             case FL_HOOK_TC_PORT:
                 if (from != nullptr) out_.push_back({traffic_, from->ifindex, packet.bytes()});
+                return;
+            case FL_HOOK_TC_ROUTER:
+                out_.push_back({traffic_, segment, packet.bytes()});
                 return;
             case FL_HOOK_TC_HOST:
                 out_.push_back({traffic_, where->bridge, packet.bytes()});
@@ -157,10 +192,12 @@ class Maker {
         }
     }
 
-    /// From a VM, here or behind a tunnel, to all that its router knows.
+    /// From a VM, here or behind a tunnel or a router's port, to all that its router knows.
     void to_router(const VmRow& row) {
         const CloudPort* port = cloud_.port(row.port);
-        const std::uint32_t segment = port != nullptr ? port->segment : cloud_.tunnel_of_device(row.port)->segment;
+        const std::uint32_t segment = hook_ == FL_HOOK_TC_ROUTER ? row.port
+                                      : port != nullptr          ? port->segment
+                                                                 : cloud_.tunnel_of_device(row.port)->segment;
         for (const DestRow& dest : cloud_.dests) {
             const Ipv4 to{dest.prefix.address.value | (dest.prefix.length == 32 ? 0U : 9U)};
             if (dest.domain == row.domain) add_flow({segment, row.router_mac, row.vm_mac, row.fixed, to}, port);

@@ -15,8 +15,9 @@ using View = std::span<const std::uint8_t>;
 
 inline constexpr std::size_t kEthSize = 14;
 inline constexpr std::size_t kIpSize = 20;
-inline constexpr std::size_t kUdpOuterSize = 50;  ///< Ethernet, IPv4, UDP, VXLAN or Geneve
-inline constexpr std::size_t kGreOuterSize = 42;  ///< Ethernet, IPv4, GRE with a key
+inline constexpr std::size_t kL4 = kEthSize + kIpSize;  ///< without options
+inline constexpr std::size_t kUdpOuterSize = 50;        ///< Ethernet, IPv4, UDP, VXLAN or Geneve
+inline constexpr std::size_t kGreOuterSize = 42;        ///< Ethernet, IPv4, GRE with a key
 inline constexpr std::uint16_t kTypeIp = 0x0800;
 inline constexpr std::uint16_t kTypeArp = 0x0806;
 inline constexpr std::uint8_t kIcmp = 1;
@@ -33,6 +34,10 @@ inline std::uint16_t read16(View bytes, std::size_t at) {
 
 inline std::uint32_t read32(View bytes, std::size_t at) {
     return std::uint32_t{read16(bytes, at)} << 16 | read16(bytes, at + 2);
+}
+
+inline bool is_icmp_error(std::uint8_t type) {
+    return type == 3 || type == 4 || type == 11 || type == 12;
 }
 
 /// Length of a tunnel packet's outer headers, by the protocol of its IPv4 header. At least 24 bytes must be there.
