@@ -23,12 +23,14 @@ void Campaign::expect(const Input& input, const fl_record& record) {
     row.bytes += 2 * input.frame.size();
 }
 
-std::optional<std::string> Campaign::try_one(const Input& input, Outcome& outcome) {
-    forget_flows(input.hook);
+std::optional<std::string> Campaign::try_all(const std::vector<Input>& inputs, Outcome& outcome) {
+    forget_flows(inputs.back().hook);
     expected_ = runner_.counters();
-    if (auto complaint = run(input, outcome)) return complaint;
-    expect(input, outcome.record);
-    if (runner_.counters() != expected_) return "the counters did not rise by exactly this packet";
+    for (const Input& input : inputs) {
+        if (auto complaint = run(input, outcome)) return complaint;
+        expect(input, outcome.record);
+    }
+    if (runner_.counters() != expected_) return "the counters did not rise by exactly these packets";
     return std::nullopt;
 }
 
@@ -38,21 +40,27 @@ std::optional<Finding> Campaign::run_batch(std::size_t count) {
     forget_flows(batch_[0].hook);
     expected_ = runner_.counters();
     for (std::size_t i = 0; i < count; ++i) {
-        if (auto complaint = run(batch_[i], outcome)) return Finding{batch_[i], std::move(*complaint)};
+        if (auto complaint = run(batch_[i], outcome)) {
+            const bool remembers = batch_[i].hook == FL_HOOK_TC_ROUTER;
+            const auto first = batch_.begin() + static_cast<std::ptrdiff_t>(remembers ? 0 : i);
+            return Finding{{first, batch_.begin() + static_cast<std::ptrdiff_t>(i + 1)}, std::move(*complaint)};
+        }
         expect(batch_[i], outcome.record);
         ++verdicts_[outcome.record.reason];
+        fins_put_off_ += outcome.fin_put_off ? 1 : 0;
     }
     frames_ += count;
     if (runner_.counters() == expected_) return std::nullopt;
     for (std::size_t i = 0; i < count; ++i) {
-        if (auto complaint = try_one(batch_[i], outcome)) return Finding{batch_[i], std::move(*complaint)};
+        if (auto complaint = try_all({batch_[i]}, outcome)) return Finding{{batch_[i]}, std::move(*complaint)};
     }
-    return Finding{batch_[0], "the counters of this frame's batch were wrong, each frame's alone are right"};
+    return Finding{{batch_[0]}, "the counters of this frame's batch were wrong, each frame's alone are right"};
 }
 
 std::optional<Finding> Campaign::fuzz(Generator& generator, fl_hook hook, const Limits& limits) {
     verdicts_ = {};
     frames_ = 0;
+    fins_put_off_ = 0;
     std::size_t count = 0;
     for (const Template& each : generator.templates()) {
         Input& input = batch_[count++];
@@ -73,18 +81,36 @@ std::optional<Finding> Campaign::fuzz(Generator& generator, fl_hook hook, const 
 
 Finding Campaign::minimise(Finding finding) {
     Outcome outcome;
-    const auto still_fails = [&](const Input& smaller) { return try_one(smaller, outcome) == finding.complaint; };
-    if (!still_fails(finding.input)) return finding;  // it takes more than this frame
-    for (std::size_t cut = finding.input.frame.size() / 2; cut > 0; cut /= 2) {
-        Input smaller = finding.input;
+    const auto still_fails = [&](const std::vector<Input>& inputs) {
+        return try_all(inputs, outcome) == finding.complaint;
+    };
+    if (!still_fails(finding.inputs)) return finding;  // it takes more than these frames
+    for (std::size_t cut = finding.inputs.size() - 1; cut > 0; cut = cut == 1 ? 0 : (cut + 1) / 2) {
+        for (std::size_t at = 0; at + cut < finding.inputs.size();) {
+            std::vector<Input> fewer = finding.inputs;
+            const auto first = fewer.begin() + static_cast<std::ptrdiff_t>(at);
+            fewer.erase(first, first + static_cast<std::ptrdiff_t>(cut));
+            if (still_fails(fewer))
+                finding.inputs = std::move(fewer);
+            else
+                at += cut;
+        }
+    }
+    const auto last_as = [&](Input last) {
+        std::vector<Input> inputs = finding.inputs;
+        inputs.back() = std::move(last);
+        if (still_fails(inputs)) finding.inputs = std::move(inputs);
+    };
+    for (std::size_t cut = finding.inputs.back().frame.size() / 2; cut > 0; cut /= 2) {
+        Input smaller = finding.inputs.back();
         if (smaller.frame.size() - cut < Generator::kSmallest) continue;
         smaller.frame.resize(smaller.frame.size() - cut);
-        if (still_fails(smaller)) finding.input = smaller;
+        last_as(std::move(smaller));
     }
-    for (std::size_t i = 0; i < finding.input.frame.size(); ++i) {
-        Input simpler = finding.input;
+    for (std::size_t i = 0; i < finding.inputs.back().frame.size(); ++i) {
+        Input simpler = finding.inputs.back();
         simpler.frame[i] = 0;
-        if (still_fails(simpler)) finding.input = simpler;
+        last_as(std::move(simpler));
     }
     return finding;
 }

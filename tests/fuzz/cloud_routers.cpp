@@ -4,7 +4,7 @@
 //
 //   distributed  fg (fip namespace) - fpr | rfp - router with qr1 10.11.0.1, qr2 10.12.0.1
 //                10.11.0.5 is .11, 10.12.0.6 is .12 (not for 203.0.113.0/24: a rule names that), 10.11.0.7 has none,
-//                .13 leads to 10.11.0.9, whose answers have no way back
+//                .13 leads to 10.11.0.9, whose answers have no way back; .14 leads to 10.11.0.5, too
 //   legacy       qg - router with ql1 10.11.0.1, ql2 10.14.0.1
 //                10.11.0.5 is .21, 10.14.0.6 is .22
 #include "fuzz/cloud.hpp"
@@ -97,11 +97,9 @@ void Cloud::add_routers() {
     to_6.excepts = true;
     const Journey to_legacy_5 = inward(vm5, ql1, ip("10.11.0.5"), 1, kLegacy, here(kQl1));
     const Journey to_legacy_6 = inward(vm6, ql2, ip("10.14.0.6"), 1, kLegacy, here(kQl2));
-    fip_in = {{kFg, ip("172.24.6.11"), fg, to_5},
-              {kFg, ip("172.24.6.12"), fg, to_6},
-              {kFg, ip("172.24.6.13"), fg, to_9},
-              {kQg, ip("172.24.6.21"), qg, to_legacy_5},
-              {kQg, ip("172.24.6.22"), qg, to_legacy_6}};
+    fip_in = {{kFg, ip("172.24.6.11"), fg, to_5},        {kFg, ip("172.24.6.12"), fg, to_6},
+              {kFg, ip("172.24.6.13"), fg, to_9},        {kFg, ip("172.24.6.14"), fg, to_5},
+              {kQg, ip("172.24.6.21"), qg, to_legacy_5}, {kQg, ip("172.24.6.22"), qg, to_legacy_6}};
     senders = {{kFg, fg, prefix("203.0.113.0/24"), 0}};
     arp = {{kFg, ip("172.24.6.11"), fg}, {kFg, ip("172.24.6.12"), fg}, {kQg, ip("172.24.6.21"), qg},
            {kQr1, ip("10.11.0.1"), qr1}, {kQr2, ip("10.12.0.1"), qr2}, {kQl1, ip("10.11.0.1"), ql1}};

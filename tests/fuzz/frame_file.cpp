@@ -39,9 +39,10 @@ std::optional<fl_hook> program_of(std::string_view name) {
     return std::nullopt;
 }
 
-Input read_frame_file(const std::filesystem::path& path) {
+std::vector<Input> read_frame_file(const std::filesystem::path& path) {
     std::ifstream file(path);
     if (!file) fail(path, "cannot be read");
+    std::vector<Input> inputs;
     Input input;
     bool has_program = false;
     for (std::string line; std::getline(file, line);) {
@@ -63,19 +64,23 @@ Input read_frame_file(const std::filesystem::path& path) {
             input.mark = static_cast<std::uint32_t>(std::stoul(value));
         } else if (key == "frame") {
             input.frame = from_hex(path, value);
+            inputs.push_back(input);
         } else {
             fail(path, "unknown key " + key);
         }
     }
-    if (!has_program || input.frame.empty()) fail(path, "program or frame is missing");
-    return input;
+    if (!has_program || inputs.empty()) fail(path, "program or frame is missing");
+    return inputs;
 }
 
-void write_frame_file(const std::filesystem::path& path, const Input& input, const std::string& comment) {
+void write_frame_file(const std::filesystem::path& path, const std::vector<Input>& inputs, const std::string& comment) {
     std::filesystem::create_directories(path.parent_path());
     std::ofstream file(path);
-    file << fmt::format("# {}\nprogram {}\ndevice {}\ngso_size {}\nmark {}\nframe {:02x}\n", comment,
-                        hook_name(input.hook), input.device, input.gso_size, input.mark, fmt::join(input.frame, ""));
+    file << fmt::format("# {}\n", comment);
+    for (const Input& input : inputs) {
+        file << fmt::format("program {}\ndevice {}\ngso_size {}\nmark {}\nframe {:02x}\n", hook_name(input.hook),
+                            input.device, input.gso_size, input.mark, fmt::join(input.frame, ""));
+    }
     if (!file.flush()) fail(path, "cannot be written");
 }
 

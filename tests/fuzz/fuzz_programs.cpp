@@ -36,7 +36,7 @@ struct Options {
 std::set<fl_reason> must_see(fl_hook hook) {
     if (hook == FL_HOOK_TC_ROUTER)
         return {FL_REASON_FIP_IN,  FL_REASON_FIP_OUT,   FL_REASON_FIP_HAIRPIN, FL_REASON_ROUTED,
-                FL_REASON_CROSSED, FL_REASON_ARP_REPLY, FL_REASON_LINUX_FLOW};
+                FL_REASON_CROSSED, FL_REASON_ARP_REPLY, FL_REASON_LINUX_FLOW,  FL_REASON_DROP_REWRITE};
     std::set<fl_reason> out = {FL_REASON_FIP_IN, FL_REASON_L2_FORWARD, FL_REASON_ARP_REPLY};
     if (hook == FL_HOOK_TC_PORT) {
         out.erase(FL_REASON_FIP_IN);  // a port is in no external segment here
@@ -62,10 +62,11 @@ class Fuzzer {
         if (!options_.frame.empty()) return show(options_.frame);
         const auto files = frame_files(options_.corpus);
         for (const auto& path : files) {
-            const Input input = read_frame_file(path);
-            if (!chosen(input.hook)) continue;
+            const std::vector<Input> inputs = read_frame_file(path);
+            const fl_hook hook = inputs.back().hook;
             Outcome outcome;
-            if (auto complaint = campaign(input.hook).try_one(input, outcome)) return report({input, *complaint}, path);
+            if (!chosen(hook)) continue;
+            if (auto complaint = campaign(hook).try_all(inputs, outcome)) return report({inputs, *complaint}, path);
         }
         fmt::print("corpus: {} frames\nseed {}\n", files.size(), options_.seed);
         if (options_.count == 0 && options_.seconds == 0) return 0;
@@ -109,16 +110,20 @@ class Fuzzer {
                        reason_name(reason));
             return 1;
         }
+        if (hook == FL_HOOK_TC_ROUTER && campaign.fins_put_off() == 0) {
+            fmt::print("no FIN was put off: the fuzzer does not get that far any more\n");
+            return 1;
+        }
         return 0;
     }
 
     int report(const Finding& finding, std::filesystem::path path) {
         if (path.empty()) {
             path = std::filesystem::path(options_.findings) /
-                   fmt::format("{}-{}.frame", hook_name(finding.input.hook), options_.seed);
-            write_frame_file(path, finding.input, finding.complaint);
+                   fmt::format("{}-{}.frame", hook_name(finding.inputs.back().hook), options_.seed);
+            write_frame_file(path, finding.inputs, finding.complaint);
         }
-        fmt::print("\nFOUND in {}: {}\n", hook_name(finding.input.hook), finding.complaint);
+        fmt::print("\nFOUND in {}: {}\n", hook_name(finding.inputs.back().hook), finding.complaint);
         show(path);
         fmt::print("Again: fuzz_programs --frame {}\nA fixed one belongs in tests/fuzz/corpus/programs.\n",
                    path.string());
@@ -127,9 +132,11 @@ class Fuzzer {
 
     /// Runs one file and prints all about it.
     int show(const std::filesystem::path& path) {
-        const Input input = read_frame_file(path);
+        const std::vector<Input> inputs = read_frame_file(path);
+        const Input& input = inputs.back();
         Outcome outcome;
-        const auto complaint = campaign(input.hook).try_one(input, outcome);
+        const auto complaint = campaign(input.hook).try_all(inputs, outcome);
+        if (inputs.size() > 1) fmt::print("the last of {} frames:\n", inputs.size());
         const fl_record& record = outcome.record;
         fmt::print("{} on device {}, gso_size {}, mark {}: action {}, {} {}\n", hook_name(input.hook), input.device,
                    input.gso_size, input.mark, outcome.action, reason_name(static_cast<fl_reason>(record.reason)),

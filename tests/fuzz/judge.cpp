@@ -65,11 +65,16 @@ Judge::Complaint Judge::judge_left(const Input& input, const Outcome& outcome, f
         return "left to Linux, but counted as finished";
     if (outcome.record.redirects != 0) return "left to Linux, but a redirect is set up";
     if (outcome.mark != input.mark) return "left to Linux, but with another mark";
-    const bool same = equal(input.frame, outcome.frame);
-    if (input.hook != FL_HOOK_TC_ROUTER) return same ? Complaint{} : "left to Linux, but not as it came";
-    if (!same && !is_put_off(input.frame, outcome.frame)) return "left to Linux, but not as it came";
+    if (!equal(input.frame, outcome.frame)) return "left to Linux, but not as it came";
+    if (input.hook != FL_HOOK_TC_ROUTER) return std::nullopt;
+    if (input.mark >= FL_FIRST_NUMBER && cloud_.router_port(input.device) == nullptr)
+        return "left to Linux, but it was finished before";
+    const auto flow = flow_of_left(input);
+    if (outcome.fin_put_off && (reason == FL_REASON_LINUX_FLOW || !flow || !flows_.contains(*flow)))
+        return "put off a FIN of a flow that was Linux's";
     // Of other reasons it cannot be said from here whether the program has come to look for the flow.
-    if (reason == FL_REASON_TTL || reason == FL_REASON_MTU || reason == FL_REASON_NO_DEST) forget_flow(input);
+    if (flow && (reason == FL_REASON_TTL || reason == FL_REASON_MTU || reason == FL_REASON_NO_DEST))
+        flows_.erase(*flow);
     return std::nullopt;
 }
 

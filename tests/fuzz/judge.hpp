@@ -5,8 +5,8 @@
 #pragma once
 
 #include <compare>
+#include <map>
 #include <optional>
-#include <set>
 #include <string>
 
 #include "fuzz/cloud.hpp"
@@ -31,6 +31,7 @@ struct Outcome {
     View frame{};
     std::optional<fl_meta> meta{};  ///< XDP only
     std::uint32_t mark = 0;         ///< tc only
+    bool fin_put_off = false;       ///< the frame lost its TCP FIN on its way to Linux, the first time that it ran
     fl_record record{};
 };
 
@@ -47,7 +48,7 @@ class Judge {
     /// The two frames may differ only in what the sender of a tunnel packet is free to choose.
     [[nodiscard]] static bool same_but_choices(View a, View b, bool is_tunnel_packet);
 
-    /// Is `b` the frame `a` with a TCP FIN taken out, as it goes to Linux with a flow in mid-life?
+    /// Is `b` the frame `a` with its TCP FIN taken out?
     [[nodiscard]] static bool is_put_off(View a, View b);
 
   private:
@@ -90,7 +91,7 @@ class Judge {
     [[nodiscard]] std::optional<FlowPacket> flow_of(std::uint32_t router, Ipv4 fixed) const;
     [[nodiscard]] bool has_way_back(const Journey& journey, Ipv4 fip, const Flow& flow) const;
     [[nodiscard]] bool is_excepted(const FipInRow& row, Ipv4 source) const;
-    void forget_flow(const Input& input);
+    [[nodiscard]] std::optional<Flow> flow_of_left(const Input& input);
 
     [[nodiscard]] Complaint open_input(const Input& input);
     [[nodiscard]] Complaint open_tunnel(View ip, std::size_t length);
@@ -121,7 +122,7 @@ class Judge {
     Side in_;
     Side out_;
     Bytes expected_;
-    std::set<Flow> flows_;
+    std::map<Flow, Ipv4> flows_;  ///< with their floating IP
 };
 
 }  // namespace fiplane::test

@@ -16,15 +16,18 @@ bool is_broadcast(View frame) {
     return has_mac(frame, 0, Mac{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}});
 }
 
+std::string describe(const Exit& exit) {
+    return fmt::format("exit kind {} device {} port {:x}{}", int{exit.kind}, exit.ifindex, exit.port,
+                       exit.crosses ? " across" : "");
+}
+
 }  // namespace
 
 Judge::Complaint Judge::check_exit(const Exit& expected) const {
     const Exit& exit = out_.exit;
     if (expected.kind != exit.kind || expected.ifindex != exit.ifindex || expected.crosses != exit.crosses ||
         expected.port != exit.port)
-        return fmt::format("sent by exit kind {} device {} port {:x}, the row says kind {} device {} port {:x}",
-                           int{exit.kind}, exit.ifindex, exit.port, int{expected.kind}, expected.ifindex,
-                           expected.port);
+        return fmt::format("sent by {}, the row says {}", describe(exit), describe(expected));
     if (exit.kind == FL_OUT_TUNNEL && expected.tunnel != exit.tunnel)
         return fmt::format("sent to {} with id {}, the row says {} and {}", exit.tunnel->peer.str(), exit.tunnel->id,
                            expected.tunnel->peer.str(), expected.tunnel->id);

@@ -167,12 +167,14 @@ Judge::Complaint Judge::check_flow(const Journey& journey, Ipv4 fip) {
 Judge::Complaint Judge::check_known(const Journey& journey, Ipv4 fip, const FlowPacket& packet) {
     const Flow& flow = packet.flow;
     const bool turns = in_.vm != nullptr && !journey.dnat.is_unset();
-    const bool known = flows_.contains(flow);
+    // One that had another floating IP is none any more.
+    const auto book = flows_.find(flow);
+    const bool known = book != flows_.end() && book->second == fip;
     if (!known && !packet.begins) return "took a flow over in mid-life";
     if (!known && !has_way_back(journey, fip, flow)) return "began a flow that has no way back";
-    flows_.insert(flow);
+    flows_[flow] = fip;
     if (turns && packet.begins && (!known || flow.protocol == kIcmp))
-        flows_.insert({journey.router, flow.protocol, journey.dnat, fip, flow.outside_port, flow.inside_port});
+        flows_[{journey.router, flow.protocol, journey.dnat, fip, flow.outside_port, flow.inside_port}] = flow.outside;
     return std::nullopt;
 }
 
@@ -192,18 +194,19 @@ bool Judge::has_way_back(const Journey& journey, Ipv4 fip, const Flow& flow) con
     return back != nullptr && back->snat && (!from_inside || back->dnat == flow.inside);
 }
 
-/// Its flow has gone to Linux with a packet that is whole, and that a row is about.
-void Judge::forget_flow(const Input& input) {
-    if (open_input(input) || input.frame.size() < kL4 + 8) return;
+/// Of a packet that went to Linux, if it is one that gives its flow back: TCP or UDP, whole, and a row is about it.
+std::optional<Judge::Flow> Judge::flow_of_left(const Input& input) {
+    if (open_input(input) || input.frame.size() < kL4 + 8 || input.frame[14] != 0x45) return std::nullopt;
+    if (read16(input.frame, 12) != kTypeIp || (read16(input.frame, 20) & 0x1fff) != 0) return std::nullopt;
     const std::uint8_t protocol = input.frame[23];
-    if (protocol != kTcp && protocol != kUdp) return;
+    if (protocol != kTcp && protocol != kUdp) return std::nullopt;
     Ipv4 fip;
     const Journey* journey = find_followed(fip);
-    if (in_.vm == nullptr && journey == nullptr) return;
     const bool from_inside = in_.vm != nullptr;
+    if (!from_inside && journey == nullptr) return std::nullopt;
     const auto packet =
         flow_of(from_inside ? in_.router_port->netns : journey->router, from_inside ? Ipv4{} : journey->dnat);
-    if (packet) flows_.erase(packet->flow);
+    return packet ? std::optional(packet->flow) : std::nullopt;
 }
 
 }  // namespace fiplane::test

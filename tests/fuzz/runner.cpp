@@ -160,8 +160,10 @@ std::optional<std::string> Runner::run(const Input& input, Outcome& outcome) {
         (traced.meta && std::memcmp(&*traced.meta, &*shipped.meta, sizeof(fl_meta)) != 0))
         return "the traced program gives other metadata";
     if (traced.mark != shipped.mark) return "the traced program leaves another mark";
-    // With the first of the two its flow has gone.
-    if (input.hook == FL_HOOK_TC_ROUTER && Judge::is_put_off(shipped.frame, traced.frame)) return std::nullopt;
+    // With the first of the two runs its flow has gone.
+    outcome.fin_put_off = input.hook == FL_HOOK_TC_ROUTER && shipped.action == TC_ACT_UNSPEC &&
+                          Judge::is_put_off(shipped.frame, traced.frame);
+    if (outcome.fin_put_off) return std::nullopt;
     const bool tunnelled = shipped.action == (input.hook == FL_HOOK_XDP_UNDERLAY ? int{XDP_TX} : TC_ACT_REDIRECT) &&
                            shipped.frame.size() >= kGreOuterSize &&
                            (outcome.record.via == FL_VIA_NONE || outcome.record.ifindex == kUnderlayDevice);
@@ -176,7 +178,8 @@ void Runner::forget_flows() {
     while (bpf_map__get_next_key(flows, nullptr, &key, sizeof(key)) == 0)
         objects_.remove("fl_flows", &key);
     std::uint64_t tracked = 0;
-    std::ifstream("/proc/sys/net/netfilter/nf_conntrack_count") >> tracked;
+    if (!(std::ifstream("/proc/sys/net/netfilter/nf_conntrack_count") >> tracked))
+        throw std::runtime_error("cannot read how many connections are tracked");
     if (tracked != 0 && run_process({"conntrack", "-F"}).exit_status != 0)
         throw std::runtime_error("cannot empty the connection tracking of this namespace");
 }
