@@ -8,7 +8,7 @@
  *  - Any other is carried, and its flow remembered, if conntrack of its router has no entry for it: it is the first
  *    packet, or one that Linux would take for the first. And if answers would be carried, too, for Linux makes nothing of
  *    an answer without a question. Else it is Linux's.
- *  - What must go to Linux in mid-life (a fragment, an expiring TTL, a row that is gone) takes the flow along: a packet
+ *  - What must go to Linux in mid-life (a fragment, an expiring TTL, a way that is gone) takes the flow along: a packet
  *    from inside leaves conntrack the entry that its flow has. One from outside needs none, since what comes in is
  *    translated by address alone.
  *

@@ -68,15 +68,16 @@ fl_inline void fl_find_routed(const struct fl_frame *frame, const struct fl_sour
 		return;
 	}
 	fip_in = fl_find_fip_in(frame, inner);
-	if (!fip_in || fl_is_excepted(&fip_in->next, frame->segment, &inner->eth.dmac, inner->ip.saddr))
+	if (!fip_in)
 		return;
-	routed->next = &fip_in->next;
 	routed->fixed = fl_ip(fip_in->next.dnat);
-	fl_note_way(routed->next, &routed->flow);
+	fl_note_way(&fip_in->next, &routed->flow);
 	routed->flow.from_inside = false;
 	routed->flow.key.router = fip_in->next.router;
 	routed->flow.netnsid = fip_in->netnsid;
 	routed->flow.fip = inner->ip.daddr;
+	if (!fl_is_excepted(&fip_in->next, frame->segment, &inner->eth.dmac, inner->ip.saddr))
+		routed->next = &fip_in->next;
 }
 
 /* Flows without a translation have nothing that Linux could have chosen. */
@@ -143,7 +144,9 @@ fl_inline struct fl_verdict fl_router_ipv4(struct fl_ctx *ctx, const struct fl_f
 	fl_find_routed(frame, source, inner, &routed);
 	has_flow = fl_identify_flow(ctx, &inner->ip, routed.fixed, &routed.flow);
 	verdict = fl_journey(ctx, frame, inner, &routed, has_flow);
-	if (verdict.kind == FL_LINUX && verdict.reason != FL_REASON_LINUX_FLOW && has_flow)
+	/* What no row with a floating IP is about is of no flow, though its addresses and ports may be those of one: that is gone,
+	 * or has its packets by another port. */
+	if (verdict.kind == FL_LINUX && verdict.reason != FL_REASON_LINUX_FLOW && has_flow && routed.flow.fip)
 		fl_give_flow_back(ctx, &routed.flow);
 	return verdict;
 }

@@ -89,23 +89,59 @@ TEST_CASE("a TCP SYN that offers too much takes its flow to Linux") {
     world.given_back(kRouterPort, world.from_vm() / syn, FL_REASON_MSS);
 }
 
-TEST_CASE("without its floating IP, or with another one, a flow goes to Linux, too") {
+TEST_CASE("with another floating IP a flow goes to Linux, too") {
     RouterWorld world;
     world.remember(world.flow_key(17, kInside, kOutside), world.fip);
-    SECTION("it has another one") {
-        world.set_host(world.fixed, world.neighbour_fip, 0);
-    }
-    SECTION("it has none") {
+    world.set_host(world.fixed, world.neighbour_fip, 0);
+    world.given_back(kRouterPort, world.from_vm() / udp().out, FL_REASON_NO_DEST);
+    CHECK(tracked(world.scratch.netns()).empty());
+}
+
+TEST_CASE("what no row with a floating IP is about is of no flow, though it looks like one's") {
+    RouterWorld world;
+    const fl_flow_key key = world.flow_key(6, kInside, kOutside);
+    world.remember(key, world.fip);
+    const Packet fin = Tcp{.src = kInside, .dst = kOutside, .flags = 0x11} / Payload{};
+    const auto passes = [&](std::uint32_t port, const Packet& packet) {
+        const RunOptions options{.device = port, .once = true};
+        check_left(FL_HOOK_TC_ROUTER, world.programs.run(FL_HOOK_TC_ROUTER, packet.bytes(), options),
+                   FL_REASON_NO_DEST, packet.bytes());
+        CHECK(world.flow(key).has_value());
+        CHECK(tracked(world.scratch.netns()).empty());
+    };
+    SECTION("the host has no floating IP any more") {
         world.set_host(world.fixed, {}, 0);
+        passes(kRouterPort, world.from_vm() / fin);
     }
     SECTION("the host is not known any more") {
         world.programs.erase("fl_vms", fl_vm_key{.port = kRouterPort,
                                                  .fixed = {10, 1, 0, 5},
                                                  .router_mac = {0xfa, 0x16, 0x3e, 0x00, 0x00, 0x01},
                                                  .pad = {}});
+        passes(kRouterPort, world.from_vm() / fin);
     }
-    world.given_back(kRouterPort, world.from_vm() / udp().out, FL_REASON_NO_DEST);
-    CHECK(tracked(world.scratch.netns()).empty());
+    SECTION("it is addressed to somebody else") {
+        passes(kRouterPort, Eth{.dst = world.neighbour_mac, .src = world.vm_mac} /
+                                Ip4{.src = world.fixed, .dst = world.client} / fin);
+    }
+    SECTION("it comes in by another port of the router") {
+        world.put_source(kVethAtRouter, FL_ROLE_ROUTER, kVethAtRouter, 0, kTranslator);
+        passes(kVethAtRouter, world.from_vm() / fin);
+    }
+}
+
+TEST_CASE("from a source that a rule names by now a packet takes its flow along") {
+    RouterWorld world;
+    world.remember(world.flow_key(17, kInside, kOutside), world.fip);
+    fl_next in = world.in_across();
+    in.flags |= FL_NEXT_EXCEPT;
+    world.set_in(in);
+    fl_sender_key key{
+        .prefixlen = FL_SENDER_KEY_BITS + 32, .segment = kGatewayPort, .router_mac = {}, .pad = {}, .ip = {}};
+    std::ranges::copy(world.fg_mac.bytes, key.router_mac);
+    std::ranges::copy(world.client.bytes(), key.ip);
+    world.programs.put("fl_senders", key, fl_sender{.domain = 0});
+    world.given_back(kGatewayPort, world.to_fip() / udp().in, FL_REASON_NO_DEST);
 }
 
 TEST_CASE("a FIN that goes to Linux with its flow comes as an ACK first, from which conntrack learns") {
