@@ -25,8 +25,8 @@ sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "neutron")
 from artefacts import keep_on_failure  # noqa: E402
 from fixture_lab import FixtureLab  # noqa: E402
 from follower import Follower  # noqa: E402
+from neutron_cloud import LEGACY  # noqa: E402
 from neutron_lab import HOST, PYTHON, WEB_PORT, NeutronLab, example  # noqa: E402
-from open_vswitch import missing_kernel_datapath  # noqa: E402
 from time_limit import pytest_runtest_protocol  # noqa: E402, F401
 
 BUILD = Path(os.environ.get("FIPLANE_BUILD", ROOT / "build" / "release"))
@@ -35,6 +35,8 @@ MODE = os.environ.get("FIPLANE_NEUTRON_MODE", "dvr")
 AGENT = os.environ.get("FIPLANE_NEUTRON_AGENT", "off") != "off"
 HA = os.environ.get("FIPLANE_NEUTRON_HA", "off") != "off"
 DRIVER = os.environ.get("FIPLANE_NEUTRON_DRIVER", "linuxbridge")
+if HA and not (AGENT and MODE == LEGACY):
+    raise pytest.UsageError("FIPLANE_NEUTRON_HA=on needs FIPLANE_NEUTRON_AGENT=on and FIPLANE_NEUTRON_MODE=legacy")
 ANSWERER = ROOT / "tests" / "neutron" / "answerer.py"
 
 
@@ -59,8 +61,6 @@ class Fixture(FixtureLab):
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[NeutronLab | Fixture]:
-    if DRIVER == "openvswitch-kernel" and missing_kernel_datapath():
-        pytest.skip(missing_kernel_datapath())
     if AGENT:
         place = NeutronLab(MODE, DRIVER, ha=HA, artefacts=ARTEFACTS)
     else:

@@ -283,7 +283,7 @@ def test_a_removed_floating_ip_stops_when_linux_stops(lab, follower: Follower, w
         with probing(lab.outside, FIP2) as others:
             time.sleep(0.5)
             lab.change(lab.cloud.without_floating_ip(FIP1))
-            time.sleep(0.5)
+            time.sleep(scaled(REACTION + 0.4))
     assert answered and changes, "no probe, or no change, was seen"
     late = max(sent for sent, _ in answered) - changes[0]
     print(f"last answered probe: {late * 1000:.1f} ms after the kernel's first notification")
@@ -336,7 +336,7 @@ def test_a_router_that_becomes_the_standby_is_left_at_once(lab, follower: Follow
         time.sleep(0.5)
         lab.run_in(netns, f"ip link set {device} down")
         wait_for("keepalived", lambda: FIP1 not in lab.run_in(netns, "ip address show"))
-        time.sleep(0.5)
+        time.sleep(scaled(REACTION + 0.4))
     assert answered and changes, "no probe, or no change, was seen"
     assert max(sent for sent, _ in answered) - changes[0] < scaled(REACTION)
     assert "fast" not in follower.states().values()
@@ -371,7 +371,7 @@ def test_a_deleted_router_leaves_nothing(lab, follower: Follower, warm):
             cloud = lab.cloud
             lab.change(replace(cloud, floating_ips=[], routers=[]))
         gone = time.time()
-        time.sleep(0.5)
+        time.sleep(scaled(REACTION + 0.4))
     assert max(sent for sent, _ in answered) < gone + scaled(REACTION)
     wait_for("an end of it", lambda: follower.status()["routers"] == [] and follower.states() == {})
     left = {row["netns"] for row in follower.status()["devices"]}

@@ -171,7 +171,8 @@ class FixtureLab:
     def _make_driver(self, script: Script) -> Driver:
         if self._driver == "linuxbridge":
             return LinuxBridgeDriver(script)
-        assert self._driver == "openvswitch-kernel"
+        if self._driver != "openvswitch-kernel":
+            raise LabError(f"no interface driver {self._driver} here (there are: linuxbridge, openvswitch-kernel)")
         return OpenVSwitchDriver(script, self._running.enter_context(NeutronBridges(self.node.namespace)))
 
     def change(self, cloud: Cloud) -> None:
@@ -191,12 +192,14 @@ class FixtureLab:
 
     def close(self) -> None:
         if hasattr(self, "state"):
-            self._running.close()
-            remove_lab(self.state.path)
-            for item in (*getattr(self, "vms", {}).values(), getattr(self, "outside", None), getattr(self, "node", None)):
-                if item is not None:
-                    item.namespace.close()
-            del self.state
+            try:
+                self._running.close()
+            finally:
+                remove_lab(self.state.path)
+                for item in (*getattr(self, "vms", {}).values(), getattr(self, "outside", None), getattr(self, "node", None)):
+                    if item is not None:
+                        item.namespace.close()
+                del self.state
         # Another lab may have come later and still be there.
         if self._old_handler is not None and signal.getsignal(signal.SIGTERM) is self._handler:
             signal.signal(signal.SIGTERM, self._old_handler)

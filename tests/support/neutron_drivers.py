@@ -118,6 +118,7 @@ class OpenVSwitchDriver:
         self._add(port_id, tap, self._vlan(network_id))
 
     def attach(self, network_id: str, device: str) -> None:
+        self._script.run()
         self._bridges.attach_external(device, self._vlan(network_id))
 
     def remove_all(self) -> None:

@@ -9,7 +9,7 @@ import subprocess
 from typing import Self
 
 from lab import wait_for
-from namespaces import Namespace, end_processes
+from namespaces import LabError, Namespace, end_processes
 
 OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 
@@ -26,6 +26,8 @@ class OvsDaemons:
         self._daemons: list[subprocess.Popen] = []
 
     def __enter__(self) -> Self:
+        if self.datapath_type == "system" and (missing := missing_kernel_datapath()):
+            raise LabError(missing)
         self.directory.mkdir(mode=0o700)
         database = self.directory / "conf.db"
         self.namespace.run(["ovsdb-tool", "create", database, OVS_SCHEMA])
