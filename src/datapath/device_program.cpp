@@ -21,11 +21,12 @@ Result<UniqueFd> load_device_program(std::uint32_t number, int stages, std::uint
         out.imm = value;
         return out;
     };
+    constexpr std::uint8_t kLoadImm64 = BPF_DW;  // | BPF_LD | BPF_IMM, which are 0
     // Registers: low nibble the destination, high nibble the source.
     const std::array program{
         insn(BPF_ALU | BPF_MOV | BPF_K, 0x2, 0, static_cast<std::int32_t>(number)),  // w2 = number
         insn(BPF_STX | BPF_MEM | BPF_W, 0x21, kCb, 0),                               // ctx->cb[0] = w2
-        insn(BPF_LD | BPF_DW | BPF_IMM, BPF_PSEUDO_MAP_FD << 4 | 0x2, 0, stages),    // r2 = stages
+        insn(kLoadImm64, BPF_PSEUDO_MAP_FD << 4 | 0x2, 0, stages),                   // r2 = stages
         insn(0, 0, 0, 0),
         insn(BPF_ALU64 | BPF_MOV | BPF_K, 0x3, 0, 0),        // r3 = 0
         insn(BPF_JMP | BPF_CALL, 0, 0, BPF_FUNC_tail_call),  // tail call; comes back if there is none

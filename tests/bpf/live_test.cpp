@@ -154,8 +154,9 @@ struct Node {
         const auto up = run_process_in(vm.netns(), {"ip", "link", "set", "eth0", "up", "address", world.vm_mac.str()});
         REQUIRE(up.exit_status == 0);
         // A device without an announced carrier loses what it is given, and link_watch may take a second.
+        const int attempts = static_cast<int>(100 * time_scale());
         for (const char* device : {"nic", "wire", "port"}) {
-            for (double i = 0; i < 100 * time_scale(); ++i) {
+            for (int i = 0; i < attempts; ++i) {
                 const auto shown = run_process_in(node.netns(), {"ip", "link", "show", "dev", device});
                 if (shown.out.find("state UP") != std::string::npos) break;
                 usleep(50'000);

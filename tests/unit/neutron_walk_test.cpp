@@ -236,7 +236,7 @@ TEST_CASE("a router's floating IPs share one table of destinations, however many
         if (!Ipv4::from_bytes(vm.fip).is_unset()) domains.insert(vm.domain);
     }
     CHECK(domains.size() == 2);  // 10.10.1.0/24 alone is redirected to the SNAT port
-    CHECK(compiled.tables.dests.size() < 8 * kFloatingIps);
+    CHECK(compiled.tables.dests.size() < 8UL * kFloatingIps);
 }
 
 TEST_CASE("the agent gateway port answers for floating IPs and for itself, nobody else", "[neutron]") {

@@ -129,7 +129,7 @@ inline void add_nat(NetnsView& qrouter, const std::string& external, bool distri
         dnat.insert(dnat.begin(), from_external);
         set_daddr.insert(set_daddr.begin(), from_external);
     } else {
-        set_daddr.push_back(nf::SetMark{0x464c});
+        set_daddr.emplace_back(nf::SetMark{0x464c});
     }
     add_chain(qrouter, nf::Family::kIp, "fiplane", "prerouting", nf::Hook::kPrerouting, nf::ChainType::kNat, -100)
         .rules = {rule("dnat to ip daddr map @fip_in", dnat)};
