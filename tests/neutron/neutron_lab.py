@@ -433,7 +433,8 @@ class NeutronLab:
     def _wait(self, after: str, routers: list[str]) -> None:
         """Until the agent has updated or deleted these routers after it had logged `after`, their ports are plugged, and
         those that are highly available are active."""
-        wait_for(f"routers {routers} after {after.strip()} (log: {self.log})", lambda: self._has_done(after, routers))
+        what = f"routers {routers} after {after.strip()} (log: {self.log})"
+        wait_for(what, lambda: self._has_done(after, routers), timeout=120)  # an agent may start for minutes
         self.switch.wire()
         for row in self._answers()["routers"]:
             if row["id"] in routers and row["ha"]:
