@@ -356,7 +356,9 @@ __noinline int fl_give_flow_back(struct __sk_buff *ctx, const struct fl_flow_id 
 	struct fl_flow_key key;
 	struct fl_flow *flow;
 
-	if (!id || !id->has_ports)
+	/* What no row with a floating IP is about is of no flow, though its addresses and ports may be those of one: that is gone,
+	 * or has its packets by another port. */
+	if (!id || !id->has_ports || !id->fip)
 		return 0;
 	key = id->key;
 	flow = bpf_map_lookup_elem(&fl_flows, &key);

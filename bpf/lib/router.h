@@ -71,13 +71,14 @@ fl_inline void fl_find_routed(const struct fl_frame *frame, const struct fl_sour
 	if (!fip_in)
 		return;
 	routed->fixed = fl_ip(fip_in->next.dnat);
-	fl_note_way(&fip_in->next, &routed->flow);
 	routed->flow.from_inside = false;
 	routed->flow.key.router = fip_in->next.router;
 	routed->flow.netnsid = fip_in->netnsid;
 	routed->flow.fip = inner->ip.daddr;
-	if (!fl_is_excepted(&fip_in->next, frame->segment, &inner->eth.dmac, inner->ip.saddr))
-		routed->next = &fip_in->next;
+	if (fl_is_excepted(&fip_in->next, frame->segment, &inner->eth.dmac, inner->ip.saddr))
+		return;
+	routed->next = &fip_in->next;
+	fl_note_way(routed->next, &routed->flow);
 }
 
 /* Flows without a translation have nothing that Linux could have chosen. */
@@ -144,9 +145,7 @@ fl_inline struct fl_verdict fl_router_ipv4(struct fl_ctx *ctx, const struct fl_f
 	fl_find_routed(frame, source, inner, &routed);
 	has_flow = fl_identify_flow(ctx, &inner->ip, routed.fixed, &routed.flow);
 	verdict = fl_journey(ctx, frame, inner, &routed, has_flow);
-	/* What no row with a floating IP is about is of no flow, though its addresses and ports may be those of one: that is gone,
-	 * or has its packets by another port. */
-	if (verdict.kind == FL_LINUX && verdict.reason != FL_REASON_LINUX_FLOW && has_flow && routed.flow.fip)
+	if (verdict.kind == FL_LINUX && verdict.reason != FL_REASON_LINUX_FLOW && has_flow)
 		fl_give_flow_back(ctx, &routed.flow);
 	return verdict;
 }
