@@ -210,14 +210,7 @@ struct Node {
 
     /// nic is a trunk; frames of this VLAN enter the segment by the VLAN device `device`.
     void set_vlan(std::uint16_t vlan, std::uint32_t segment, std::uint32_t device, std::uint32_t flags = 0) const {
-        fl_source row{.role = FL_ROLE_PORT,
-                      .segment = segment,
-                      .mac = {},
-                      .pad = {},
-                      .ip = {},
-                      .flags = flags,
-                      .port = device,
-                      .router = 0};
+        fl_source row = source_row(FL_ROLE_PORT, segment, device, flags);
         world.programs.put("fl_sources", fl_source_key{.ifindex = nic, .vlan = vlan, .pad = {}}, row);
         row = {};
         row.role = FL_ROLE_TRUNK;

@@ -324,22 +324,14 @@ TEST_CASE("a flow begins only where its answers have rows") {
 
 TEST_CASE("sources that Linux has to look at") {
     RouterWorld world;
-    fl_next in = world.in_across();
-    in.flags |= FL_NEXT_EXCEPT;
-    world.set_in(in);
-    fl_sender_key key{
-        .prefixlen = FL_SENDER_KEY_BITS + 32, .segment = kGatewayPort, .router_mac = {}, .pad = {}, .ip = {}};
-    std::ranges::copy(world.fg_mac.bytes, key.router_mac);
-    std::ranges::copy(world.client.bytes(), key.ip);
     SECTION("are those that have a row") {
-        world.programs.put("fl_senders", key, fl_sender{.domain = 0});
+        world.except(world.client);
         world.left(kGatewayPort, world.to_fip() / udp_in(), FL_REASON_NO_DEST);
         // Their answers would be Linux's, so what asks them is.
         world.left(kRouterPort, world.from_vm() / udp_out(), FL_REASON_LINUX_FLOW);
     }
     SECTION("and no others") {
-        key.ip[3] ^= 1;
-        world.programs.put("fl_senders", key, fl_sender{.domain = 0});
+        world.except({world.client.value ^ 1});
         comes_in(world, udp_in());
         goes_out(world, udp_out());
     }

@@ -104,8 +104,8 @@ TEST_CASE("what no row with a floating IP is about is of no flow, though it look
     const Packet fin = Tcp{.src = kInside, .dst = kOutside, .flags = 0x11} / Payload{};
     const auto passes = [&](std::uint32_t port, const Packet& packet) {
         const RunOptions options{.device = port, .once = true};
-        check_left(FL_HOOK_TC_ROUTER, world.programs.run(FL_HOOK_TC_ROUTER, packet.bytes(), options),
-                   FL_REASON_NO_DEST, packet.bytes());
+        check_left(FL_HOOK_TC_ROUTER, world.programs.run(FL_HOOK_TC_ROUTER, packet.bytes(), options), FL_REASON_NO_DEST,
+                   packet.bytes());
         CHECK(world.flow(key).has_value());
         CHECK(tracked(world.scratch.netns()).empty());
     };
@@ -133,14 +133,7 @@ TEST_CASE("what no row with a floating IP is about is of no flow, though it look
 TEST_CASE("from a source that a rule names by now a packet takes its flow along") {
     RouterWorld world;
     world.remember(world.flow_key(17, kInside, kOutside), world.fip);
-    fl_next in = world.in_across();
-    in.flags |= FL_NEXT_EXCEPT;
-    world.set_in(in);
-    fl_sender_key key{
-        .prefixlen = FL_SENDER_KEY_BITS + 32, .segment = kGatewayPort, .router_mac = {}, .pad = {}, .ip = {}};
-    std::ranges::copy(world.fg_mac.bytes, key.router_mac);
-    std::ranges::copy(world.client.bytes(), key.ip);
-    world.programs.put("fl_senders", key, fl_sender{.domain = 0});
+    world.except(world.client);
     world.given_back(kGatewayPort, world.to_fip() / udp().in, FL_REASON_NO_DEST);
 }
 

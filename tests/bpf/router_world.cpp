@@ -51,6 +51,13 @@ void RouterWorld::set_in_of(Ipv4 address, const fl_next& next, std::int32_t netn
     programs.put("fl_fip_in", key, row);
 }
 
+void RouterWorld::except(Ipv4 source) {
+    fl_next in = in_across();
+    in.flags |= FL_NEXT_EXCEPT;
+    set_in(in);
+    set_senders(kGatewayPort, fg_mac, {source, 32}, 0);
+}
+
 void RouterWorld::set_host(Ipv4 from, Ipv4 becomes, std::uint32_t domain, std::uint32_t port) {
     fl_vm_key key{.port = port, .fixed = {}, .router_mac = {}, .pad = {}};
     std::ranges::copy(from.bytes(), key.fixed);

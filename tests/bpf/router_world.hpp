@@ -43,6 +43,8 @@ struct RouterWorld : World {
     /// The journey of the floating IP's packets. `netnsid`: of the translating namespace; -1: it is this one.
     void set_in(const fl_next& next, std::int32_t netnsid = -1);
     void set_in_of(Ipv4 address, const fl_next& next, std::int32_t netnsid = -1);
+    /// What comes from this source for the floating IP is Linux's.
+    void except(Ipv4 source);
     /// `becomes` unset: it has no floating IP. `domain` 0: nothing of it is carried.
     void set_host(Ipv4 from, Ipv4 becomes, std::uint32_t domain = kDomain, std::uint32_t port = kRouterPort);
 

@@ -59,28 +59,26 @@ World::World(fl_tunnel_type type) : tunnel(type) {
     programs.put_fip_stat_row(fip_stat_key(neighbour_fip));
 }
 
+fl_source source_row(fl_role role, std::uint32_t segment, std::uint32_t port, std::uint32_t flags,
+                     std::uint32_t router) {
+    return {.role = role,
+            .segment = segment,
+            .mac = {},
+            .pad = {},
+            .ip = {},
+            .flags = flags,
+            .port = port,
+            .router = router};
+}
+
 void World::put_source(std::uint32_t device, fl_role role, std::uint32_t segment, std::uint32_t flags,
                        std::uint32_t router) {
     programs.put("fl_sources", fl_source_key{.ifindex = device, .vlan = 0, .pad = {}},
-                 fl_source{.role = role,
-                           .segment = segment,
-                           .mac = {},
-                           .pad = {},
-                           .ip = {},
-                           .flags = flags,
-                           .port = device,
-                           .router = router});
+                 source_row(role, segment, device, flags, router));
 }
 
 void World::put_port(std::uint32_t flags) {
-    fl_source source{.role = FL_ROLE_PORT,
-                     .segment = kTenant,
-                     .mac = {},
-                     .pad = {},
-                     .ip = {},
-                     .flags = flags,
-                     .port = kThisDevice,
-                     .router = 0};
+    fl_source source = source_row(FL_ROLE_PORT, kTenant, kThisDevice, flags);
     copy(vm_mac, source.mac);
     copy(fixed, source.ip);
     programs.put("fl_sources", fl_source_key{.ifindex = kThisDevice, .vlan = 0, .pad = {}}, source);

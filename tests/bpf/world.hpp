@@ -16,6 +16,11 @@
 
 namespace fiplane::test {
 
+/// A row of fl_sources without addresses, so of a source that is not checked. `port`: by which its frames enter the
+/// segment. `router`: of the namespace that a followed router's port is in.
+[[nodiscard]] fl_source source_row(fl_role role, std::uint32_t segment, std::uint32_t port, std::uint32_t flags = 0,
+                                   std::uint32_t router = 0);
+
 inline constexpr std::uint32_t kExternal = 10;  ///< segment: ifindex of br-ex
 inline constexpr std::uint32_t kTenant = 20;    ///< segment: ifindex of the tenant bridge
 inline constexpr std::uint32_t kVmPort = 101;   ///< the VM's port as a target
@@ -68,7 +73,7 @@ struct World {
     /// kThisDevice is a tunnel device of the segment, on a node where tunnel_device() leads elsewhere.
     void on_tunnel(std::uint32_t segment, std::uint32_t flags = 0);
     void on_host(std::uint32_t segment);  ///< kThisDevice is the segment's bridge
-    /// A device's row, of a source that is not checked. `router`: of the namespace that a followed router's port is in.
+    /// A device's source_row().
     void put_source(std::uint32_t device, fl_role role, std::uint32_t segment, std::uint32_t flags = 0,
                     std::uint32_t router = 0);
 
