@@ -196,13 +196,16 @@ class OpenVSwitch:
     """Networks as local VLANs of br-int."""
 
     driver = "openvswitch"
-    is_in_kernel = False
     datapath_type = "netdev"
 
     def __init__(self, node: Namespace, ports: Callable[[], list[RouterPort]]):
         self._node = node
         self._ports = ports
         self.daemons = NeutronBridges(node, self.datapath_type)
+
+    @property
+    def is_in_kernel(self) -> bool:
+        return self.datapath_type == "system"
 
     def __enter__(self) -> OpenVSwitch:
         self.daemons.__enter__()
@@ -243,7 +246,6 @@ class OpenVSwitch:
 class OpenVSwitchKernel(OpenVSwitch):
     """The same in the kernel, whose module Open vSwitch needs for that."""
 
-    is_in_kernel = True
     datapath_type = "system"
 
 

@@ -27,6 +27,18 @@ class Driver(Protocol):
     def remove_all(self) -> None: ...
 
 
+def tap_name(port_id: str) -> str:
+    return f"tap{port_id[:11]}"
+
+
+def add_tap(script: Script, tap: str, device: str, mac: str, mtu: int, netns: str, master: str = "") -> None:
+    """A veth: `tap` on the node, which is up, and `device` in a namespace, by its file or a process, which is down."""
+    script.add(
+        f"ip link add {tap} mtu {mtu} type veth peer name {device} address {mac} mtu {mtu} netns {netns}",
+        f"echo 1 > /proc/sys/net/ipv6/conf/{tap}/disable_ipv6; ip link set {tap}{master and f' master {master}'} up",
+    )
+
+
 class LinuxBridgeDriver:
     """linuxbridge: a veth from the namespace to `tap` in the network's `brq` bridge."""
 
@@ -45,9 +57,6 @@ class LinuxBridgeDriver:
             )
         return name
 
-    def tap(self, port_id: str) -> str:
-        return f"tap{port_id[:11]}"
-
     def plug(self, port: Dict, device: str, netns: str) -> None:
         self._plug(port["network_id"], port["id"], port["mac_address"], port["mtu"], device, f"/run/netns/{netns}")
         self._script.ip(netns, f"link set {device} up")
@@ -56,15 +65,12 @@ class LinuxBridgeDriver:
         self._plug(network_id, port_id, mac, mtu, device, str(pid))
 
     def _plug(self, network_id: str, port_id: str, mac: str, mtu: int, device: str, netns: str) -> None:
-        tap, bridge = self.tap(port_id), self.bridge(network_id)
+        tap, bridge = tap_name(port_id), self.bridge(network_id)
         self._taps.add(tap)
-        self._script.add(
-            f"ip link add {tap} mtu {mtu} type veth peer name {device} address {mac} mtu {mtu} netns {netns}",
-            f"echo 1 > /proc/sys/net/ipv6/conf/{tap}/disable_ipv6; ip link set {tap} master {bridge} up",
-        )
+        add_tap(self._script, tap, device, mac, mtu, netns, bridge)
 
     def unplug(self, port_id: str) -> None:
-        tap = self.tap(port_id)
+        tap = tap_name(port_id)
         self._taps.discard(tap)
         self._script.add(f"ip link del {tap}")
 
@@ -109,12 +115,9 @@ class OpenVSwitchDriver:
             self._script.add(self._bridges.command("--if-exists", "del-port", "br-int", name))
 
     def plug_guest(self, network_id: str, port_id: str, mac: str, mtu: int, device: str, pid: int) -> None:
-        tap = f"tap{port_id[:11]}"
+        tap = tap_name(port_id)
         self._taps.append(tap)
-        self._script.add(
-            f"ip link add {tap} mtu {mtu} type veth peer name {device} address {mac} mtu {mtu} netns {pid}",
-            f"echo 1 > /proc/sys/net/ipv6/conf/{tap}/disable_ipv6; ip link set {tap} up",
-        )
+        add_tap(self._script, tap, device, mac, mtu, str(pid))
         self._add(port_id, tap, self._vlan(network_id))
 
     def attach(self, network_id: str, device: str) -> None:
