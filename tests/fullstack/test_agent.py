@@ -228,10 +228,12 @@ def test_rule_of_somebody_else_stops_the_fast_path(warm):
     node.run_in(router.namespace, "nft add table ip mine; nft add chain ip mine forward"
                                   " '{ type filter hook forward priority 0; }';"
                                   " nft add rule ip mine forward ip daddr 10.1.0.21 tcp dport 22 drop")
-    appears_within("row withdrawn", lambda: not fip_in(node, fip), REACTION)
-    assert warm.vms["vm1"].run(warm.keys.ssh_command(fip, "true", timeout=1), check=False).returncode != 0
-    assert ping(warm, "vm1", fip, 3) is not None
-    node.run_in(router.namespace, "nft delete table ip mine")
+    try:
+        appears_within("row withdrawn", lambda: not fip_in(node, fip), REACTION)
+        assert warm.vms["vm1"].run(warm.keys.ssh_command(fip, "true", timeout=1), check=False).returncode != 0
+        assert ping(warm, "vm1", fip, 3) is not None
+    finally:
+        node.run_in(router.namespace, "nft delete table ip mine")
     appears_within("row back", lambda: fip_in(node, fip), REACTION)
     assert warm.vms["vm1"].run(warm.keys.ssh_command(fip, "hostname"), check=False).stdout.strip() == "vm3"
 
@@ -263,8 +265,10 @@ def test_unplugged_vm_leaves_the_tables(warm):
     fip = warm.topology.fips_of("vm3")[0]
     assert fip_in(node, fip)
     vm.unplug(node.namespace)
-    appears_within("row withdrawn", lambda: not fip_in(node, fip), REACTION)
-    vm.plug(node.namespace, warm.tools / "tap_relay")
+    try:
+        appears_within("row withdrawn", lambda: not fip_in(node, fip), REACTION)
+    finally:
+        vm.plug(node.namespace, warm.tools / "tap_relay")
     wait_for("row back", lambda: fip_in(node, fip), timeout=2)
     assert ping(warm, "vm1", fip, 3) is not None
 

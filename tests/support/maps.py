@@ -18,7 +18,12 @@ TABLES = (
 def bpftool_dump(node: LabNode, table: str) -> list[dict[str, Any]]:
     """The map's rows as bpftool prints them, with BTF: {"key": ..., "value": ...}."""
     rows = json.loads(node.run(["bpftool", "-j", "map", "dump", "pinned", f"{PINS}/{table}"]).stdout)
-    return [row.get("formatted", row) for row in rows]
+    return [row.get("formatted", row) for row in rows if not _vanished(row)]
+
+
+def _vanished(row: dict[str, Any]) -> bool:
+    """A row removed after bpftool had read its key: bpftool prints the key's bytes, and why there is no value."""
+    return isinstance(row["value"], dict) and "error" in row["value"]
 
 
 def _without_stamps(value: Any) -> Any:
