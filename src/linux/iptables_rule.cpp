@@ -122,10 +122,9 @@ class Parser {
             if (options[at].name == "-j" || options[at].name == "-g") break;
             add_match(options[at]);
         }
-        // A rule without a target counts.
-        if (at < options.size()) {
-            statements_.push_back(target(options[at], std::span(options).subspan(at + 1)));
-        }
+        // A rule without a target is there to count what passes (neutron-metering-agent bills by such rules).
+        statements_.push_back(at < options.size() ? target(options[at], std::span(options).subspan(at + 1))
+                                                  : unknown());
         return std::move(statements_);
     }
 
@@ -193,8 +192,8 @@ class Parser {
         if (*name == "CONNMARK") return set_ct_mark(options);
         if (*name == "DNAT" || *name == "SNAT") return translate(*name == "DNAT", options);
         if (*name == "CT" || *name == "NOTRACK") return tracking(*name, options);
-        // These neither change nor stop a packet.
-        if (*name == "LOG" || *name == "NFLOG") return nf::Counter{};
+        // These neither change nor stop a packet, but tell somebody of it.
+        if (*name == "LOG" || *name == "NFLOG") return nf::Unknown{};
         // The namespace's own addresses, whose packets are delivered locally.
         if (*name == "MASQUERADE" || *name == "REDIRECT") return nf::Unknown{};
         // A target that is not known here has options, or is no chain, which stops the evaluation as well.

@@ -203,6 +203,20 @@ std::optional<nf::Verdict> parse_verdict(const std::string& kind, const Json& bo
     return std::nullopt;
 }
 
+bool is_count(const std::string& kind) {
+    return kind == "counter" || kind == "last";
+}
+
+/// Counting is all that the rule is for: what does not come by is missing in somebody's numbers.
+bool only_counts(const Json& statements) {
+    const auto is_in = [](const Json& statement) { return is_count(only_key(statement)); };
+    const auto is_harmless = [&](const Json& statement) {
+        const std::string kind = only_key(statement);
+        return kind == "match" || kind == "comment" || is_count(kind);
+    };
+    return std::ranges::any_of(statements, is_in) && std::ranges::all_of(statements, is_harmless);
+}
+
 Statement parse_statement(const RuleScope& scope, const Json& statement) {
     const std::string kind = only_key(statement);
     if (kind.empty()) return nf::Unknown{};
@@ -220,7 +234,7 @@ Statement parse_statement(const RuleScope& scope, const Json& statement) {
         return nf::Unknown{.may_translate = may_translate, .by_iptables = true};
     }
     // These neither change nor stop a packet.
-    if (kind == "counter" || kind == "log" || kind == "last" || kind == "comment") return nf::Counter{};
+    if (is_count(kind) || kind == "comment") return nf::Counter{};
     return nf::Unknown{};
 }
 
@@ -255,6 +269,7 @@ std::vector<Statement> parse_statements(const RuleScope& scope, const Json& stat
         }
         out.push_back(parse_statement(scope, statement));
     }
+    if (only_counts(statements)) out.emplace_back(nf::Unknown{});
     return out;
 }
 

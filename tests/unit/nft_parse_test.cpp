@@ -287,8 +287,22 @@ TEST_CASE("stateless rewrites, marks, notrack and harmless statements are unders
         CHECK(only<nf::Unknown>(mss + value + "}}").may_translate == false);
     }
     only<nf::Notrack>(R"({"notrack": null})");
-    only<nf::Counter>(R"({"counter": {"packets": 5, "bytes": 10}})");
-    only<nf::Counter>(R"({"log": {"prefix": "hi"}})");
+    only<nf::Counter>(R"({"comment": "hi"})");
+    const auto counted = rule(R"({"counter": {"packets": 5, "bytes": 10}}, {"accept": null})");
+    CHECK(std::holds_alternative<nf::Counter>(counted.statements.front()));
+    CHECK(counted.statements.size() == 2);
+}
+
+TEST_CASE("what tells of packets, or only counts them, has to see them", "[nft]") {
+    only<nf::Unknown>(R"({"log": {"prefix": "hi"}})");
+    const std::string match = R"({"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "qg-1"}}, )";
+    for (const char* count :
+         {R"({"counter": {"packets": 5, "bytes": 10}})", R"({"counter": "mine"})", R"({"last": null})"}) {
+        INFO(count);
+        CHECK(std::holds_alternative<nf::Unknown>(rule(count).statements.back()));
+        CHECK(std::holds_alternative<nf::Unknown>(rule(match + count).statements.back()));
+        CHECK(rule(count + std::string(R"(, {"drop": null})")).statements.size() == 2);
+    }
 }
 
 TEST_CASE("marks are matched and set by their bits", "[nft]") {
