@@ -7,7 +7,7 @@
  *  - A packet of a flow in fl_flows is carried.
  *  - Any other is carried, and its flow remembered, if conntrack of its router has no entry for it: it is the first
  *    packet, or one that Linux would take for the first. And if answers would be carried, too, for Linux makes nothing of
- *    an answer without a question. Else it is Linux's.
+ *    an answer without a question. Else it is Linux's. A SYN or an echo begins a flow again, whatever is known of it.
  *  - What must go to Linux in mid-life (a fragment, an expiring TTL, a way that is gone) takes the flow along: a packet
  *    from inside leaves conntrack the entry that its flow has. One from outside needs none, since what comes in is
  *    translated by address alone.
@@ -50,6 +50,7 @@ struct fl_flow_id {
 	bool from_inside;
 	bool one_entry; /* FL_NEXT_ONE_ENTRY */
 	bool may_begin; /* false: by its kind an answer to something, or the end of it */
+	bool begins; /* what is known of its flow is of an earlier one, or of an earlier echo */
 	bool has_ports; /* TCP and UDP: conntrack can be asked */
 	bool is_new; /* became the programs' with this packet */
 	__u16 l4_len; /* behind the IP header, bytes */
@@ -105,7 +106,7 @@ fl_inline bool fl_identify_quoted(struct fl_ctx *ctx, __be32 fixed, struct fl_fl
 
 fl_inline bool fl_identify_echo(const struct iphdr *ip, const union fl_l4 *l4, __be32 fixed, struct fl_flow_id *id)
 {
-	id->may_begin = l4->icmp.type == FL_ICMP_ECHO;
+	id->may_begin = id->begins = l4->icmp.type == FL_ICMP_ECHO;
 	fl_flow_sides(id, id->from_inside ? ip->saddr : fixed, id->from_inside ? ip->daddr : ip->saddr, l4->ports[2],
 		      l4->ports[2]);
 	return id->may_begin || l4->icmp.type == FL_ICMP_ECHO_REPLY;
@@ -141,6 +142,7 @@ fl_inline void fl_identify_ports(struct fl_ctx *ctx, const struct iphdr *ip, con
 		id->tcp_flags = FL_TCP_ACK;
 	}
 	id->may_begin = fl_ct_understands(ip->protocol, id->tcp_flags);
+	id->begins = id->may_begin && id->tcp_flags & FL_TCP_SYN;
 	id->tuple.saddr = ip->saddr;
 	id->tuple.daddr = ip->daddr;
 	id->tuple.sport = l4->ports[0];
@@ -172,8 +174,9 @@ fl_inline bool fl_identify_flow(struct fl_ctx *ctx, const struct iphdr *ip, __be
 }
 
 /*
- * Does conntrack, as far as it can be asked, not know the flow? Of what goes out the answers are asked for, too: Linux may
- * have chosen, for another flow, the port that this one has.
+ * Does conntrack, as far as it can be asked, not know the flow? The answers are asked for, too. Of what goes out: Linux may
+ * have chosen, for another flow, the port that this one has. Of what comes in: the inside may have a flow with these
+ * addresses and ports, to which Linux has given another port outside, and which would find a row.
  */
 fl_inline bool fl_ct_lacks_flow(struct __sk_buff *ctx, const struct fl_flow_id *id)
 {
@@ -183,10 +186,13 @@ fl_inline bool fl_ct_lacks_flow(struct __sk_buff *ctx, const struct fl_flow_id *
 		return true;
 	if (!fl_ct_lacks(ctx, &tuple, id->key.protocol, id->netnsid))
 		return false;
-	if (!id->from_inside)
-		return true;
-	tuple.saddr = id->tuple.daddr;
-	tuple.daddr = id->fip;
+	if (id->from_inside) {
+		tuple.saddr = id->one_entry ? id->dnat : id->tuple.daddr;
+		tuple.daddr = id->fip;
+	} else {
+		tuple.saddr = fl_ip(id->key.inside);
+		tuple.daddr = id->tuple.saddr;
+	}
 	tuple.sport = id->tuple.dport;
 	tuple.dport = id->tuple.sport;
 	return fl_ct_lacks(ctx, &tuple, id->key.protocol, id->netnsid);
@@ -308,15 +314,16 @@ __noinline int fl_owner_of_flow(struct __sk_buff *ctx, const struct fl_flow_id *
 	key = id->key;
 	flow = bpf_map_lookup_elem(&fl_flows, &key);
 	/* One that had another floating IP is none any more. */
-	if (flow && fl_ip(flow->fip) == id->fip) {
+	if (flow && fl_ip(flow->fip) == id->fip && !id->begins) {
 		flow->flags |= flags;
 		fl_stamp(&flow->last_use);
-		if (turns && !id->has_ports && id->may_begin)
-			fl_remember_answers(id);
 		return FL_OWNER_PROGRAMS;
 	}
-	if (!id->may_begin || !fl_has_way_back(id) || !fl_ct_lacks_flow(ctx, id))
+	if (!id->may_begin || !fl_has_way_back(id) || !fl_ct_lacks_flow(ctx, id)) {
+		if (flow && id->begins)
+			bpf_map_delete_elem(&fl_flows, &key);
 		return FL_OWNER_LINUX;
+	}
 	if (turns)
 		fl_remember_answers(id);
 	flags |= id->from_inside ? FL_FLOW_FROM_INSIDE : 0;
@@ -336,14 +343,28 @@ fl_inline __u8 fl_put_off_fin(struct __sk_buff *ctx, __u8 tcp_flags)
 	return left;
 }
 
-/* What Linux needs to go on with the flow: nothing, where the floating IP is another one by now, for Linux forgets such flows,
- * too. */
+/* Is the outside, which had become another address by the same namespace, still that floating IP? */
+fl_inline bool fl_is_still_translated(const struct fl_flow_id *id, const struct fl_flow *flow)
+{
+	struct fl_translated_key key = {.router = id->key.router};
+	const struct fl_translated *now;
+
+	if (!fl_ip(flow->dnat))
+		return true;
+	fl_set_ip(key.fip, fl_ip(id->key.outside));
+	now = bpf_map_lookup_elem(&fl_translated, &key);
+	return now && fl_ip(now->fixed) == fl_ip(flow->dnat) && (!id->dnat || id->dnat == fl_ip(flow->dnat));
+}
+
+/* What Linux needs to go on with the flow: nothing, where a floating IP is gone or another one by now, for Linux forgets such
+ * flows, too. */
 fl_inline void fl_hand_over(struct __sk_buff *ctx, const struct fl_flow_id *id, const struct fl_flow *flow)
 {
 	const __u8 tcp_flags = fl_put_off_fin(ctx, id->tcp_flags);
 	struct fl_tuple tuple = id->tuple;
 
-	if (id->from_inside && id->fip && fl_ip(flow->fip) == id->fip && fl_ct_understands(id->key.protocol, tcp_flags))
+	if (id->from_inside && id->fip && fl_ip(flow->fip) == id->fip && fl_is_still_translated(id, flow) &&
+	    fl_ct_understands(id->key.protocol, tcp_flags))
 		fl_ct_adopt(ctx, &tuple, id->key.protocol, id->fip, fl_ip(flow->dnat));
 }
 

@@ -126,6 +126,16 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } fl_crossings SEC(".maps");
 
+/* Router and floating IP -> the fixed IP. Read by tc_router. Absent: the router has no such floating IP (any more). */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, FL_MAX_FLOATING_IPS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct fl_translated_key);
+	__type(value, struct fl_translated);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} fl_translated SEC(".maps");
+
 /* Router, protocol, addresses and ports -> a flow that the programs carry. Written and read by tc_router alone; who takes
  * its programs off tells conntrack of them. */
 struct {

@@ -16,7 +16,7 @@ struct fl_frame {
 	enum fl_hook hook; /* a constant in each program */
 	enum fl_tunnel_type tunnel; /* what it is wrapped in; FL_TUNNEL_NONE: a plain frame */
 	__u32 base; /* offset of the inner Ethernet header: fl_outer_len() or 0 */
-	__u32 len; /* of the whole frame, as it came */
+	__u32 len; /* of the whole frame, without padding once that is cut off */
 	__u32 segment;
 	__u32 port; /* by which it came into the segment's bridge: tunnel device, VM port, or the bridge itself */
 	__u32 flags; /* FL_SRC_* of that port */

@@ -133,8 +133,23 @@ fl_inline struct fl_verdict fl_journey(struct fl_ctx *ctx, const struct fl_frame
 	return fl_carry(ctx, frame, inner, routed->next, routed->source);
 }
 
-fl_inline struct fl_verdict fl_router_ipv4(struct fl_ctx *ctx, const struct fl_frame *frame,
-					   const struct fl_source *source, struct fl_inner *inner)
+/*
+ * ip_rcv cuts off what Ethernet has put behind a short packet, and so does this: a SYN-ACK, a RST or an echo's answer may
+ * come no other way, and Linux does not know their flows. Where there is more to see to than the length, it is Linux's.
+ */
+fl_inline void fl_cut_padding(struct fl_ctx *ctx, struct fl_frame *frame, const struct iphdr *ip)
+{
+	const __u32 len = FL_ETH_LEN + bpf_ntohs(ip->tot_len);
+
+	if (likely(len >= frame->len) || *(const __u8 *)ip != 0x45 || len < FL_INNER_LEN || ctx_gso_size(ctx) ||
+	    !csum_ip_is_right(ip))
+		return;
+	if (ctx_trim(ctx, len))
+		frame->len = len;
+}
+
+fl_inline struct fl_verdict fl_router_ipv4(struct fl_ctx *ctx, struct fl_frame *frame, const struct fl_source *source,
+					   struct fl_inner *inner)
 {
 	struct fl_routed routed = {};
 	struct fl_verdict verdict = fl_parse_ip(ctx, frame, inner);
@@ -142,6 +157,7 @@ fl_inline struct fl_verdict fl_router_ipv4(struct fl_ctx *ctx, const struct fl_f
 
 	if (fl_is_decided(verdict))
 		return verdict;
+	fl_cut_padding(ctx, frame, &inner->ip);
 	fl_find_routed(frame, source, inner, &routed);
 	has_flow = fl_identify_flow(ctx, &inner->ip, routed.fixed, &routed.flow);
 	verdict = fl_journey(ctx, frame, inner, &routed, has_flow);
@@ -165,7 +181,7 @@ fl_inline struct fl_verdict fl_router(struct fl_ctx *ctx, __u32 device)
 	/* A mark that somebody gave it on the L2 may mean something to the router's rules. */
 	if (ctx->mark)
 		return fl_to_linux(FL_REASON_NO_SOURCE);
-	const struct fl_frame frame = {
+	struct fl_frame frame = {
 		.hook = FL_HOOK_TC_ROUTER,
 		.len = ctx_len(ctx),
 		.segment = source->segment,

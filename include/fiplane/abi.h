@@ -26,7 +26,7 @@
 #endif
 
 /* Raised with every change of a key or value layout: an agent that finds another number rebuilds the maps. */
-#define FL_ABI_LAYOUT 8
+#define FL_ABI_LAYOUT 9
 
 #define FL_MAX_FLOATING_IPS 131072
 #define FL_MAX_VMS 262144
@@ -376,6 +376,19 @@ struct fl_crossing {
 };
 
 /*
+ * fl_translated: the floating IPs of a router that is followed, whether its packets are carried or not. A flow that goes
+ * over to Linux takes along no translation that Linux has given up.
+ */
+struct fl_translated_key {
+	__u32 router; /* fl_source.router */
+	__u8 fip[4];
+};
+
+struct fl_translated {
+	__u8 fixed[4];
+};
+
+/*
  * fl_flows (LRU): flows of routers that are followed, whose rules let Linux choose ports. Linux carries a flow from its
  * first packet to its last, or the programs do: what is in here is theirs, what is neither here nor in conntrack becomes
  * theirs. The address and port inside are those of the router's own side, which has a floating IP outside.
@@ -453,6 +466,8 @@ FL_STATIC_ASSERT(sizeof(struct fl_dest_key) == 8, "fl_dest_key");
 FL_STATIC_ASSERT(sizeof(struct fl_route_key) == 12, "fl_route_key");
 FL_STATIC_ASSERT(sizeof(struct fl_crossing_key) == 8, "fl_crossing_key");
 FL_STATIC_ASSERT(sizeof(struct fl_crossing) == 8, "fl_crossing");
+FL_STATIC_ASSERT(sizeof(struct fl_translated_key) == 8, "fl_translated_key");
+FL_STATIC_ASSERT(sizeof(struct fl_translated) == 4, "fl_translated");
 FL_STATIC_ASSERT(sizeof(struct fl_flow_key) == 20, "fl_flow_key");
 FL_STATIC_ASSERT(sizeof(struct fl_flow) == 16, "fl_flow");
 FL_STATIC_ASSERT(sizeof(struct fl_fip_stat_key) == 4, "fl_fip_stat_key");

@@ -4,6 +4,7 @@
 #include "core/flow_handover.hpp"
 #include "linux/clock.hpp"
 #include "linux/conntrack.hpp"
+#include "linux/nft.hpp"
 #include "observe/netns_directory.hpp"
 
 namespace fiplane {
@@ -14,6 +15,20 @@ std::map<NetnsName, Netns> router_namespaces() {
     for (const NetnsName& name : Netns::list()) {
         if (!is_router_netns(name)) continue;
         if (auto netns = Netns::open(name)) out.emplace(name, std::move(*netns));
+    }
+    return out;
+}
+
+/// None if the rules cannot be read, or could not be understood: another table may translate as well.
+std::optional<std::map<Ipv4, Ipv4>> floating_ips_of(const Netns& netns) {
+    const auto ruleset = read_ruleset(netns);
+    if (!ruleset || !ruleset->opaque.empty() || !ruleset->opaque_ipv4.empty()) return std::nullopt;
+    const nf::Evaluator rules(*ruleset);
+    if (!rules.hidden_translation().empty()) return std::nullopt;
+    std::map<Ipv4, Ipv4> out;
+    for (const auto& [fip, fixed] : rules.dnats()) {
+        const auto back = rules.snats().find(fixed);
+        if (back != rules.snats().end() && back->second == fip) out.emplace(fip, fixed);
     }
     return out;
 }
@@ -48,10 +63,10 @@ Result<Release> release_flows(FlowTable& table, const std::function<void(const N
     const auto flows = table.flows();
     if (!flows) return std::unexpected(flows.error());
     const auto namespaces = router_namespaces();
-    std::map<NetnsName, ConntrackLimits> limits;
+    std::map<NetnsName, HandoverTarget> targets;
     for (const auto& [name, netns] : namespaces)
-        limits.emplace(name, read_conntrack_limits(netns));
-    const FlowHandover plan = plan_handover(*flows, limits, monotonic_seconds());
+        targets.emplace(name, HandoverTarget{read_conntrack_limits(netns), floating_ips_of(netns)});
+    const FlowHandover plan = plan_handover(*flows, targets, monotonic_seconds());
     for (const auto& [reason, number] : plan.left_out)
         release.left_out[describe(reason)] += number;
     for (const auto& [name, connections] : plan.connections) {
@@ -59,6 +74,18 @@ Result<Release> release_flows(FlowTable& table, const std::function<void(const N
         hand_over(namespaces.at(name), connections, release);
     }
     return release;
+}
+
+Result<std::size_t> forget_flows(FlowTable& table) {
+    std::map<NetnsName, ConntrackLimits> limits;
+    for (const auto& [name, netns] : router_namespaces())
+        limits.emplace(name, read_conntrack_limits(netns));
+    const ForgottenFlows forgotten(limits, monotonic_seconds());
+    const auto keys =
+        table.find([&](const fl_flow_key& key, const fl_flow& flow) { return forgotten.contain(key, flow); });
+    if (!keys) return std::unexpected(keys.error());
+    if (auto done = table.forget(*keys); !done) return pass_on(done);
+    return keys->size();
 }
 
 }  // namespace fiplane

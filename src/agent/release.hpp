@@ -31,4 +31,7 @@ struct Release {
 [[nodiscard]] Result<Release> release_flows(FlowTable& table,
                                             const std::function<void(const NetnsName&, std::size_t)>& step = {});
 
+/// Removes the rows of flows that conntrack would have forgotten. How many.
+[[nodiscard]] Result<std::size_t> forget_flows(FlowTable& table);
+
 }  // namespace fiplane

@@ -28,14 +28,13 @@ void add_underlay_devices(World& world) {
     }
     for (const int ifindex : devices) {
         const Link* link = world.root.link(ifindex);
-        world.out.devices.push_back(
-            {ifindex, link->name, DeviceRole::Kind::kUnderlay, false, link->foreign_program_refusal()});
+        world.out.devices.push_back({ifindex, link->name, DeviceRole::Kind::kUnderlay, false, link->program_refusal()});
     }
 }
 
 void add_segment_devices(World& world, const Segment& segment) {
     const auto add = [&](const Link& link, DeviceRole::Kind kind) {
-        const std::string refused = link.foreign_program_refusal();
+        const std::string refused = link.program_refusal();
         world.out.devices.push_back(
             {link.ifindex, link.name, kind, false, refused.empty() ? segment.refusal : refused});
     };
@@ -52,7 +51,7 @@ void add_segment_devices(World& world, const Segment& segment) {
 void add_router_devices(World& world) {
     for (const L2::Numbered& device : world.l2.numbered()) {
         world.out.devices.push_back({device.link->ifindex, device.link->name, DeviceRole::Kind::kRouter, false,
-                                     device.link->foreign_program_refusal(), device.router->name(), device.number});
+                                     device.link->program_refusal(), device.router->name(), device.number});
     }
 }
 
@@ -122,6 +121,23 @@ void mark_wire_to_wire(World& world) {
         std::ranges::any_of(world.l2.segments(), [](const auto& entry) { return relays(entry.second); });
     for (DeviceRole& device : world.out.devices) {
         device.wire_to_wire = found && device.kind == DeviceRole::Kind::kUnderlay;
+    }
+}
+
+/// Of the routers that are followed.
+void compile_translated(World& world) {
+    for (const auto& [name, netns] : world.routers) {
+        fl_translated_key key{.router = world.l2.number_of(netns), .fip = {}};
+        if (key.router == 0) continue;
+        const auto& snats = netns.netfilter().snats();
+        for (const auto& [fip, fixed] : netns.netfilter().dnats()) {
+            const auto back = snats.find(fixed);
+            if (back == snats.end() || back->second != fip) continue;
+            fl_translated row{};
+            copy_bytes(key.fip, fip);
+            copy_bytes(row.fixed, fixed);
+            world.out.tables.translated.emplace(key, row);
+        }
     }
 }
 
@@ -235,6 +251,7 @@ Compiled compile(const Snapshot& snapshot, const Scope& scope) {
     compile_arp(world);
     compile_floating_ips(world);
     compile_domains(world);
+    compile_translated(world);
     mark_wire_to_wire(world);
     world.finish_keepalives();
     return std::move(world.out);

@@ -4,7 +4,6 @@
 #include <netinet/in.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "core/l2.hpp"
 
@@ -49,17 +48,31 @@ TrackedConnection connection_of(const fl_flow_key& key, const fl_flow& flow) {
     return out;
 }
 
-std::uint32_t timeout_of(const TrackedConnection& connection, const ConntrackLimits& limits) {
-    if (connection.protocol == IPPROTO_UDP) return limits.udp_stream;
-    return connection.closing ? limits.tcp_closing : limits.tcp_established;
+std::uint32_t timeout_of(const fl_flow_key& key, const fl_flow& flow, const ConntrackLimits& limits) {
+    if (key.protocol == IPPROTO_ICMP) return limits.icmp;
+    if (key.protocol == IPPROTO_UDP) return limits.udp_stream;
+    return (flow.flags & FL_FLOW_CLOSING) != 0 ? limits.tcp_closing : limits.tcp_established;
 }
 
 /// The name behind each number.
-std::map<std::uint32_t, NetnsName> names_of(const std::map<NetnsName, ConntrackLimits>& routers) {
+std::map<std::uint32_t, NetnsName> names_of(const std::map<NetnsName, HandoverTarget>& routers) {
     std::map<std::uint32_t, NetnsName> names;
-    for (const auto& [name, limits] : routers)
+    for (const auto& [name, router] : routers)
         names.emplace(foreign_number(name), name);
     return names;
+}
+
+/// Do the rules make of each of the flow's addresses still what the programs made of them?
+bool is_still_translated(const fl_flow_key& key, const fl_flow& flow, const HandoverTarget& router) {
+    if (!router.floating_ips) return true;
+    const auto leads_to = [&](Ipv4 fip, Ipv4 fixed) {
+        const auto found = router.floating_ips->find(fip);
+        return found != router.floating_ips->end() && found->second == fixed;
+    };
+    const Ipv4 fip = Ipv4::from_bytes(flow.fip);
+    const Ipv4 dnat = Ipv4::from_bytes(flow.dnat);
+    return (fip.is_unset() || leads_to(fip, Ipv4::from_bytes(key.inside))) &&
+           (dnat.is_unset() || leads_to(Ipv4::from_bytes(key.outside), dnat));
 }
 
 }  // namespace
@@ -74,14 +87,16 @@ std::string describe(LeftOut reason) {
             return "idle for longer than conntrack keeps it";
         case LeftOut::kUntranslated:
             return "nothing in it is translated";
+        case LeftOut::kNoFloatingIp:
+            return "its floating IP is gone, or another VM's";
         case LeftOut::kNoRoom:
             return "conntrack of the namespace would be full (nf_conntrack_max)";
     }
     return "";
 }
 
-FlowHandover plan_handover(const Table<fl_flow_key, fl_flow>& flows,
-                           const std::map<NetnsName, ConntrackLimits>& routers, std::uint32_t now) {
+FlowHandover plan_handover(const Table<fl_flow_key, fl_flow>& flows, const std::map<NetnsName, HandoverTarget>& routers,
+                           std::uint32_t now) {
     FlowHandover out;
     const auto names = names_of(routers);
     std::map<NetnsName, std::vector<Candidate>> candidates;
@@ -91,7 +106,9 @@ FlowHandover plan_handover(const Table<fl_flow_key, fl_flow>& flows,
         if (name == names.end()) return LeftOut::kNoRouter;
         Candidate candidate{idle_for(flow.last_use, now), connection_of(key, flow)};
         if (candidate.connection.reply == turned_round(candidate.connection.original)) return LeftOut::kUntranslated;
-        const std::uint32_t timeout = timeout_of(candidate.connection, routers.at(name->second));
+        const HandoverTarget& router = routers.at(name->second);
+        if (!is_still_translated(key, flow, router)) return LeftOut::kNoFloatingIp;
+        const std::uint32_t timeout = timeout_of(key, flow, router.limits);
         if (candidate.idle >= timeout) return LeftOut::kIdle;
         candidate.connection.timeout = timeout - candidate.idle;
         candidates[name->second].push_back(candidate);
@@ -100,10 +117,10 @@ FlowHandover plan_handover(const Table<fl_flow_key, fl_flow>& flows,
     for (const auto& [key, flow] : flows) {
         if (const auto reason = take(key, flow)) ++out.left_out[*reason];
     }
-    for (const auto& [name, limits] : routers) {
+    for (const auto& [name, router] : routers) {
         auto& here = candidates[name];
         std::ranges::stable_sort(here, {}, &Candidate::idle);
-        const std::size_t fitting = std::min<std::uint64_t>(here.size(), limits.room);
+        const std::size_t fitting = std::min<std::uint64_t>(here.size(), router.limits.room);
         if (fitting < here.size()) out.left_out[LeftOut::kNoRoom] += here.size() - fitting;
         auto& connections = out.connections[name];
         connections.reserve(fitting);
@@ -111,6 +128,17 @@ FlowHandover plan_handover(const Table<fl_flow_key, fl_flow>& flows,
             connections.push_back(here[at].connection);
     }
     return out;
+}
+
+ForgottenFlows::ForgottenFlows(const std::map<NetnsName, ConntrackLimits>& routers, std::uint32_t now) : now_(now) {
+    for (const auto& [name, limits] : routers)
+        limits_.emplace(foreign_number(name), limits);
+}
+
+bool ForgottenFlows::contain(const fl_flow_key& key, const fl_flow& flow) const {
+    const auto found = limits_.find(key.router);
+    const ConntrackLimits limits = found == limits_.end() ? ConntrackLimits{} : found->second;
+    return idle_for(flow.last_use, now_) >= timeout_of(key, flow, limits);
 }
 
 }  // namespace fiplane

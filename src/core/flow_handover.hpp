@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,15 @@ struct ConntrackLimits {
     std::uint32_t tcp_established = 432000;
     std::uint32_t tcp_closing = 120;
     std::uint32_t udp_stream = 120;
+    std::uint32_t icmp = 30;
+};
+
+/// A namespace that takes flows over.
+struct HandoverTarget {
+    ConntrackLimits limits;
+    /// Its floating IPs and their fixed IPs, as its rules have them now. None: it is not known; what the programs
+    /// carried goes over then.
+    std::optional<std::map<Ipv4, Ipv4>> floating_ips;
 };
 
 enum class LeftOut {
@@ -48,6 +58,7 @@ enum class LeftOut {
     kNoPorts,       ///< an echo: whoever carries it, its answer finds who sent it
     kIdle,          ///< Linux would have forgotten it
     kUntranslated,  ///< nothing in it is translated, so that Linux can begin it anew
+    kNoFloatingIp,  ///< a floating IP is gone, or another VM's: Linux has forgotten such connections
     kNoRoom,        ///< conntrack would be full; others were used later
 };
 /// "its router's namespace is gone": completes "3 flows left out: ".
@@ -62,6 +73,18 @@ struct FlowHandover {
 /// `now`: seconds of CLOCK_MONOTONIC. Where two names of `routers` have the same number, the first has its flows, as
 /// when tables are compiled.
 [[nodiscard]] FlowHandover plan_handover(const Table<fl_flow_key, fl_flow>& flows,
-                                         const std::map<NetnsName, ConntrackLimits>& routers, std::uint32_t now);
+                                         const std::map<NetnsName, HandoverTarget>& routers, std::uint32_t now);
+
+/// Flows that conntrack would have forgotten: their rows only stand in the way of others that get their ports some day.
+class ForgottenFlows {
+  public:
+    /// `now`: as above. Of a namespace that `routers` has not, Linux's defaults count.
+    ForgottenFlows(const std::map<NetnsName, ConntrackLimits>& routers, std::uint32_t now);
+    [[nodiscard]] bool contain(const fl_flow_key& key, const fl_flow& flow) const;
+
+  private:
+    std::map<std::uint32_t, ConntrackLimits> limits_;  ///< by the router's number
+    std::uint32_t now_;
+};
 
 }  // namespace fiplane

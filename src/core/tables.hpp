@@ -66,6 +66,7 @@ struct Tables {
     Table<fl_dest_key, fl_next> dests;
     Table<fl_route_key, fl_next> routes;
     Table<fl_crossing_key, fl_crossing> crossings;
+    Table<fl_translated_key, fl_translated> translated;
 };
 
 /// What turns `actual` into `desired`, for one map.

@@ -90,15 +90,20 @@ class Map {
     }
     [[nodiscard]] Result<Table<K, V>> read() const {
         Table<K, V> out;
-        auto done = handle_.for_each([&out](const std::byte* raw_key, const std::byte* raw_value) {
+        auto done = for_each([&out](const K& key, const V& value) { out.insert_or_assign(key, value); });
+        if (!done) return pass_on(done);
+        return out;
+    }
+    /// Calls visit(key, value) for each row; for one that moves meanwhile perhaps twice.
+    template <typename Visit>
+    [[nodiscard]] Result<> for_each(Visit visit) const {
+        return handle_.for_each([&visit](const std::byte* raw_key, const std::byte* raw_value) {
             K key;
             V value;
             std::memcpy(&key, raw_key, sizeof(K));
             std::memcpy(&value, raw_value, sizeof(V));
-            out.insert_or_assign(key, value);
+            visit(key, value);
         });
-        if (!done) return pass_on(done);
-        return out;
     }
 
   private:

@@ -95,4 +95,22 @@ Result<Table<fl_flow_key, fl_flow>> FlowTable::flows() const {
     return flows_->read();
 }
 
+Result<std::vector<fl_flow_key>> FlowTable::find(
+    const std::function<bool(const fl_flow_key&, const fl_flow&)>& wanted) const {
+    std::vector<fl_flow_key> keys;
+    if (!flows_) return keys;
+    auto done = flows_->for_each([&](const fl_flow_key& key, const fl_flow& flow) {
+        if (wanted(key, flow)) keys.push_back(key);
+    });
+    if (!done) return pass_on(done);
+    return keys;
+}
+
+Result<> FlowTable::forget(const std::vector<fl_flow_key>& keys) {
+    for (const fl_flow_key& key : keys) {
+        if (auto done = flows_->erase(key); !done) return pass_on(done);
+    }
+    return {};
+}
+
 }  // namespace fiplane

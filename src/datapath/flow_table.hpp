@@ -3,6 +3,7 @@
 // its flows in hand.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -28,6 +29,11 @@ class FlowTable {
     [[nodiscard]] Result<> end_lease();
     /// Flows that the programs carry still.
     [[nodiscard]] Result<Table<fl_flow_key, fl_flow>> flows() const;
+    /// Those that `wanted` picks, without a copy of the others.
+    [[nodiscard]] Result<std::vector<fl_flow_key>> find(
+        const std::function<bool(const fl_flow_key&, const fl_flow&)>& wanted) const;
+    /// Absence is fine: the programs remove rows, too.
+    [[nodiscard]] Result<> forget(const std::vector<fl_flow_key>& keys);
 
   private:
     using Config = Map<std::uint32_t, fl_config>;

@@ -62,6 +62,9 @@ std::string describe(const fl_route_key& key) {
 std::string describe(const fl_crossing_key& key) {
     return fmt::format("from device {:#x} to {:#x}", key.device, key.target);
 }
+std::string describe(const fl_translated_key& key) {
+    return fmt::format("{} of router {:#x}", ip(key.fip), key.router);
+}
 std::string describe(const fl_fip_stat_key& key) {
     return ip(key.fip);
 }
@@ -135,6 +138,7 @@ Result<Tables> MapSet::read_tables() const {
     if (done) done = read_table(out.dests);
     if (done) done = read_table(out.routes);
     if (done) done = read_table(out.crossings);
+    if (done) done = read_table(out.translated);
     if (!done) return pass_on(done);
     return out;
 }

@@ -53,6 +53,8 @@ inline constexpr std::string_view kMapName<fl_route_key> = "fl_routes";
 template <>
 inline constexpr std::string_view kMapName<fl_crossing_key> = "fl_crossings";
 template <>
+inline constexpr std::string_view kMapName<fl_translated_key> = "fl_translated";
+template <>
 inline constexpr std::string_view kMapName<fl_flow_key> = "fl_flows";
 template <>
 inline constexpr std::string_view kMapName<fl_fip_stat_key> = "fl_fip_stats";
@@ -74,6 +76,7 @@ inline constexpr std::array kSharedMaps = {
     kMapName<fl_dest_key>,
     kMapName<fl_route_key>,
     kMapName<fl_crossing_key>,
+    kMapName<fl_translated_key>,
     kMapName<fl_flow_key>,
     kMapName<fl_fip_stat_key>,
     kMapName<DeviceKey>,
@@ -91,6 +94,7 @@ inline constexpr std::array kSharedMaps = {
 [[nodiscard]] std::string describe(const fl_dest_key& key);
 [[nodiscard]] std::string describe(const fl_route_key& key);
 [[nodiscard]] std::string describe(const fl_crossing_key& key);
+[[nodiscard]] std::string describe(const fl_translated_key& key);
 [[nodiscard]] std::string describe(const fl_fip_stat_key& key);
 [[nodiscard]] std::string describe(const DeviceKey& key);
 
@@ -159,10 +163,11 @@ class MapSet {
   private:
     template <typename K, typename V>
     using Maybe = std::optional<Map<K, V>>;
-    using TableMaps = std::tuple<Maybe<fl_source_key, fl_source>, Maybe<fl_tunnel_key, fl_tunnel>,
-                                 Maybe<fl_fdb_key, fl_fdb>, Maybe<fl_arp_key, fl_arp>, Maybe<fl_fip_key, fl_fip_in>,
-                                 Maybe<fl_vm_key, fl_vm>, Maybe<fl_sender_key, fl_sender>, Maybe<fl_dest_key, fl_next>,
-                                 Maybe<fl_route_key, fl_next>, Maybe<fl_crossing_key, fl_crossing>>;
+    using TableMaps =
+        std::tuple<Maybe<fl_source_key, fl_source>, Maybe<fl_tunnel_key, fl_tunnel>, Maybe<fl_fdb_key, fl_fdb>,
+                   Maybe<fl_arp_key, fl_arp>, Maybe<fl_fip_key, fl_fip_in>, Maybe<fl_vm_key, fl_vm>,
+                   Maybe<fl_sender_key, fl_sender>, Maybe<fl_dest_key, fl_next>, Maybe<fl_route_key, fl_next>,
+                   Maybe<fl_crossing_key, fl_crossing>, Maybe<fl_translated_key, fl_translated>>;
     using Config = Map<__u32, fl_config>;
     using Counters = PerCpuMap<__u32, fl_counter>;
     using Stats = PerCpuMap<fl_fip_stat_key, fl_fip_stat>;

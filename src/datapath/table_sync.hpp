@@ -31,10 +31,11 @@
 
 namespace fiplane {
 
-/// The order of additions; removals go from its end to its beginning.
-inline constexpr std::tuple kAdditionOrder{&Tables::crossings, &Tables::tunnels, &Tables::arp, &Tables::fdb,
-                                           &Tables::dests,     &Tables::routes,  &Tables::vms, &Tables::senders,
-                                           &Tables::fip_in,    &Tables::sources};
+/// The order of additions; removals go from its end to its beginning. A floating IP that goes is no longer one before a
+/// packet can miss its rows, with which its flow goes over to Linux.
+inline constexpr std::tuple kAdditionOrder{&Tables::crossings, &Tables::tunnels, &Tables::arp,       &Tables::fdb,
+                                           &Tables::dests,     &Tables::routes,  &Tables::vms,       &Tables::senders,
+                                           &Tables::fip_in,    &Tables::sources, &Tables::translated};
 
 /// The stamp that a program writes into a row, or null for rows without one.
 template <typename V>

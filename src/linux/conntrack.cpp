@@ -144,6 +144,7 @@ ConntrackLimits read_conntrack_limits(const Netns& netns) {
     read("tcp_timeout_established", limits.tcp_established);
     read("tcp_timeout_fin_wait", limits.tcp_closing);
     read("udp_timeout_stream", limits.udp_stream);
+    read("icmp_timeout", limits.icmp);
     return limits;
 }
 

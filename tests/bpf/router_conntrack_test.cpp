@@ -21,9 +21,9 @@ struct Protocol {
 };
 
 Protocol any_protocol() {
-    return GENERATE(
-        Protocol{"tcp", 6, Tcp{.src = kInside, .dst = kOutside, .flags = 0x10}, Tcp{.src = kOutside, .dst = kInside}},
-        Protocol{"udp", 17, Udp{.src = kInside, .dst = kOutside}, Udp{.src = kOutside, .dst = kInside}});
+    return GENERATE(Protocol{"tcp", 6, Tcp{.src = kInside, .dst = kOutside, .flags = 0x10},
+                             Tcp{.src = kOutside, .dst = kInside, .flags = 0x10}},
+                    Protocol{"udp", 17, Udp{.src = kInside, .dst = kOutside}, Udp{.src = kOutside, .dst = kInside}});
 }
 
 /// The VM's flow to the client as Linux has begun it: `port` is what Linux has chosen outside.
@@ -75,6 +75,32 @@ TEST_CASE("no flow gets a port outside that Linux has given to another one") {
     world.left(kRouterPort, world.from_vm() / protocol.out, FL_REASON_LINUX_FLOW);
     // What comes in for that port is the other's answer.
     world.left(kGatewayPort, world.to_fip() / protocol.in, FL_REASON_LINUX_FLOW);
+    CHECK(world.flows() == 0);
+}
+
+TEST_CASE("what comes in takes no flow away that Linux has begun inside, with another port outside") {
+    RouterWorld world;
+    const Protocol protocol = any_protocol();
+    track(world.scratch.netns(), from_inside(world, protocol.name, kInside + 1));
+    world.left(kGatewayPort, world.to_fip() / protocol.in, FL_REASON_LINUX_FLOW);
+    CHECK(world.flows() == 0);
+}
+
+TEST_CASE("no flow between floating IPs of a router gets a port that Linux has given to another one") {
+    RouterWorld world;
+    const Protocol protocol = any_protocol();
+    fl_next turn = world.hairpin();
+    turn.flags |= FL_NEXT_ONE_ENTRY;
+    world.set_turn(turn);
+    track(world.scratch.netns(), {.protocol = protocol.name,
+                                  .from = {world.fixed, 5},
+                                  .to = {world.neighbour_fip, kOutside},
+                                  .answer_from = {world.neighbour, kOutside},
+                                  .answer_to = {world.fip, kInside}});
+    world.left(kRouterPort,
+               Eth{.dst = world.qr_mac, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = world.neighbour_fip} /
+                   protocol.out,
+               FL_REASON_LINUX_FLOW);
     CHECK(world.flows() == 0);
 }
 
@@ -186,6 +212,58 @@ TEST_CASE("where one namespace translates both addresses conntrack has both in o
     Tracked expected = from_inside(world, protocol.name, kInside);
     expected.to.address = world.neighbour_fip;
     expected.answer_from.address = one_entry ? world.neighbour : world.neighbour_fip;
+    CHECK(tracked(world.scratch.netns()) == std::vector{expected.str()});
+}
+
+TEST_CASE("a flow takes no translation along that is gone") {
+    RouterWorld world;
+    const Protocol protocol = any_protocol();
+    fl_next turn = world.hairpin();
+    turn.flags |= FL_NEXT_ONE_ENTRY;
+    world.set_turn(turn);
+    const auto to_neighbour = [&](std::uint8_t ttl) {
+        return Eth{.dst = world.qr_mac, .src = world.vm_mac} /
+               Ip4{.src = world.fixed, .dst = world.neighbour_fip, .ttl = ttl} / protocol.out;
+    };
+    CHECK(world.run(kRouterPort, to_neighbour(64)).reason == FL_REASON_FIP_HAIRPIN);
+    fl_reason reason = FL_REASON_TTL;
+    SECTION("with the floating IP") {
+        world.set_translated(world.neighbour_fip, {});
+    }
+    SECTION("to another VM") {
+        world.set_translated(world.neighbour_fip, world.client);
+    }
+    SECTION("to another VM, of which only the journey knows yet") {
+        std::ranges::copy(world.client.bytes(), turn.dnat);
+        world.set_dest(world.neighbour_fip, turn);
+    }
+    SECTION("with the floating IP and its rows") {
+        reason = FL_REASON_NO_DEST;
+        world.set_translated(world.neighbour_fip, {});
+        fl_next none{};
+        none.out.kind = FL_OUT_NONE;
+        world.set_dest(world.neighbour_fip, none);
+    }
+    world.given_back(kRouterPort, to_neighbour(1), reason, 1);  // the answers have a row of their own
+    CHECK(tracked(world.scratch.netns()).empty());
+}
+
+TEST_CASE("a flow to a floating IP that is left to Linux takes its translation along") {
+    RouterWorld world;
+    const Protocol protocol = any_protocol();
+    fl_next turn = world.hairpin();
+    turn.flags |= FL_NEXT_ONE_ENTRY;
+    world.set_turn(turn);
+    const Packet packet = Eth{.dst = world.qr_mac, .src = world.vm_mac} /
+                          Ip4{.src = world.fixed, .dst = world.neighbour_fip} / protocol.out;
+    CHECK(world.run(kRouterPort, packet).reason == FL_REASON_FIP_HAIRPIN);
+    fl_next none{};
+    none.out.kind = FL_OUT_NONE;
+    world.set_dest(world.neighbour_fip, none);
+    world.given_back(kRouterPort, packet, FL_REASON_NO_DEST, 1);
+    Tracked expected = from_inside(world, protocol.name, kInside);
+    expected.to.address = world.neighbour_fip;
+    expected.answer_from.address = world.neighbour;
     CHECK(tracked(world.scratch.netns()) == std::vector{expected.str()});
 }
 

@@ -322,6 +322,47 @@ TEST_CASE("a flow begins only where its answers have rows") {
     CHECK(world.flows() == 0);
 }
 
+TEST_CASE("a SYN or an echo asks for its answers' rows again") {
+    RouterWorld world;
+    const Way way = GENERATE(Way{kTcp, tcp_out(kSyn), tcp_in(kSyn)}, Way{kIcmp, echo(kEcho), echo(kEcho)});
+    const fl_flow_key key = world.flow_key(way.protocol, way.inside_port(), way.outside_port());
+    world.remember(key, world.fip);
+    const auto left = [&](std::uint32_t port, const Packet& packet) {
+        check_left(FL_HOOK_TC_ROUTER,
+                   world.programs.run(FL_HOOK_TC_ROUTER, packet.bytes(), {.device = port, .once = true}),
+                   FL_REASON_LINUX_FLOW, packet.bytes());
+        CHECK_FALSE(world.flow(key));
+    };
+    SECTION("and is carried with them") {
+        goes_out(world, way.out);
+        CHECK(world.flow(key));
+    }
+    SECTION("from inside, without the floating IP's row") {
+        fl_fip_key gone{.segment = kGatewayPort, .fip = {}};
+        std::ranges::copy(world.fip.bytes(), gone.fip);
+        world.programs.erase("fl_fip_in", gone);
+        left(kRouterPort, world.from_vm() / way.out);
+    }
+    SECTION("from inside, where a rule names who answers by now") {
+        world.except(world.client);
+        left(kRouterPort, world.from_vm() / way.out);
+    }
+    SECTION("from outside, without the VM's row") {
+        world.set_host(world.fixed, world.fip, 0);
+        left(kGatewayPort, world.to_fip() / way.in);
+    }
+}
+
+TEST_CASE("a SYN makes of an old connection's row a new one's") {
+    RouterWorld world;
+    const fl_flow_key key = world.flow_key(kTcp, kInside, kOutside);
+    goes_out(world, tcp_out());
+    goes_out(world, tcp_out(kFin | kAck));
+    check_row(world, key, FL_FLOW_FROM_INSIDE | FL_FLOW_CLOSING, world.fip);
+    comes_in(world, tcp_in(kSyn));
+    check_row(world, key, 0, world.fip);
+}
+
 TEST_CASE("sources that Linux has to look at") {
     RouterWorld world;
     SECTION("are those that have a row") {

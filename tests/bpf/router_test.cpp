@@ -122,6 +122,47 @@ TEST_CASE("a frame for another MAC than the port's is Linux's, which drops it") 
     }
 }
 
+TEST_CASE("padding behind a short packet is cut off, as ip_rcv does") {
+    RouterWorld world;
+    const Packet ack = Tcp{.src = 443, .dst = 40000, .flags = 0x10} / Payload{};
+    const Packet rst = Tcp{.src = 443, .dst = 40000, .flags = 0x14} / Payload{};
+    const auto padded = [](const Packet& packet, std::size_t size = 60) {
+        Bytes bytes = packet.bytes();
+        bytes.resize(size, 0xa5);
+        return bytes;
+    };
+    const auto run = [&](std::uint32_t port, const Bytes& frame, bool once = false) {
+        return world.programs.run(FL_HOOK_TC_ROUTER, frame, {.device = port, .once = once});
+    };
+    SECTION("of a flow's packets, its end too") {
+        check_sent(run(kGatewayPort, padded(world.to_fip() / ack)), kTcRedirect, FL_REASON_FIP_IN, world.to_vm() / ack);
+        check_sent(run(kGatewayPort, padded(world.to_fip() / rst)), kTcRedirect, FL_REASON_FIP_IN, world.to_vm() / rst);
+    }
+    SECTION("of an echo's answer") {
+        const Packet echo = Icmp{.type = 8, .rest = 0x01020001} / Payload{"ping"};
+        const Packet answer = Icmp{.type = 0, .rest = 0x01020001} / Payload{"ping"};
+        check_sent(run(kRouterPort, padded(world.from_vm() / echo)), kTcRedirect, FL_REASON_FIP_OUT,
+                   world.from_fip() / echo);
+        check_sent(run(kGatewayPort, padded(world.to_fip() / answer)), kTcRedirect, FL_REASON_FIP_IN,
+                   world.to_vm() / answer);
+    }
+    SECTION("of any length") {
+        const std::size_t size = GENERATE(55, 1400);
+        check_sent(run(kGatewayPort, padded(world.to_fip() / ack, size)), kTcRedirect, FL_REASON_FIP_IN,
+                   world.to_vm() / ack);
+    }
+    SECTION("and what goes to Linux has none either") {
+        const Packet packet = world.to_fip({.ttl = 1}) / ack;
+        check_left(FL_HOOK_TC_ROUTER, run(kGatewayPort, padded(packet), true), FL_REASON_TTL, packet.bytes());
+    }
+    SECTION("but stays where the header is wrong") {
+        const Bytes frame = padded(world.to_fip({.checksum = 0xbad}) / ack);
+        check_left(FL_HOOK_TC_ROUTER, run(kGatewayPort, frame), FL_REASON_BAD_IP_HEADER, frame);
+        const Bytes short_length = (world.to_fip({.total_length = 19}) / ack).bytes();
+        check_left(FL_HOOK_TC_ROUTER, run(kGatewayPort, short_length), FL_REASON_BAD_IP_HEADER, short_length);
+    }
+}
+
 TEST_CASE("what is not IPv4 and not unicast is Linux's") {
     RouterWorld world;
     SECTION("IPv6") {

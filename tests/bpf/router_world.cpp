@@ -108,12 +108,22 @@ fl_next RouterWorld::hairpin() const {
     return next;
 }
 
+void RouterWorld::set_translated(Ipv4 floating, Ipv4 to) {
+    fl_translated_key key{.router = kTranslator, .fip = {}};
+    std::ranges::copy(floating.bytes(), key.fip);
+    if (to.is_unset()) return programs.erase("fl_translated", key);
+    fl_translated row{};
+    std::ranges::copy(to.bytes(), row.fixed);
+    programs.put("fl_translated", key, row);
+}
+
 void RouterWorld::set_turn(fl_next turn, std::uint32_t port) {
     constexpr std::uint32_t kNeighbourDomain = 8;
     turn.out.port = port;
     turn.router = namespace_of(port);
     set_dest(neighbour_fip, turn);
     set_host(neighbour, neighbour_fip, kNeighbourDomain, port);
+    set_translated(neighbour_fip, neighbour);
     fl_next back = hairpin();
     std::ranges::copy(fixed.bytes(), back.dnat);
     std::ranges::copy(vm_mac.bytes, back.dmac);

@@ -57,6 +57,8 @@ struct RouterWorld : World {
     [[nodiscard]] fl_next next_to_neighbour() const;  ///< from the VM, whose router both have: nothing is translated
     /// The VM's packets to its neighbour's floating IP turn round in the router.
     [[nodiscard]] fl_next hairpin() const;
+    /// The floating IP leads to `to`; unset: to nobody any more.
+    void set_translated(Ipv4 floating, Ipv4 to);
     /// Rows for that, and for the neighbour's answers, which come in by `port`.
     void set_turn(fl_next turn, std::uint32_t port = kRouterPort);
 

@@ -102,6 +102,7 @@ class WatchingStore {
         if constexpr (std::is_same_v<K, fl_dest_key>) return tables.dests;
         if constexpr (std::is_same_v<K, fl_route_key>) return tables.routes;
         if constexpr (std::is_same_v<K, fl_crossing_key>) return tables.crossings;
+        if constexpr (std::is_same_v<K, fl_translated_key>) return tables.translated;
     }
 
     /// A row that takes a part out of a shorter prefix is there before that, ...

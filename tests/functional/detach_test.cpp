@@ -25,8 +25,14 @@ const std::string kCentral = "snat-" + kId;
 class Followed {
   public:
     Followed() {
-        for (const auto& name : {kRouter, kCentral})
+        for (const auto& name : {kRouter, kCentral}) {
             need(Netns::create(name));
+            run_in(name, {"nft",
+                          "table ip nat { chain in { type nat hook prerouting priority -100; "
+                          "ip daddr 203.0.113.101 dnat to 10.1.0.11; }; "
+                          "chain out { type nat hook postrouting priority 100; "
+                          "ip saddr 10.1.0.11 snat to 203.0.113.101 fully-random; }; }"});
+        }
         run_in(kRouter, {"ip", "link", "add", "qr-1", "type", "veth", "peer", "name", "tap1"});
         auto options = bench_.options();
         options.follows = true;
@@ -56,7 +62,7 @@ class Followed {
     [[nodiscard]] std::string pin_dir() const { return bench_.pin_dir(); }
     [[nodiscard]] const DatapathBench& bench() const { return bench_; }
     void add_flow(const std::string& router, std::uint8_t protocol, std::uint16_t port, std::uint32_t flags,
-                  std::uint32_t idle = 0) const {
+                  std::uint32_t idle = 0, const char* fip = "203.0.113.101") const {
         fl_flow_key key{};
         key.router = foreign_number(router);
         key.protocol = protocol;
@@ -65,7 +71,7 @@ class Followed {
         key.inside_port = port;
         key.outside_port = 443;
         fl_flow flow{};
-        copy_bytes(flow.fip, Ipv4::parse("203.0.113.101").value());
+        copy_bytes(flow.fip, Ipv4::parse(fip).value());
         flow.flags = flags;
         flow.last_use = monotonic_seconds() - idle;
         bench_.put_row("fl_flows", key, flow);
@@ -106,6 +112,8 @@ TEST_CASE("detach hands flows over, takes programs off and removes every pin", "
     node.add_flow(kRouter, IPPROTO_UDP, 40004, 0, 500);
     node.add_flow(kRouter, IPPROTO_ICMP, 7, FL_FLOW_FROM_INSIDE);
     node.add_flow("qrouter-gone", IPPROTO_TCP, 40005, FL_FLOW_FROM_INSIDE);
+    node.add_flow(kRouter, IPPROTO_TCP, 40006, FL_FLOW_FROM_INSIDE, 0,
+                  "203.0.113.102");  // which no rule knows any more
     const auto config = node.bench().map("fl_config");
 
     const auto done = node.detach({"-o", "json"});
@@ -115,7 +123,7 @@ TEST_CASE("detach hands flows over, takes programs off and removes every pin", "
     CHECK(report.at("routers") == json::parse(R"([{"namespace": ")" + kRouter + R"(", "devices": ["qr-1"], "flows": 2},
         {"namespace": ")" + kCentral + R"(", "devices": [], "flows": 1}])"));
     CHECK(report.at("flows") == 3);
-    REQUIRE(report.at("left_out").size() == 3);
+    REQUIRE(report.at("left_out").size() == 4);
     for (const auto& row : report.at("left_out"))
         CHECK(row.at("flows") == 1);
 

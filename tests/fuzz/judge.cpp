@@ -36,6 +36,14 @@ bool equal(View a, View b) {
 
 }  // namespace
 
+View Judge::unpadded(const Input& input) {
+    const View frame = input.frame;
+    if (input.gso_size != 0 || frame.size() < kL4 || read16(frame, 12) != kTypeIp || frame[14] != 0x45) return frame;
+    const std::size_t length = read16(frame, 16);
+    if (length < kIpSize || kEthSize + length > frame.size()) return frame;
+    return residue(word_sum(frame.subspan(kEthSize, kIpSize))) == 0 ? frame.first(kEthSize + length) : frame;
+}
+
 std::optional<std::string> Judge::judge(const Input& input, const Outcome& outcome) {
     const fl_record& record = outcome.record;
     if (record.counts != 1) return fmt::format("counted {} times", record.counts);
@@ -65,7 +73,9 @@ Judge::Complaint Judge::judge_left(const Input& input, const Outcome& outcome, f
         return "left to Linux, but counted as finished";
     if (outcome.record.redirects != 0) return "left to Linux, but a redirect is set up";
     if (outcome.mark != input.mark) return "left to Linux, but with another mark";
-    if (!equal(input.frame, outcome.frame)) return "left to Linux, but not as it came";
+    if (!equal(input.frame, outcome.frame) &&
+        !(input.hook == FL_HOOK_TC_ROUTER && equal(unpadded(input), outcome.frame)))
+        return "left to Linux, but not as it came";
     if (input.hook != FL_HOOK_TC_ROUTER) return std::nullopt;
     if (input.mark >= FL_FIRST_NUMBER && cloud_.router_port(input.device) == nullptr)
         return "left to Linux, but it was finished before";
@@ -90,6 +100,7 @@ bool Judge::same_but_choices(View a, View b, bool is_tunnel_packet) {
 Judge::Complaint Judge::open_input(const Input& input) {
     in_ = {.frame = input.frame};
     if (input.hook == FL_HOOK_TC_ROUTER) {
+        in_.frame = unpadded(input);
         in_.router_port = cloud_.router_port(input.device);
         if (in_.router_port == nullptr) return "sent from a device that is no source for this program";
         in_.segment = &in_.router_port->segment;

@@ -50,6 +50,9 @@ class Judge {
 
     /// Is `b` the frame `a` with its TCP FIN taken out?
     [[nodiscard]] static bool is_put_off(View a, View b);
+    /// What ip_rcv leaves of a frame: what Ethernet has put behind an IPv4 packet is cut off. GSO packets have no such
+    /// thing.
+    [[nodiscard]] static View unpadded(const Input& input);
 
   private:
     using Complaint = std::optional<std::string>;
@@ -80,7 +83,8 @@ class Judge {
     /// That of a packet, and what its first bytes say of it.
     struct FlowPacket {
         Flow flow;
-        bool begins;  ///< may be its first one
+        bool begins = false;  ///< may be its first one
+        bool opens = false;   ///< is, whatever is known of an earlier one
     };
 
     [[nodiscard]] Complaint judge_left(const Input& input, const Outcome& outcome, fl_reason reason);

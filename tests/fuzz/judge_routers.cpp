@@ -123,14 +123,16 @@ std::optional<Judge::FlowPacket> Judge::flow_of(std::uint32_t router, Ipv4 fixed
     if (protocol == kTcp || protocol == kUdp) {
         const std::uint16_t from = read16(l4, 0);
         const std::uint16_t to = read16(l4, 2);
-        const bool begins = protocol == kUdp || (l4.size() >= 20 && (kind_of(l4) == kSyn || kind_of(l4) == kAck));
+        const bool opens = protocol == kTcp && l4.size() >= 20 && kind_of(l4) == kSyn;
+        const bool begins = opens || protocol == kUdp || (l4.size() >= 20 && kind_of(l4) == kAck);
         return FlowPacket{from_inside ? flow(protocol, src, dst, from, to) : flow(protocol, fixed, src, to, from),
-                          begins};
+                          begins, opens};
     }
     if (protocol != kIcmp) return std::nullopt;
     if (l4[0] == kEcho || l4[0] == kEchoReply) {
         const std::uint16_t id = read16(l4, 4);
-        return FlowPacket{flow(kIcmp, from_inside ? src : fixed, from_inside ? dst : src, id, id), l4[0] == kEcho};
+        const bool asks = l4[0] == kEcho;
+        return FlowPacket{flow(kIcmp, from_inside ? src : fixed, from_inside ? dst : src, id, id), asks, asks};
     }
     if (!is_icmp_error(l4[0]) || in_.frame.size() < kQuote + kIpSize + 8) return std::nullopt;
     // The packet that is quoted went the other way.
@@ -139,11 +141,11 @@ std::optional<Judge::FlowPacket> Judge::flow_of(std::uint32_t router, Ipv4 fixed
     const std::uint8_t quoted = quote[9];
     const Ipv4 inside = from_inside ? read_ip(quote, 16) : fixed;
     const Ipv4 outside = from_inside ? read_ip(quote, 12) : read_ip(quote, 16);
-    if (quoted == kIcmp) return FlowPacket{flow(kIcmp, inside, outside, read16(ports, 4), read16(ports, 4)), false};
+    if (quoted == kIcmp) return FlowPacket{flow(kIcmp, inside, outside, read16(ports, 4), read16(ports, 4))};
     if (quoted != kTcp && quoted != kUdp) return std::nullopt;
     const std::uint16_t from = read16(ports, 0);
     const std::uint16_t to = read16(ports, 2);
-    return FlowPacket{flow(quoted, inside, outside, from_inside ? to : from, from_inside ? from : to), false};
+    return FlowPacket{flow(quoted, inside, outside, from_inside ? to : from, from_inside ? from : to)};
 }
 
 /// A translated packet is of a flow that was carried from its first packet, or is that, or of a kind for which Linux
@@ -169,11 +171,11 @@ Judge::Complaint Judge::check_known(const Journey& journey, Ipv4 fip, const Flow
     const bool turns = in_.vm != nullptr && !journey.dnat.is_unset();
     // One that had another floating IP is none any more.
     const auto book = flows_.find(flow);
-    const bool known = book != flows_.end() && book->second == fip;
+    const bool known = book != flows_.end() && book->second == fip && !packet.opens;
     if (!known && !packet.begins) return "took a flow over in mid-life";
     if (!known && !has_way_back(journey, fip, flow)) return "began a flow that has no way back";
     flows_[flow] = fip;
-    if (turns && packet.begins && (!known || flow.protocol == kIcmp))
+    if (turns && !known)
         flows_[{journey.router, flow.protocol, journey.dnat, fip, flow.outside_port, flow.inside_port}] = flow.outside;
     return std::nullopt;
 }

@@ -36,9 +36,10 @@ void stay_on_this_cpu() {
     if (sched_setaffinity(0, sizeof(set), &set) != 0) fail("cannot stay on one CPU");
 }
 
-/// Trimming the padding of an ARP request turns CHECKSUM_COMPLETE into CHECKSUM_NONE (__skb_trim_rcsum), but a test run
-/// compares skb->csum regardless.
+/// Trimming padding turns CHECKSUM_COMPLETE into CHECKSUM_NONE (__skb_trim_rcsum), but a test run compares skb->csum
+/// regardless.
 bool may_be_trimmed(const Input& input) {
+    if (input.hook == FL_HOOK_TC_ROUTER && Judge::unpadded(input).size() != input.frame.size()) return true;
     if (input.frame.size() < kEthSize + kIpSize) return false;
     const std::size_t base = input.hook == FL_HOOK_TC_UNDERLAY ? outer_size(input.frame) : 0;
     return input.frame.size() > base + kEthSize + 28 && read16(input.frame, base + 12) == kTypeArp;

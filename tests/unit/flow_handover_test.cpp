@@ -46,7 +46,7 @@ fl_flow flow_of(std::uint32_t flags, std::uint32_t idle = 0) {
 
 FlowHandover plan(const Table<fl_flow_key, fl_flow>& flows, const ConntrackLimits& limits = {},
                   std::uint32_t now = kNow) {
-    return plan_handover(flows, {{kRouter, limits}}, now);
+    return plan_handover(flows, {{kRouter, {limits, std::nullopt}}}, now);
 }
 
 /// The only connection of a plan that leaves nothing out.
@@ -183,4 +183,43 @@ TEST_CASE("each reason to leave a flow out has a text", "[handover]") {
     for (const auto reason :
          {LeftOut::kNoRouter, LeftOut::kNoPorts, LeftOut::kIdle, LeftOut::kUntranslated, LeftOut::kNoRoom})
         CHECK_FALSE(describe(reason).empty());
+}
+
+TEST_CASE("a flow does not go over with a translation that is gone", "[handover]") {
+    fl_flow_key key = key_of(IPPROTO_TCP);
+    copy_bytes(key.outside, ip("203.0.113.102"));
+    fl_flow flow = flow_of(FL_FLOW_FROM_INSIDE);
+    copy_bytes(flow.dnat, ip("10.1.0.12"));
+    const auto with = [&](std::map<Ipv4, Ipv4> floating_ips) {
+        return plan_handover({{key, flow}}, {{kRouter, {{}, std::move(floating_ips)}}}, kNow);
+    };
+    const std::pair own{ip("203.0.113.101"), ip("10.1.0.11")};
+    const std::pair other{ip("203.0.113.102"), ip("10.1.0.12")};
+    CHECK(only(with({own, other})).original.source == own.second);
+    CHECK(why(with({own})) == LeftOut::kNoFloatingIp);
+    CHECK(why(with({other})) == LeftOut::kNoFloatingIp);
+    CHECK(why(with({})) == LeftOut::kNoFloatingIp);
+    CHECK(why(with({own, {other.first, ip("10.1.0.13")}})) == LeftOut::kNoFloatingIp);
+    CHECK(why(with({{own.first, ip("10.1.0.13")}, other})) == LeftOut::kNoFloatingIp);
+}
+
+TEST_CASE("flows are forgotten when conntrack would forget them", "[handover]") {
+    const ConntrackLimits limits{.tcp_established = 7200, .tcp_closing = 60, .udp_stream = 90, .icmp = 20};
+    const ForgottenFlows forgotten({{kRouter, limits}}, kNow);
+    const auto after = [&](std::uint8_t protocol, std::uint32_t idle, std::uint32_t flags = 0,
+                           const std::string& router = kRouter) {
+        return forgotten.contain(key_of(protocol, kInsidePort, router), flow_of(flags, idle));
+    };
+    CHECK_FALSE(after(IPPROTO_TCP, 7199));
+    CHECK(after(IPPROTO_TCP, 7200));
+    CHECK_FALSE(after(IPPROTO_TCP, 59, FL_FLOW_CLOSING));
+    CHECK(after(IPPROTO_TCP, 60, FL_FLOW_CLOSING));
+    CHECK_FALSE(after(IPPROTO_UDP, 89));
+    CHECK(after(IPPROTO_UDP, 90));
+    CHECK_FALSE(after(IPPROTO_ICMP, 19));
+    CHECK(after(IPPROTO_ICMP, 20));
+    // Linux's own limits for a router that is not there, and a stamp of the future.
+    CHECK_FALSE(after(IPPROTO_UDP, 119, 0, kOther));
+    CHECK(after(IPPROTO_UDP, 120, 0, kOther));
+    CHECK_FALSE(after(IPPROTO_UDP, static_cast<std::uint32_t>(-1)));
 }
