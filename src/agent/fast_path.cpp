@@ -91,19 +91,55 @@ Result<> FastPath::withdraw(const std::vector<Ipv4>& addresses) {
 
 Result<> FastPath::update(const Snapshot& snapshot, const Scope& scope) {
     const auto start = Clock::now();
+    in_step_ = false;
     const Compiled before = std::exchange(compiled_, compile(snapshot, scope));
     statistics_.last_compile = since(start);
     ++statistics_.updates;
-    log_differences(before);
-    if (!on_) return {};
+    if (!on_) {
+        log_differences(before);
+        return {};
+    }
 
     const auto attached = datapath_->attachments();
     if (auto detached = detach_from_lost_devices(); !detached) return detached;
+    Result<> done;
+    if (scope.follows) {
+        done = datapath_->attach(compiled_.devices);
+        if (const auto narrowed = without_unserved(snapshot)) compiled_ = compile(*narrowed, scope);
+    }
+    log_differences(before);
     auto synced = sync();
-    if (!synced && synced.error().code != ExitCode::kTableFull) return synced;
-    auto done = datapath_->attach(compiled_.devices);
+    in_step_ = synced || synced.error().code == ExitCode::kTableFull;
+    if (!in_step_) return synced;
+    if (!scope.follows) done = datapath_->attach(compiled_.devices);
     log_attachments(attached);
     return done ? synced : done;
+}
+
+/// The snapshot with what is known since: to which devices no program comes. None if all have theirs.
+std::optional<Snapshot> FastPath::without_unserved(const Snapshot& snapshot) const {
+    std::optional<Snapshot> narrowed;
+    for (const Attachment& attachment : datapath_->attachments()) {
+        const bool refused = std::ranges::any_of(compiled_.devices, [&](const DeviceRole& role) {
+            return is_at(attachment, role) && !role.refused.empty();
+        });
+        if (attachment.netns.empty() || attachment.mode != "none" || refused) continue;
+        if (!narrowed) narrowed = snapshot;
+        auto& links = narrowed->routers.at(attachment.netns).links;
+        links.at(attachment.ifindex).unserved = attachment.why;
+    }
+    return narrowed;
+}
+
+Result<> FastPath::forget_flows() {
+    if (!on_ || !options_.follows) return {};
+    auto table = FlowTable::open(options_.pin_dir);
+    if (!table) return pass_on(table);
+    if (!*table) return {};
+    const auto forgotten = fiplane::forget_flows(**table);
+    if (!forgotten) return std::unexpected(forgotten.error());
+    if (*forgotten != 0) spdlog::debug("{} old flows forgotten", *forgotten);
+    return {};
 }
 
 Result<> FastPath::detach_from_lost_devices() {

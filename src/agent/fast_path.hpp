@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -40,8 +41,14 @@ class FastPath {
     [[nodiscard]] Result<> withdraw(const std::vector<Ipv4>& addresses);
 
     /// Compiles, and if the fast path is on brings maps and devices in line: programs go from devices that have no role
-    /// any more, then rows change, then programs come to new devices. kTableFull: rows were left out, the rest is done.
+    /// any more, then rows change, then programs come to new devices. Where others' routers are followed programs come
+    /// first: a row for what leaves by one device needs the program that meets the answer at the other, so a device
+    /// that gets none is left to Linux. kTableFull: rows were left out, the rest is done.
     [[nodiscard]] Result<> update(const Snapshot& snapshot, const Scope& scope);
+    /// The maps are what the last update() wanted, but for rows that did not fit: those packets are Linux's.
+    [[nodiscard]] bool in_step() const { return in_step_; }
+    /// Removes rows of flows that nobody goes on with; of routers that are followed.
+    [[nodiscard]] Result<> forget_flows();
 
     /// As of the last update().
     [[nodiscard]] const Compiled& compiled() const { return compiled_; }
@@ -69,6 +76,7 @@ class FastPath {
   private:
     [[nodiscard]] Result<> leave_routers();
     [[nodiscard]] Result<> detach_from_lost_devices();
+    [[nodiscard]] std::optional<Snapshot> without_unserved(const Snapshot& snapshot) const;
     [[nodiscard]] Result<> sync();
     [[nodiscard]] Result<> find_left_out();
     void log_differences(const Compiled& before) const;
@@ -77,6 +85,7 @@ class FastPath {
     DatapathOptions options_;
     std::unique_ptr<Datapath> datapath_;
     bool on_ = false;
+    bool in_step_ = false;
     Compiled compiled_;
     std::set<Ipv4> left_out_;
     Statistics statistics_;

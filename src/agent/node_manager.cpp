@@ -20,6 +20,8 @@ constexpr auto kGather = 5ms;
 /// Our objects may be mended this often in a row, and then once per refill: somebody else may keep changing them.
 constexpr int kMendBurst = 20;
 constexpr auto kMendRefill = 1s;
+/// Flows that nobody goes on with are looked for that often, in seconds.
+constexpr std::uint64_t kForgetInterval = 60;
 /// A round that takes longer is worth a word. Most of it is waiting for the kernel's rtnl lock then, which is held
 /// while namespaces are removed.
 constexpr auto kLongRound = 2s;
@@ -213,8 +215,7 @@ Result<> NodeManager::update_fast_path() {
 /// Vouches for the tables unless they may be wrong. Rows that did not fit are none: their packets are Linux's.
 void NodeManager::renew_lease() {
     if (reconciler_ || !fast_path_.is_on() || !outcome_of(observing_)) return;
-    const auto accelerated = outcome_of(accelerating_);
-    if (!accelerated && accelerated.error().code != ExitCode::kTableFull) return;
+    if (!fast_path_.in_step()) return;
     problems_.record("vouching for the tables", fast_path_.vouch(kLease));
 }
 
@@ -222,6 +223,7 @@ void NodeManager::on_second() {
     loop_.after(1s, [this] { on_second(); });
     if (!fast_path_.is_on()) return;
     renew_lease();
+    if (++seconds_ % kForgetInterval == 0) problems_.record("forgetting old flows", fast_path_.forget_flows());
     keepalives_.tick(
         fast_path_.compiled().keepalives, monotonic_seconds(),
         [this](const fl_dest_key& key) { return fast_path_.last_use(key); },

@@ -108,6 +108,7 @@ class NodeManager {
     Clock::time_point last_settled_{};
     Clock::duration last_effort_{};                     ///< what the last round took
     std::optional<Clock::time_point> unsettled_since_;  ///< the first notification that no round has served yet
+    std::uint64_t seconds_ = 0;                         ///< since the start
     std::uint64_t changes_applied_ = 0;
     std::chrono::microseconds last_change_{};
 };

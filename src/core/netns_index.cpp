@@ -35,7 +35,7 @@ std::string egress_refusal(const std::string& device, const nf::Evaluator& netfi
 std::string find_jump_refusal(const Link& link, const nf::Evaluator& netfilter) {
     if (!link.admin_up) return link.name + " is down";
     if (!link.running) return link.name + " has no carrier";
-    if (auto refusal = link.foreign_program_refusal(); !refusal.empty()) return refusal;
+    if (auto refusal = link.program_refusal(); !refusal.empty()) return refusal;
     // fiplane puts XDP on underlay devices only, and those are never jumped over.
     if (link.xdp_prog_id != 0) return fmt::format("{} has XDP program {}", link.name, link.xdp_prog_id);
     if (!is_plain_qdisc(link.qdisc)) return fmt::format("{} has qdisc {}", link.name, link.qdisc);

@@ -21,8 +21,9 @@ bool IpsecPolicy::concerns(const IpAddress& from, const IpAddress& to) const {
     return has_prefix(from, source, source_length) && has_prefix(to, destination, destination_length);
 }
 
-std::string Link::foreign_program_refusal() const {
-    return foreign_programs.empty() ? std::string{} : name + " has a foreign program: " + foreign_programs.front();
+std::string Link::program_refusal() const {
+    if (!foreign_programs.empty()) return name + " has a foreign program: " + foreign_programs.front();
+    return unserved.empty() ? std::string{} : name + " has no program: " + unserved;
 }
 
 const Link* NetnsView::find_link(const std::string& link_name) const {

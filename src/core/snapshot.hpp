@@ -141,8 +141,9 @@ struct Link {
     std::optional<BridgePortInfo> bridge_port;
     std::uint32_t xdp_prog_id = 0;              ///< whoever attached it; 0: none
     std::vector<std::string> foreign_programs;  ///< "tcx ingress cil_from_netdev": programs that are not ours
-    /// "eth0 has a foreign program: ..."; empty if it has none.
-    [[nodiscard]] std::string foreign_program_refusal() const;
+    std::string unserved;                       ///< why it lacks our program, where that could not be attached
+    /// "eth0 has a foreign program: ...", or that it lacks ours; empty if all is well.
+    [[nodiscard]] std::string program_refusal() const;
     bool operator==(const Link&) const = default;
 };
 

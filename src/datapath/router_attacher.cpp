@@ -84,6 +84,17 @@ bool has_filter(const NetnsName& netns, const std::string& device) {
     return asked && there;
 }
 
+bool is_gone(const DeviceRole& device) {
+    bool gone = false;
+    const auto asked = inside(device.netns, [&]() -> Result<> {
+        gone = static_cast<int>(if_nametoindex(device.name.c_str())) != device.ifindex;
+        return {};
+    });
+    if (asked) return gone;
+    // Is the namespace gone as well, or is it that no descriptor is to be had?
+    return Netns::current().has_value();
+}
+
 /// The program array whose entry 0 all devices' programs call. It must be pinned: the kernel empties one that nothing
 /// in userspace refers to any more.
 Result<UniqueFd> open_stages(const PinPaths& paths) {
@@ -193,10 +204,11 @@ Result<> RouterAttacher::attach_one(const DeviceRole& device, Attachment& result
     if (!there) done = allow_any_window(device.netns);
     if (!there && done) done = inside(device.netns, [&] { return attach_here(place, device); });
     if (!done) {
-        // The device may be gone; what comes of that the next look at Linux tells. A directory or a pin that was made
-        // for it would stay for as long as the agent lives.
+        // A directory or a pin that was made for it would stay for as long as the agent lives.
         result.why = done.error().message();
-        return forget(place);
+        if (auto forgotten = forget(place); !forgotten) return forgotten;
+        // What comes of a device that is gone the next look at Linux tells.
+        return is_gone(device) ? Result<>{} : done;
     }
     result.mode = tcx ? "tcx" : "clsact";
     if (device.refused.empty())

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // tc_router at devices of routers' namespaces, in which indices repeat.
 #include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <sys/resource.h>
 
 #include <catch2/generators/catch_generators.hpp>
 
@@ -12,6 +14,7 @@
 #include "datapath/preflight.hpp"
 #include "datapath/router_attacher.hpp"
 #include "functional/datapath_bench.hpp"
+#include "linux/unique_fd.hpp"
 #include "support/conntrack.hpp"
 
 namespace fiplane::test {
@@ -91,6 +94,24 @@ std::vector<FilterFacts> filters_of(const ScratchNetns& router, int index = kInd
     const auto inside = need(NetnsGuard::enter(router.netns()));
     return need(need(DeviceQuery::open()).filters(index, false));
 }
+
+/// While it lives the process gets no further descriptor.
+class FewDescriptors {
+  public:
+    FewDescriptors() {
+        getrlimit(RLIMIT_NOFILE, &before_);
+        const UniqueFd next(open("/dev/null", O_RDONLY | O_CLOEXEC));
+        rlimit few = before_;
+        few.rlim_cur = static_cast<rlim_t>(next.get());
+        setrlimit(RLIMIT_NOFILE, &few);
+    }
+    ~FewDescriptors() { setrlimit(RLIMIT_NOFILE, &before_); }
+    FewDescriptors(const FewDescriptors&) = delete;
+    FewDescriptors& operator=(const FewDescriptors&) = delete;
+
+  private:
+    rlimit before_{};
+};
 
 }  // namespace
 
@@ -180,6 +201,25 @@ TEST_CASE("a refused device of a router keeps its program, and gets none if it h
     CHECK(datapath.attachments()[1].mode == "none");
     CHECK(datapath.attachments()[1].why == "qr-1 has a foreign program");
     CHECK_FALSE(exists(routers.directory(routers.second->name())));
+}
+
+TEST_CASE("a router's device that gets no program is told of, and gets one later", "[datapath][router]") {
+    REQUIRE_ROOT();
+    const Routers routers;
+    auto datapath = routers.open();
+    need(datapath.attach({Routers::role(*routers.first)}));
+    {
+        const FewDescriptors none_left;
+        CHECK_FALSE(datapath.attach(routers.both()));
+    }
+    REQUIRE(datapath.attachments().size() == 2);
+    CHECK(datapath.attachments()[1].mode == "none");
+    CHECK_FALSE(datapath.attachments()[1].why.empty());
+    CHECK(programs_of(*routers.second).empty());
+    need(datapath.attach(routers.both()));
+    CHECK(datapath.attachments()[1].mode == tc_mode());
+    CHECK(programs_of(*routers.first).size() == 1);
+    CHECK(programs_of(*routers.second).size() == 1);
 }
 
 TEST_CASE("a router's device that goes takes its pin along, and may come back", "[datapath][router]") {

@@ -269,6 +269,24 @@ TEST_CASE("floating IPs and networks of a legacy router that is followed", "[neu
     CHECK(way(compiled, "10.10.2.12", "198.51.100.7") == nullptr);
 }
 
+TEST_CASE("what a router translates is known whether its packets are carried or not", "[neutron]") {
+    Snapshot snapshot = distributed();
+    const auto fixed_of = [&](const char* fip) {
+        const Compiled compiled = compile(snapshot, following());
+        fl_translated_key key{.router = number(kRouter), .fip = {}};
+        copy_bytes(key.fip, ip(fip));
+        CHECK(compiled.tables.translated.size() == 1);
+        const auto row = compiled.tables.translated.find(key);
+        REQUIRE(row != compiled.tables.translated.end());
+        return Ipv4::from_bytes(row->second.fixed);
+    };
+    CHECK(fixed_of("203.0.113.101") == ip("10.10.1.11"));
+    snapshot.routers.at(kRouter).links.at(kQr).admin_up = false;
+    CHECK(fixed_of("203.0.113.101") == ip("10.10.1.11"));
+    snapshot.routers.at(kRouter).netfilter = {};
+    CHECK(compile(snapshot, following()).tables.translated.empty());
+}
+
 TEST_CASE("what somebody adds to a router's rules makes what it is about slow", "[neutron]") {
     const auto with = [](const std::string& table, const std::string& rule) {
         std::string rules = distributed_rules("0x4000000");
@@ -291,6 +309,15 @@ TEST_CASE("what somebody adds to a router's rules makes what it is about slow", 
     CHECK(reason(distributed(
                      with("nat", "-A PREROUTING -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.10.1.11:80")))
               .find("8080") != std::string::npos);
+    // Rules that only tell of packets, or count them.
+    for (const char* rule :
+         {"-A FORWARD -d 10.10.1.11/32 -j LOG --log-prefix \"seen \"", "-A FORWARD -d 10.10.1.11/32 -o qr-1",
+          "-A FORWARD -d 10.10.1.11/32 -j NFLOG --nflog-group 5"}) {
+        INFO(rule);
+        CHECK(reason(distributed(with("filter", rule))).contains(std::string(rule).substr(11)));
+        CHECK(report_of(compile(distributed(with("filter", rule)), following()), "203.0.113.101").fast_out);
+    }
+    CHECK(reason(distributed(with("filter", "-A FORWARD -d 10.10.1.99/32 -o qr-1"))) == " | ");
 }
 
 TEST_CASE("sources that a rule treats apart are left to Linux, and nobody else", "[neutron]") {
@@ -345,6 +372,23 @@ TEST_CASE("a router's links and neighbours that are not as they should be", "[ne
     snapshot = distributed();
     snapshot.routers.at(kRouter).links.at(kQr).admin_up = false;
     CHECK(reasons(snapshot).first == kRouter + ": qr-1 is down");
+    // A port, or a veth on the way, to which no program came: nobody would meet the answers there.
+    const std::string no_program = " has no program: Too many open files";
+    for (const auto& [netns, ifindex, name] : {std::tuple(kRouter, kQr, "qr-1"), std::tuple(kRouter, kRfp, "rfp-1"),
+                                               std::tuple(kFip, kFpr, "fpr-1"), std::tuple(kFip, kFg, "fg-1")}) {
+        INFO(name);
+        snapshot = distributed();
+        snapshot.routers.at(netns).links.at(ifindex).unserved = "Too many open files";
+        const Compiled narrowed = compile(snapshot, following());
+        CHECK(narrowed.tables.fip_in.empty());
+        CHECK(way(narrowed, "10.10.1.11", "198.51.100.7") == nullptr);
+        CHECK(reasons(snapshot).first.contains(name + no_program));
+        // The row says still with which translation flows go to Linux.
+        CHECK(std::ranges::any_of(narrowed.tables.vms, [](const auto& row) {
+            return Ipv4::from_bytes(row.first.fixed) == ip("10.10.1.11") &&
+                   Ipv4::from_bytes(row.second.fip) == ip("203.0.113.101");
+        }));
+    }
     snapshot = distributed();
     snapshot.routers.erase(kFip);
     CHECK(reasons(snapshot).first == "no router port on a segment in scope has a route to it");
