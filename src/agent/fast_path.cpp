@@ -104,14 +104,14 @@ Result<> FastPath::update(const Snapshot& snapshot, const Scope& scope) {
     if (auto detached = detach_from_lost_devices(); !detached) return detached;
     Result<> done;
     if (scope.follows) {
-        done = datapath_->attach(compiled_.devices);
+        done = datapath_->attach(compiled_.devices, compiled_.unread);
         if (const auto narrowed = without_unserved(snapshot)) compiled_ = compile(*narrowed, scope);
     }
     log_differences(before);
     auto synced = sync();
     in_step_ = synced || synced.error().code == ExitCode::kTableFull;
     if (!in_step_) return synced;
-    if (!scope.follows) done = datapath_->attach(compiled_.devices);
+    if (!scope.follows) done = datapath_->attach(compiled_.devices, compiled_.unread);
     log_attachments(attached);
     return done ? synced : done;
 }
@@ -154,7 +154,7 @@ Result<> FastPath::detach_from_lost_devices() {
     for (const DeviceRole& role : compiled_.devices) {
         if (std::ranges::any_of(attached, [&](const Attachment& a) { return is_at(a, role); })) kept.push_back(role);
     }
-    return datapath_->attach(kept);
+    return datapath_->attach(kept, compiled_.unread);
 }
 
 Result<> FastPath::sync() {

@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "linux/child_process.hpp"
@@ -22,6 +23,9 @@ constexpr int kMendBurst = 20;
 constexpr auto kMendRefill = 1s;
 /// Flows that nobody goes on with are looked for that often, in seconds.
 constexpr std::uint64_t kForgetInterval = 60;
+/// Nothing else is served while the first look at Linux is repeated.
+constexpr int kFirstLooks = 6;
+constexpr auto kFirstLookPause = 100ms;
 /// A round that takes longer is worth a word. Most of it is waiting for the kernel's rtnl lock then, which is held
 /// while namespaces are removed.
 constexpr auto kLongRound = 2s;
@@ -79,7 +83,7 @@ Result<> NodeManager::start() {
     const auto built = mend();
     if (hopeless(built)) return built;
     record(building_, built);
-    record(observing_, observe());
+    record(observing_, observe_at_start());
     (void)observer_->take_changes();
     const auto accelerated = update_fast_path();
     if (hopeless(accelerated)) return accelerated;
@@ -88,6 +92,16 @@ Result<> NodeManager::start() {
 
     loop_.after(1s, [this] { on_second(); });
     return loop_.watch(observer_->fd(), EPOLLIN, [this](std::uint32_t) { on_observer(); });
+}
+
+/// What an earlier agent's programs carry is compiled from the first look at Linux, so that gets more than one chance.
+Result<> NodeManager::observe_at_start() {
+    Result<> outcome = observe();
+    for (int attempt = 1; attempt < kFirstLooks && !outcome; ++attempt) {
+        std::this_thread::sleep_for(kFirstLookPause);
+        outcome = observe();
+    }
+    return outcome;
 }
 
 void NodeManager::on_observer() {
@@ -212,10 +226,10 @@ Result<> NodeManager::update_fast_path() {
     return fast_path_.update(observer_->snapshot(), reconciler_ ? reconciler_->scope() : scope);
 }
 
-/// Vouches for the tables unless they may be wrong. Rows that did not fit are none: their packets are Linux's.
+/// Vouches for the tables unless they may be wrong. Rows that did not fit are none: their packets are Linux's. Neither
+/// does a router's namespace that cannot be read matter: there are no rows that carry anything past it.
 void NodeManager::renew_lease() {
-    if (reconciler_ || !fast_path_.is_on() || !outcome_of(observing_)) return;
-    if (!fast_path_.in_step()) return;
+    if (reconciler_ || !fast_path_.is_on() || !observer_->root_is_current() || !fast_path_.in_step()) return;
     problems_.record("vouching for the tables", fast_path_.vouch(kLease));
 }
 

@@ -81,6 +81,7 @@ class NodeManager {
     bool record(Activity& activity, const Result<>& outcome);
 
     [[nodiscard]] Result<> observe();
+    [[nodiscard]] Result<> observe_at_start();
     [[nodiscard]] Result<> mend();
     [[nodiscard]] Result<> update_fast_path();
     void renew_lease();

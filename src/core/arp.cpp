@@ -118,6 +118,7 @@ void answer_on(World& world, const Segment& segment, const std::set<Ipv4>& other
     for (const auto& [address, answer] : answers) {
         const BridgePort& leg = *answer.leg;
         if (answer.count != 1 || others.contains(address)) continue;
+        if (!leg.router->view().unread.empty()) continue;
         if (!leg.refusal.empty() || has_arp_filter(*leg.router) || filters_answers(world, leg)) continue;
         // rp_filter is asked about the sender of the request, who is unknown.
         if (leg.router->sysctls(leg.leg->name).rp_filter != 0) continue;

@@ -158,6 +158,11 @@ World::World(const Snapshot& snapshot, const Scope& in_scope)
     for (const auto& [number, segment] : l2.foreign_segments())
         legs.push_back(&segment.ports.begin()->second);
     out.notes = l2.notes();
+    for (const auto& [name, view] : snapshot.routers) {
+        if (view.unread.empty()) continue;
+        out.unread.insert(name);
+        note(name + ": all of it is left to Linux, for what is known of it may be out of date: " + view.unread);
+    }
 }
 
 void World::keep_alive(const Keepalive& wanted) {

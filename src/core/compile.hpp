@@ -90,6 +90,8 @@ struct Compiled {
     std::vector<DeviceRole> devices;
     std::vector<Keepalive> keepalives;
     std::vector<LearnedEntry> learned;
+    /// Namespaces of which what is known may be out of date. They may have devices that `devices` lacks.
+    std::set<NetnsName> unread;
     std::vector<std::string> notes;  ///< other things that stay slow, one sentence each
 };
 

@@ -268,6 +268,9 @@ struct Sysctls {
 
 struct NetnsView {
     NetnsName name;
+    /// Why what is said here may be out of date: a part could not be read, and is as it was read last, or empty if it
+    /// never was. Empty: all of it is current. Nothing may be carried past such a namespace.
+    std::string unread;
     std::map<int, Link> links;  ///< by ifindex
     std::vector<Address> addresses;
     std::vector<Route> routes;

@@ -68,6 +68,8 @@ struct Walker::Traversal {
 
 bool Walker::Traversal::admit() {
     if (!state.destination_translated) journey.visited.push_back(state.netns);
+    const std::string& unread = state.netns->view().unread;
+    if (!unread.empty()) return stop("what is known of it may be out of date: " + unread);
     const std::string& refusal = state.netns->jump_refusal(*state.iif);
     if (!refusal.empty()) return stop(refusal);
     if (!state.netns->view().ipsec_policies.empty()) return stop("has IPsec policies, which are not followed");

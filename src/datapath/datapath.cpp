@@ -120,7 +120,7 @@ Result<> Datapath::vouch(std::chrono::seconds lease) {
     return {};
 }
 
-Result<> Datapath::attach(const std::vector<DeviceRole>& devices) {
+Result<> Datapath::attach(const std::vector<DeviceRole>& devices, const std::set<NetnsName>& unread) {
     std::vector<DeviceRole> own;
     std::vector<DeviceRole> of_routers;
     for (const DeviceRole& device : devices)
@@ -128,7 +128,7 @@ Result<> Datapath::attach(const std::vector<DeviceRole>& devices) {
     Result<> done = impl_->attacher.attach(own);
     impl_->attachments = impl_->attacher.attachments();
     if (!impl_->routers) return done;
-    auto also = impl_->routers->attach(of_routers);
+    auto also = impl_->routers->attach(of_routers, unread);
     const auto& more = impl_->routers->attachments();
     impl_->attachments.insert(impl_->attachments.end(), more.begin(), more.end());
     return done ? also : done;

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -87,8 +88,9 @@ class Datapath {
     [[nodiscard]] Result<> withdraw(const std::vector<Ipv4>& addresses);
 
     /// Attaches to exactly these devices and detaches from all others. A device that refuses gets an Attachment with
-    /// mode "none" and the reason; that is no error. kMissingFeature if a forced XDP mode is not to be had.
-    [[nodiscard]] Result<> attach(const std::vector<DeviceRole>& devices);
+    /// mode "none" and the reason; that is no error. kMissingFeature if a forced XDP mode is not to be had. `unread`:
+    /// see RouterAttacher.
+    [[nodiscard]] Result<> attach(const std::vector<DeviceRole>& devices, const std::set<NetnsName>& unread = {});
     [[nodiscard]] const std::vector<Attachment>& attachments() const;
     /// Removes all links (traffic goes the slow path), keeps maps.
     [[nodiscard]] Result<> detach();

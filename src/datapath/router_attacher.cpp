@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <set>
 
 #include "datapath/clsact.hpp"
 #include "datapath/device_program.hpp"
@@ -153,14 +152,14 @@ Result<> RouterAttacher::take_over() {
     return {};
 }
 
-Result<> RouterAttacher::attach(const std::vector<DeviceRole>& devices) {
+Result<> RouterAttacher::attach(const std::vector<DeviceRole>& devices, const std::set<NetnsName>& unread) {
     attachments_.clear();
     std::set<Place> wanted;
     for (const DeviceRole& device : devices)
         wanted.emplace(device.netns, device.name);
     std::vector<Place> unwanted;
     for (const auto& [place, link] : held_) {
-        if (!wanted.contains(place)) unwanted.push_back(place);
+        if (!wanted.contains(place) && !unread.contains(place.first)) unwanted.push_back(place);
     }
     Result<> first_error;
     const auto note = [&](Result<> done) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,8 +28,9 @@ class RouterAttacher {
 
     /// Attaches to exactly these devices (kRouter) and detaches from all others. One that refuses, or that is refused,
     /// gets an Attachment with the reason; but a refused one that has its program keeps it, for the flows that it
-    /// carries.
-    [[nodiscard]] Result<> attach(const std::vector<DeviceRole>& devices);
+    /// carries. So does every device that has its program in one of the `unread` namespaces: it may well be one that
+    /// should have it.
+    [[nodiscard]] Result<> attach(const std::vector<DeviceRole>& devices, const std::set<NetnsName>& unread = {});
     [[nodiscard]] Result<> detach_all();
     [[nodiscard]] const std::vector<Attachment>& attachments() const { return attachments_; }
 

@@ -67,6 +67,7 @@ struct Observer::Impl {
     std::map<NetnsName, int> unopened;  ///< names without a namespace yet, and how often they were tried
     Snapshot snapshot;
     bool root_was_read = false;
+    bool root_is_current = false;
     Changes changes;
     Counters counters;
 
@@ -223,12 +224,19 @@ struct Observer::Impl {
         const ForeignPrograms& programs = name.empty() ? options.foreign_programs : options.router_programs;
         auto done = watched.refresh(view, others, programs, changes);
         if (name.empty()) {
-            root_was_read |= done.has_value();
-        } else if (!done) {
-            snapshot.routers.erase(name);
-            watched.mark_everything();
+            root_is_current = done.has_value();
+            root_was_read |= root_is_current;
+        } else {
+            mark(view, done ? std::string{} : done.error().what);
         }
         return done;
+    }
+
+    /// Why a view may be out of date; empty: it is not.
+    void mark(NetnsView& view, const std::string& unread) {
+        if (view.unread == unread) return;
+        view.unread = unread;
+        changes.any = true;
     }
 
     [[nodiscard]] Result<> refresh_all() {
@@ -278,6 +286,7 @@ Result<Observer> Observer::open(ObserverOptions options) {
                                             .unopened = {},
                                             .snapshot = {},
                                             .root_was_read = false,
+                                            .root_is_current = false,
                                             .changes = {},
                                             .counters = {}});
     for (const int fd :
@@ -313,6 +322,10 @@ Result<> Observer::refresh() {
 
 bool Observer::ready() const {
     return impl_->root_was_read;
+}
+
+bool Observer::root_is_current() const {
+    return impl_->root_is_current;
 }
 
 const Snapshot& Observer::snapshot() const {

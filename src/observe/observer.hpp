@@ -49,11 +49,13 @@ class Observer {
     /// Drains notifications without blocking; true if a refresh is due.
     [[nodiscard]] bool drain();
     /// Dumps what is dirty (everything on the first call). A namespace that vanishes meanwhile is dropped, not an
-    /// error. A router namespace that cannot be read is not in the snapshot until it can be: the walk must not conclude
-    /// anything from half of it.
+    /// error. A router namespace that cannot be read stays in the snapshot as it was read last, and is marked
+    /// (NetnsView::unread) until it can be: a read that fails does not mean that something is gone.
     [[nodiscard]] Result<> refresh();
     /// Whether the node's own namespace was ever read completely: before that the snapshot proves nothing.
     [[nodiscard]] bool ready() const;
+    /// Whether the last refresh() left nothing of the node's own namespace unread.
+    [[nodiscard]] bool root_is_current() const;
     /// The state as of the last refresh().
     [[nodiscard]] const Snapshot& snapshot() const;
     /// What refreshes found since the last call of this.

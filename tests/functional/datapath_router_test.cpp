@@ -144,6 +144,18 @@ TEST_CASE("routers' devices with the same index have a program each", "[datapath
         CHECK_FALSE(exists(routers.directory(routers.first->name())));
         CHECK(datapath.attachments().size() == 1);
     }
+    SECTION("what is in a namespace that cannot be read stays, whatever was asked for") {
+        const auto kept = identity_of(*routers.first);
+        need(datapath.attach({Routers::role(*routers.second)}, {routers.first->name()}));
+        CHECK(identity_of(*routers.first) == kept);
+        CHECK(datapath.attachments().size() == 1);
+        auto next = routers.open();
+        need(next.attach({}, {routers.first->name()}));
+        CHECK(identity_of(*routers.first) == kept);
+        CHECK(programs_of(*routers.second).empty());
+        need(next.attach({}));
+        CHECK(programs_of(*routers.first).empty());
+    }
     SECTION("detach leaves none, and the maps") {
         need(datapath.detach());
         CHECK(programs_of(*routers.first).empty());

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -104,6 +105,22 @@ bool forwards(const Snapshot& s, const std::string& device) {
     const auto found = s.root.sysctls.devices.find(device);
     return found != s.root.sysctls.devices.end() && found->second.forwarding;
 }
+
+/// While it lives this process opens no further file or socket.
+class NoDescriptors {
+  public:
+    NoDescriptors() {
+        REQUIRE(getrlimit(RLIMIT_NOFILE, &before_) == 0);
+        const rlimit none{0, before_.rlim_max};
+        REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    }
+    ~NoDescriptors() { setrlimit(RLIMIT_NOFILE, &before_); }
+    NoDescriptors(const NoDescriptors&) = delete;
+    NoDescriptors& operator=(const NoDescriptors&) = delete;
+
+  private:
+    rlimit before_{};
+};
 
 const auto kBound = scaled(100ms);
 
@@ -255,6 +272,55 @@ TEST_CASE("Router namespaces are watched from their creation to their deletion",
     run("ip netns del qrouter-a");
     CHECK(watched.until([](const Snapshot& s) { return s.routers.empty(); }) < kBound);
     CHECK(watched->take_changes().configuration);
+}
+
+TEST_CASE("A router namespace that cannot be read stays as it was read last, and is marked", "[observe]") {
+    REQUIRE_ROOT();
+    Watched watched;
+    run("ip netns add qrouter-a");
+    run("ip netns exec qrouter-a nft add table ip known");
+    run("ip netns exec qrouter-a nft add chain ip known post { type nat hook postrouting priority 100; }");
+    const auto knows = [](const NetnsView* view, std::size_t chains) {
+        return view != nullptr && view->netfilter.chains.size() == chains;
+    };
+    watched.until([&](const Snapshot& s) { return knows(s.netns("qrouter-a"), 1); });
+    watched.settle();
+    CHECK(watched->snapshot().netns("qrouter-a")->unread.empty());
+    (void)watched->take_changes();
+
+    run("ip netns exec qrouter-a nft add chain ip known pre { type nat hook prerouting priority -100; }");
+    {
+        const NoDescriptors none;
+        REQUIRE(watched->drain());
+        const auto refreshed = watched->refresh();
+        REQUIRE_FALSE(refreshed.has_value());
+        CHECK(watched->root_is_current());
+        const NetnsView* view = watched->snapshot().netns("qrouter-a");
+        REQUIRE(knows(view, 1));
+        CHECK(view->unread == refreshed.error().what);
+        CHECK(view->unread.find("Too many open files") != std::string::npos);
+        CHECK(link_of(view, "lo") != nullptr);
+        CHECK(watched->take_changes().any);
+        CHECK_FALSE(watched->refresh().has_value());
+        CHECK_FALSE(watched->take_changes().any);  // it is as it was
+    }
+    REQUIRE(watched->drain());
+    REQUIRE(watched->refresh().has_value());
+    CHECK(knows(watched->snapshot().netns("qrouter-a"), 2));
+    CHECK(watched->snapshot().netns("qrouter-a")->unread.empty());
+    CHECK(watched->take_changes().any);
+
+    // The node's own namespace is another matter.
+    run("nft add table ip own");
+    {
+        const NoDescriptors none;
+        REQUIRE(watched->drain());
+        CHECK_FALSE(watched->refresh().has_value());
+        CHECK_FALSE(watched->root_is_current());
+    }
+    REQUIRE(watched->refresh().has_value());
+    CHECK(watched->root_is_current());
+    run("ip netns del qrouter-a");
 }
 
 TEST_CASE("A namespace may come seconds after its name", "[observe]") {

@@ -2,6 +2,7 @@
 // The walk through routers that a Neutron L3 agent built, on an L2 that is not ours.
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
+#include <set>
 
 #include "../support/snapshot_builder.hpp"
 #include "core/compile.hpp"
@@ -392,6 +393,47 @@ TEST_CASE("a router's links and neighbours that are not as they should be", "[ne
     snapshot = distributed();
     snapshot.routers.erase(kFip);
     CHECK(reasons(snapshot).first == "no router port on a segment in scope has a route to it");
+}
+
+TEST_CASE("nothing is carried past a namespace that cannot be read, and its flows go over as they were", "[neutron]") {
+    const Compiled current = compile(distributed(), following());
+    REQUIRE(current.unread.empty());
+    const std::string why = "cannot list the nftables ruleset: Too many open files";
+    for (const std::string& name : {kRouter, kFip}) {
+        INFO(name);
+        Snapshot snapshot = distributed();
+        snapshot.routers.at(name).unread = why;
+        const Compiled compiled = compile(snapshot, following());
+        const FipReport report = report_of(compiled, "203.0.113.101");
+        const std::string reason = name + ": what is known of it may be out of date: " + why;
+        CHECK(report.reason_in == reason);
+        CHECK(report.reason_out == reason);
+        CHECK_FALSE(report.fast_in);
+        CHECK_FALSE(report.fast_out);
+        CHECK(compiled.unread == std::set<NetnsName>{name});
+        CHECK(std::ranges::any_of(compiled.notes, [&](const auto& note) { return note.starts_with(name + ": "); }));
+
+        const Tables& tables = compiled.tables;
+        CHECK(tables.fip_in.empty());
+        CHECK(tables.crossings.empty());
+        CHECK(way(compiled, "10.10.1.11", "198.51.100.7") == nullptr);
+        const std::uint32_t port = number(name + (name == kRouter ? "/qr-1" : "/fg-1"));
+        CHECK(std::ranges::any_of(current.tables.arp, [&](const auto& row) { return row.first.segment == port; }));
+        CHECK(std::ranges::none_of(tables.arp, [&](const auto& row) { return row.first.segment == port; }));
+        // What does not pass the namespace is as it was.
+        CHECK((way(compiled, "10.10.1.12", "198.51.100.7") != nullptr) == (name == kFip));
+        if (name == kRouter) CHECK((tables.dests.empty() && tables.routes.empty()));
+
+        // Programs stay where they are, and know with which translation a flow that they carried is Linux's.
+        CHECK(compiled.devices == current.devices);
+        const auto same_source = [](const auto& a, const auto& b) { return a.first.ifindex == b.first.ifindex; };
+        CHECK(std::ranges::equal(tables.sources, current.tables.sources, same_source));
+        const auto vm = std::ranges::find_if(
+            tables.vms, [](const auto& row) { return Ipv4::from_bytes(row.first.fixed) == ip("10.10.1.11"); });
+        REQUIRE(vm != tables.vms.end());
+        CHECK(Ipv4::from_bytes(vm->second.fip) == ip("203.0.113.101"));
+        CHECK(vm->second.domain == 0);
+    }
 }
 
 TEST_CASE("the SNAT namespace of an edge node forwards nothing in BPF that conntrack alone can answer", "[neutron]") {
