@@ -56,7 +56,9 @@ class Child {
         ::posix_spawn_file_actions_destroy(&actions);
         if (error != 0) {
             child.pid_ = -1;
-            return fail_errno(error, "cannot run " + program, {});
+            auto failed = fail_errno(error, "cannot run " + program, {});
+            if (error == ENOENT) failed.error().code = ExitCode::kMissingFeature;
+            return failed;
         }
         return child;
     }

@@ -11,8 +11,8 @@
 namespace fiplane {
 
 /// Runs a program (found in the system's directories, whatever PATH is) with its arguments, in the namespaces of the
-/// calling thread, and returns what it prints. An error if it is not there, fails, or takes longer than `patience`: it
-/// is killed then.
+/// calling thread, and returns what it prints. An error if it is not there (kMissingFeature), fails, or takes longer
+/// than `patience`: it is killed then.
 [[nodiscard]] Result<std::string> run_program(const std::vector<std::string>& words,
                                               std::chrono::milliseconds patience);
 

@@ -15,11 +15,11 @@ namespace fiplane::iptables {
 [[nodiscard]] bool needs_save(const nf::Ruleset& ruleset, nf::Family family);
 
 /// Output of iptables-nft-save, or for Family::kIp6 of ip6tables-nft-save, run in the namespace. An error if there is
-/// no such program, or if it fails or takes longer than five seconds.
+/// no such program (kMissingFeature), or if it fails or takes longer than five seconds.
 [[nodiscard]] Result<std::string> save(const Netns& netns, nf::Family family);
 
 /// Puts the rules of `saved` in the place of those in tables of the family that have such extensions. A chain with
-/// another number of rules stays as it is: it has changed between the two readings, and a notification is on its way.
+/// another number of rules stays as it is: not understood. Both must be readings of one ruleset.
 void complete(nf::Ruleset& ruleset, nf::Family family, const std::string& saved);
 
 }  // namespace fiplane::iptables

@@ -7,11 +7,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
 #include <memory>
 
 #include "linux/iptables_save.hpp"
 #include "linux/nft_devices.hpp"
+#include "linux/nft_generation.hpp"
 #include "linux/nl_socket.hpp"
 
 namespace fiplane {
@@ -126,9 +128,8 @@ std::vector<std::string> legacy_tables(const std::string& word) {
     return phrases;
 }
 
-}  // namespace
-
-Result<nf::Ruleset> read_ruleset(const Netns& netns) {
+/// In several readings, between which somebody may commit.
+Result<nf::Ruleset> read_at_once(const Netns& netns) {
     auto json = list_ruleset(netns);
     if (!json) return pass_on(json);
     auto ruleset = parse_ruleset(*json);
@@ -139,14 +140,41 @@ Result<nf::Ruleset> read_ruleset(const Netns& netns) {
     if (auto filled = fill_devices(netns, *ruleset); !filled) return pass_on(filled);
     for (const nf::Family family : {nf::Family::kIp, nf::Family::kIp6}) {
         if (!iptables::needs_save(*ruleset, family)) continue;
-        // Without the program the rules stay as nft shows them: not understood.
-        if (const auto saved = iptables::save(netns, family)) iptables::complete(*ruleset, family, *saved);
+        auto saved = iptables::save(netns, family);
+        if (saved) {
+            iptables::complete(*ruleset, family, *saved);
+        } else if (saved.error().code != ExitCode::kMissingFeature) {
+            return pass_on(saved);
+        }  // without the program the rules stay as nft shows them: not understood
     }
     auto inside = NetnsGuard::enter(netns);
     if (!inside) return pass_on(inside);
     ruleset->opaque_ipv4 = legacy_tables("ip");
     ruleset->opaque_ipv6 = legacy_tables("ip6");
     return ruleset;
+}
+
+/// Neutron's iptables-restore commits a few times in a row; a reading takes as long as some of them.
+constexpr int kReadings = 5;
+/// None begins later than this: iptables-nft-save alone may take long where something is wrong.
+constexpr std::chrono::seconds kReadingTime{5};
+
+}  // namespace
+
+Result<nf::Ruleset> read_ruleset(const Netns& netns) {
+    auto socket = nl::Socket::open(netns, NETLINK_NETFILTER);
+    if (!socket) return pass_on(socket);
+    auto before = nft::read_generation(*socket, netns);
+    if (!before) return pass_on(before);
+    const auto end = std::chrono::steady_clock::now() + kReadingTime;
+    for (int reading = 0; reading < kReadings && std::chrono::steady_clock::now() < end; ++reading) {
+        auto ruleset = read_at_once(netns);
+        auto after = nft::read_generation(*socket, netns);
+        if (!after) return pass_on(after);
+        if (*after == *before) return ruleset;
+        before = after;
+    }
+    return fail(ExitCode::kFailed, "the nftables ruleset has changed each time that it was read", nl::where_of(netns));
 }
 
 Result<> run_nft(const Netns& netns, const std::string& commands) {

@@ -12,7 +12,8 @@ namespace fiplane {
 
 /// The whole ruleset (libnftables JSON), plus a phrase in `opaque` for each iptables-legacy table that is loaded
 /// (/proc/net/ip_tables_names). Rules of iptables-nft are read from what iptables-nft-save prints, if it is installed.
-/// A statement that core/netfilter.hpp cannot express becomes nf::Unknown.
+/// A statement that core/netfilter.hpp cannot express becomes nf::Unknown. All of it is of one moment: what is
+/// committed meanwhile makes it read again, and kFailed after some readings.
 [[nodiscard]] Result<nf::Ruleset> read_ruleset(const Netns& netns);
 
 /// Parses what `nft -j list ruleset` prints. Pure over text; the text of each rule is kept for messages.

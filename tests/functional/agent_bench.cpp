@@ -166,6 +166,7 @@ ProcessResult NodeBench::build(const std::string& verb, const std::string& more)
 std::string NodeBench::agent_arguments(const std::string& more) const {
     // Later options win, so that a test can say something else.
     const std::string node = more.find("--node") == std::string::npos ? "--node primary" : "";
+    if (more.find("--follow") != std::string::npos) return fmt::format("agent {} {}", node, more);
     return fmt::format("agent --topology {} {} --state-dir {}/state {}", file_, node, directory_, more);
 }
 

@@ -53,7 +53,7 @@ class NodeBench {
     /// `plan`, `apply`: with file, node and state directory.
     [[nodiscard]] ProcessResult build(const std::string& verb, const std::string& more = "") const;
 
-    /// Starts the agent and waits until it answers.
+    /// Starts the agent and waits until it answers. Without a topology if `more` has --follow.
     void start_agent(const std::string& more = "");
     /// Runs the agent in the foreground until it ends by itself.
     [[nodiscard]] ProcessResult failing_agent(const std::string& more = "") const;

@@ -1,13 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // nf_tables through libnftables and the kernel: what was written comes back as values.
+#include <fmt/format.h>
 #include <linux/netfilter_ipv4/ip_tables.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <climits>
 #include <set>
+#include <thread>
 
 #include "functional/linux_witness.hpp"
+#include "linux/child_process.hpp"
 #include "linux/nft.hpp"
+#include "support/time_scale.hpp"
 
 namespace fiplane::test {
 namespace {
@@ -196,6 +206,83 @@ TEST_CASE("extensions of iptables-nft are read from iptables-nft-save", "[linux]
     statement<nf::Notrack>(rules("raw", "PREROUTING").at(0), 0);
     // Chains that are nft's own come from nft.
     CHECK(std::holds_alternative<nf::Dnat>(chain(ruleset, "prerouting").rules.at(0).statements.back()));
+}
+
+TEST_CASE("a commit between the readings of nft and of iptables leaves no rule behind", "[linux][nft]") {
+    REQUIRE_ROOT();
+    const Bench bench;
+    constexpr std::size_t kConstant = 3;
+    for (std::size_t i = 1; i <= kConstant; ++i) {
+        bench.run({"sh", "-c",
+                   fmt::format("iptables-nft -t nat -A POSTROUTING -s 10.0.0.{}/32 -j SNAT --to-source 203.0.113.{} "
+                               "--random-fully",
+                               i, i)});
+    }
+    // Somebody adds one more and removes it again, with a pause in which it can be read.
+    std::atomic<bool> done = false;
+    std::thread toggler([&] {
+        const std::string rule = "POSTROUTING -s 10.0.0.99/32 -j SNAT --to-source 203.0.113.99 --random-fully";
+        while (!done) {
+            for (const std::string& change : {"-A " + rule, "-D " + rule}) {
+                bench.run({"sh", "-c", "iptables-nft -t nat " + change});
+                std::this_thread::sleep_for(scaled(std::chrono::milliseconds(30)));
+            }
+        }
+    });
+    std::size_t readings = 0;
+    std::size_t torn = 0;
+    for (int i = 0; i < 200; ++i) {
+        const auto ruleset = read_ruleset(bench.netns());
+        if (!ruleset) {
+            CHECK(ruleset.error().what == "the nftables ruleset has changed each time that it was read");
+            continue;
+        }
+        ++readings;
+        std::size_t known = 0;
+        for (const nf::Chain& one : ruleset->chains) {
+            known += static_cast<std::size_t>(std::ranges::count_if(one.rules, [](const nf::Rule& rule) {
+                return std::ranges::any_of(rule.statements,
+                                           [](const Statement& s) { return std::holds_alternative<nf::Snat>(s); });
+            }));
+        }
+        if (known != kConstant && known != kConstant + 1) ++torn;
+    }
+    done = true;
+    toggler.join();
+    CHECK(torn == 0);
+    CHECK(readings > 0);
+}
+
+TEST_CASE("an iptables-nft-save that does not succeed is an error, one that is not there is none", "[linux][nft]") {
+    REQUIRE_ROOT();
+    const Bench bench;
+    bench.run({"sh", "-c", "iptables-nft -t nat -A POSTROUTING -s 10.0.0.1/32 -j SNAT --to-source 203.0.113.1"});
+    const auto missing = run_program({"fiplane-no-such-program"}, std::chrono::seconds(5));
+    REQUIRE_FALSE(missing);
+    CHECK(missing.error().code == ExitCode::kMissingFeature);
+    const auto failing = run_program({"false"}, std::chrono::seconds(5));
+    REQUIRE_FALSE(failing);
+    CHECK(failing.error().code == ExitCode::kFailed);
+    const auto slow = run_program({"sleep", "60"}, std::chrono::milliseconds(50));
+    REQUIRE_FALSE(slow);
+    CHECK(slow.error().code == ExitCode::kFailed);
+
+    // A mount namespace of this thread's alone, in which the program is another one.
+    const auto read_with = [&](const char* program) {
+        Result<nf::Ruleset> ruleset;
+        std::thread([&] {
+            if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return;
+            char path[PATH_MAX];
+            if (realpath("/usr/sbin/iptables-nft-save", path) == nullptr) return;
+            if (mount(program, path, nullptr, MS_BIND, nullptr) != 0) return;
+            ruleset = read_ruleset(bench.netns());
+        }).join();
+        return ruleset;
+    };
+    const auto refused = read_with("/usr/bin/false");
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().what.starts_with("iptables-nft-save failed with status"));
+    CHECK(refused.error().where == "netns " + bench.netns().name());
 }
 
 TEST_CASE("tables of iptables-legacy are named", "[linux][nft]") {
