@@ -10,11 +10,16 @@
 namespace fiplane {
 namespace {
 
-std::map<NetnsName, Netns> router_namespaces() {
+/// All that there are: the flows of one that is left out would be taken for those of a router that is gone.
+Result<std::map<NetnsName, Netns>> router_namespaces() {
     std::map<NetnsName, Netns> out;
-    for (const NetnsName& name : Netns::list()) {
+    const auto names = Netns::list();
+    if (!names) return std::unexpected(names.error());
+    for (const NetnsName& name : *names) {
         if (!is_router_netns(name)) continue;
-        if (auto netns = Netns::open(name)) out.emplace(name, std::move(*netns));
+        auto netns = Netns::find(name);
+        if (!netns) return pass_on(netns);
+        if (*netns) out.emplace(name, std::move(**netns));
     }
     return out;
 }
@@ -58,27 +63,30 @@ Result<Release> release_flows(FlowTable& table, const std::function<void(const N
     Release release;
     for (const auto& [netns, device] : table.devices())
         release.routers[netns].devices.push_back(device);
+    const auto namespaces = router_namespaces();
+    if (!namespaces) return std::unexpected(namespaces.error());
     // What is read after this is all that there will be.
     if (auto ended = table.end_lease(); !ended) return pass_on(ended);
     const auto flows = table.flows();
     if (!flows) return std::unexpected(flows.error());
-    const auto namespaces = router_namespaces();
     std::map<NetnsName, HandoverTarget> targets;
-    for (const auto& [name, netns] : namespaces)
+    for (const auto& [name, netns] : *namespaces)
         targets.emplace(name, HandoverTarget{read_conntrack_limits(netns), floating_ips_of(netns)});
     const FlowHandover plan = plan_handover(*flows, targets, monotonic_seconds());
     for (const auto& [reason, number] : plan.left_out)
         release.left_out[describe(reason)] += number;
     for (const auto& [name, connections] : plan.connections) {
         if (step) step(name, plan.connections.size());
-        hand_over(namespaces.at(name), connections, release);
+        hand_over(namespaces->at(name), connections, release);
     }
     return release;
 }
 
 Result<std::size_t> forget_flows(FlowTable& table) {
+    const auto namespaces = router_namespaces();
+    if (!namespaces) return std::unexpected(namespaces.error());
     std::map<NetnsName, ConntrackLimits> limits;
-    for (const auto& [name, netns] : router_namespaces())
+    for (const auto& [name, netns] : *namespaces)
         limits.emplace(name, read_conntrack_limits(netns));
     const ForgottenFlows forgotten(limits, monotonic_seconds());
     const auto keys =

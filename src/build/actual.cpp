@@ -95,7 +95,9 @@ Result<ActualNode> read_actual() {
     auto root = read_netns(*own);
     if (!root) return pass_on(root);
     node.netns.emplace("", std::move(*root));
-    for (const auto& name : Netns::list()) {
+    const auto names = Netns::list();
+    if (!names) return std::unexpected(names.error());
+    for (const auto& name : *names) {
         if (!is_router_like(name)) continue;
         auto netns = Netns::open(name);
         if (!netns) return pass_on(netns);

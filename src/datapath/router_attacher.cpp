@@ -61,26 +61,33 @@ Result<> allow_any_window(const NetnsName& name) {
     return *now == "1" ? Result<>{} : write_sysctl(*netns, kAnyWindow, "1");
 }
 
+/// Whether there is certainly no namespace of that name.
+bool is_gone(const NetnsName& name) {
+    const auto found = Netns::find(name);
+    return found && !*found;
+}
+
 /// Takes our filter off a device, if there is one. What was in a namespace is gone with it.
 Result<> remove_filter(const NetnsName& netns, const std::string& device) {
-    if (!Netns::open(netns)) return {};
+    if (is_gone(netns)) return {};
     return inside(netns, [&]() -> Result<> {
         const int ifindex = static_cast<int>(if_nametoindex(device.c_str()));
         return ifindex == 0 ? Result<>{} : clsact_detach({FL_HOOK_TC_ROUTER, ifindex});
     });
 }
 
-/// Whether our filter is on a device.
+/// Whether our filter is on a device; true where that cannot be found out.
 bool has_filter(const NetnsName& netns, const std::string& device) {
     bool there = false;
     const auto asked = inside(netns, [&]() -> Result<> {
         auto query = DeviceQuery::open();
         if (!query) return pass_on(query);
-        const auto filters = query->filters(static_cast<int>(if_nametoindex(device.c_str())), false);
-        there = filters && std::ranges::any_of(*filters, is_our_filter);
+        auto filters = query->filters(static_cast<int>(if_nametoindex(device.c_str())), false);
+        if (!filters) return pass_on(filters);
+        there = std::ranges::any_of(*filters, is_our_filter);
         return {};
     });
-    return asked && there;
+    return asked ? there : !is_gone(netns);
 }
 
 bool is_gone(const DeviceRole& device) {
@@ -176,7 +183,8 @@ Result<> RouterAttacher::attach(const std::vector<DeviceRole>& devices, const st
 }
 
 /// Whether what is held there is at the device that is there now. It goes with its device, of which there may be
-/// another; and a namespace that lost its name may live on, while another one has the name.
+/// another; and a namespace that lost its name may live on, while another one has the name. Where that cannot be found
+/// out it is: what fails must not take a program off.
 bool RouterAttacher::lives(const DeviceRole& device) const {
     const auto found = held_.find({device.netns, device.name});
     if (found == held_.end()) return false;
@@ -188,7 +196,7 @@ bool RouterAttacher::lives(const DeviceRole& device) const {
         there = id != 0 && std::ranges::find(programs, id, &TcxFacts::link_id) != programs.end();
         return {};
     });
-    return asked && there;
+    return asked ? there : id != 0 && !is_gone(device.netns);
 }
 
 Result<> RouterAttacher::attach_one(const DeviceRole& device, Attachment& result) {

@@ -3,12 +3,14 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/magic.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -113,6 +115,28 @@ Result<Netns> Netns::open(const NetnsName& name) {
     return Netns(name, std::move(fd), *inode);
 }
 
+Result<std::optional<Netns>> Netns::find(const NetnsName& name) {
+    if (auto good = check_name(name); !good) return pass_on(good);
+    const std::string path = path_of(name);
+    const std::string what = fmt::format("cannot open network namespace {}", name);
+    // First of all: a bare file below /run/netns is one that the agent may not even open.
+    struct statfs system{};
+    if (statfs(path.c_str(), &system) != 0) {
+        if (errno == ENOENT || errno == ENOTDIR) return std::nullopt;
+        return fail_errno(errno, what, path);
+    }
+    if (system.f_type != NSFS_MAGIC) return std::nullopt;
+    UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fd && errno == ENOENT) return std::nullopt;
+    if (!fd) return fail_errno(errno, what, path);
+    // It may have been detached meanwhile.
+    if (fstatfs(fd.get(), &system) != 0) return fail_errno(errno, what, path);
+    if (system.f_type != NSFS_MAGIC) return std::nullopt;
+    auto inode = inode_of(fd.get(), path);
+    if (!inode) return pass_on(inode);
+    return Netns(name, std::move(fd), *inode);
+}
+
 Result<Netns> Netns::create(const NetnsName& name) {
     if (auto good = check_name(name); !good) return pass_on(good);
     if (auto ready = prepare_directory(); !ready) return pass_on(ready);
@@ -142,13 +166,14 @@ Result<> Netns::remove(const NetnsName& name) {
     return {};
 }
 
-std::vector<NetnsName> Netns::list() {
+Result<std::vector<NetnsName>> Netns::list() {
     std::vector<NetnsName> names;
     std::error_code status;
-    for (std::filesystem::directory_iterator entry(kDirectory, status), end; !status && entry != end;
-         entry.increment(status)) {
+    std::filesystem::directory_iterator entry(kDirectory, status);
+    if (status == std::errc::no_such_file_or_directory) return names;
+    for (const std::filesystem::directory_iterator end; !status && entry != end; entry.increment(status))
         names.push_back(entry->path().filename().string());
-    }
+    if (status) return fail_errno(status.value(), "cannot list network namespaces", kDirectory);
     std::ranges::sort(names);
     return names;
 }

@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,13 +24,16 @@ class Netns {
     [[nodiscard]] static Result<Netns> current();
     /// An existing one below /run/netns.
     [[nodiscard]] static Result<Netns> open(const NetnsName& name);
+    /// The same, but none if there certainly is none: no such name, or one to which no namespace is attached (yet, or
+    /// any more). An error leaves open whether there is one.
+    [[nodiscard]] static Result<std::optional<Netns>> find(const NetnsName& name);
     /// Makes a namespace and its mount point below /run/netns (which is made if absent), with lo up. The calling thread
     /// stays where it is. EEXIST is an error.
     [[nodiscard]] static Result<Netns> create(const NetnsName& name);
     /// Unmounts and unlinks the name; the namespace goes when its last user does. Absence is an error.
     [[nodiscard]] static Result<> remove(const NetnsName& name);
-    /// Names below /run/netns, sorted; empty if the directory does not exist.
-    [[nodiscard]] static std::vector<NetnsName> list();
+    /// Names below /run/netns, sorted; empty if the directory does not exist. All of them, or an error.
+    [[nodiscard]] static Result<std::vector<NetnsName>> list();
 
     [[nodiscard]] const NetnsName& name() const { return name_; }
     [[nodiscard]] int fd() const { return fd_.get(); }

@@ -35,6 +35,8 @@ void NetnsDirectory::arm() {
     const int fresh = inotify_add_watch(
         inotify_.get(), kDirectory,
         IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR);
+    const bool gone = fresh < 0 && (errno == ENOENT || errno == ENOTDIR);
+    if (fresh < 0 && !gone && directory_watch_ >= 0) return;  // what is watched still is
     if (directory_watch_ >= 0 && directory_watch_ != fresh) inotify_rm_watch(inotify_.get(), directory_watch_);
     directory_watch_ = fresh;
     if (parent_watch_ < 0)

@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "linux/netns.hpp"
@@ -27,9 +28,9 @@ using std::chrono::seconds;
 /// Nothing tells of a path MTU that the kernel learned, which it keeps for ten minutes, and packets are lost meanwhile.
 constexpr seconds kIpv6WaysInterval{5};
 
-/// A name to which no namespace is attached yet is tried after 1, 2, 4 ... ms, and from the tenth time on once a second
-/// for as long as it is there: nothing tells when it is, and Linux may take seconds over a new namespace while it
-/// removes others.
+/// A name that leads to no namespace yet, or cannot be opened, is tried after 1, 2, 4 ... ms, and from the tenth time
+/// on once a second for as long as it is there: nothing tells when it is, and Linux may take seconds over a new
+/// namespace while it removes others.
 constexpr int kSlowestAttempt = 10;
 
 Result<UniqueFd> make_timer() {
@@ -56,15 +57,24 @@ void drain_timer(const UniqueFd& timer) {
 }  // namespace
 
 struct Observer::Impl {
+    /// A name of which it is to be found out again where it leads.
+    struct Unopened {
+        int attempts = 0;
+        std::optional<Error> failure;  ///< why that is not known; none: to no namespace, so far
+    };
+
     ObserverOptions options;
     UniqueFd epoll;
     UniqueFd full_dump_timer;
     UniqueFd ipv6_ways_timer;
-    UniqueFd retry_timer;  ///< for names in `unopened`
+    UniqueFd retry_timer;  ///< for names in `unopened`, or all of them
     NetnsDirectory directory;
     std::map<NetnsName, NetnsWatch> watches;  ///< "" is the node's own
     std::map<int, NetnsName> watch_of_fd;
-    std::map<NetnsName, int> unopened;  ///< names without a namespace yet, and how often they were tried
+    std::map<NetnsName, Unopened> unopened;
+    std::optional<Error> unlisted;  ///< why the names could not be listed at the last attempt
+    int listings = 0;               ///< attempts at that since it succeeded last
+    bool was_listed = false;
     Snapshot snapshot;
     bool root_was_read = false;
     bool root_is_current = false;
@@ -84,17 +94,21 @@ struct Observer::Impl {
         const NetnsName name = netns.name();
         auto opened = NetnsWatch::open(std::move(netns));
         if (!opened) return pass_on(opened);
-        for (const int fd : opened->fds()) {
-            if (auto added = add_fd(fd); !added) return added;
-            watch_of_fd[fd] = name;
+        const std::vector<int> fds = opened->fds();
+        for (const int fd : fds) {
+            if (auto added = add_fd(fd); !added) return added;  // closing the others takes them out of epoll
         }
+        for (const int fd : fds)
+            watch_of_fd[fd] = name;
         watches.emplace(name, std::move(*opened));
         for (auto& [other_name, other] : watches)
             other.other_appeared();
         return {};
     }
 
-    void unwatch(const NetnsName& name) {
+    /// The name certainly leads nowhere, or to another namespace than it did.
+    void forget(const NetnsName& name) {
+        if (snapshot.routers.erase(name) != 0) changes.any = changes.configuration = true;
         const auto found = watches.find(name);
         if (found == watches.end()) return;
         for (const int fd : found->second.fds())
@@ -102,63 +116,100 @@ struct Observer::Impl {
         watches.erase(found);  // closing the sockets takes them out of epoll
         for (auto& [other_name, other] : watches)
             other.other_vanished(name);
-        snapshot.routers.erase(name);
-        changes.any = changes.configuration = true;
         spdlog::debug("namespace {}: watched no more", name);
     }
 
     /// Brings `watches` in line with what the name leads to now.
     void look_at(const NetnsName& name) {
-        auto netns = Netns::open(name);
+        auto found = Netns::find(name);
+        if (!found) return cannot_open(name, found.error());
         const auto known = watches.find(name);
-        if (known != watches.end()) {
-            if (netns && netns->inode() == known->second.netns().inode()) return;
-            unwatch(name);
+        if (known != watches.end() && *found && (*found)->inode() == known->second.netns().inode()) {
+            unopened.erase(name);
+            return;
         }
-        if (netns) {
-            const auto watched = watch(std::move(*netns));
-            if (watched) {
-                unopened.erase(name);
-                spdlog::debug("namespace {}: watched", name);
-                return;
-            }
-            spdlog::debug("namespace {}: {}", name, watched.error().message());
+        forget(name);
+        if (!*found) {
+            unopened[name].failure.reset();
+            return;
         }
-        unopened.try_emplace(name, 0);
+        const auto watched = watch(std::move(**found));
+        if (!watched) return cannot_open(name, watched.error());
+        unopened.erase(name);
+        spdlog::debug("namespace {}: watched", name);
+    }
+
+    /// It is not known where the name leads. What is known of it stays; and if that is nothing, it is known that there
+    /// is something.
+    void cannot_open(const NetnsName& name, const Error& error) {
+        Unopened& entry = unopened[name];
+        if (!entry.failure) spdlog::warn("namespace {}: {}", name, error.message());
+        entry.failure = error;
+        if (watches.contains(name)) return;
+        NetnsView& view = snapshot.routers[name];
+        view.name = name;
+        mark(view, error.what);
     }
 
     void rescan() {
         directory.arm();
         const auto names = Netns::list();
+        if (!names) return cannot_list(names.error());
+        was_listed = true;
+        unlisted.reset();
+        listings = 0;
         std::vector<NetnsName> gone;
         for (const auto& [name, watched] : watches) {
-            if (!name.empty() && !std::ranges::binary_search(names, name)) gone.push_back(name);
+            if (!name.empty() && !std::ranges::binary_search(*names, name)) gone.push_back(name);
+        }
+        for (const auto& [name, view] : snapshot.routers) {
+            if (!std::ranges::binary_search(*names, name)) gone.push_back(name);
         }
         for (const auto& name : gone)
-            unwatch(name);
-        unopened.clear();
-        for (const auto& name : names) {
-            if (is_router_netns(name)) look_at(name);
+            forget(name);
+        std::erase_if(unopened, [&](const auto& entry) { return !std::ranges::binary_search(*names, entry.first); });
+        for (const auto& name : *names) {
+            if (is_router_netns(name)) look_again(name);
         }
         arm_retry();
     }
 
-    void retry_unopened() {
+    /// As look_at(), with retries that begin anew.
+    void look_again(const NetnsName& name) {
+        if (const auto entry = unopened.find(name); entry != unopened.end()) entry->second.attempts = 0;
+        look_at(name);
+    }
+
+    /// All watches stay as they are.
+    void cannot_list(const Error& error) {
+        if (!unlisted) spdlog::warn("{}", error.message());
+        unlisted = error;
+        listings = std::min(listings + 1, kSlowestAttempt);
+        arm_retry();
+    }
+
+    void retry() {
+        if (unlisted) return rescan();
         const auto names = Netns::list();
-        const auto tried = std::exchange(unopened, {});
-        for (const auto& [name, attempts] : tried) {
-            if (!std::ranges::binary_search(names, name)) continue;
+        if (!names) return cannot_list(names.error());
+        const auto tried = unopened;
+        for (const auto& [name, entry] : tried) {
+            if (!std::ranges::binary_search(*names, name)) {
+                unopened.erase(name);
+                forget(name);
+                continue;
+            }
+            unopened[name].attempts = std::min(entry.attempts + 1, kSlowestAttempt);
             look_at(name);
-            if (const auto again = unopened.find(name); again != unopened.end())
-                again->second = std::min(attempts + 1, kSlowestAttempt);
         }
         arm_retry();
     }
 
     void arm_retry() {
-        if (unopened.empty()) return;
-        const auto fewest =
-            std::ranges::min_element(unopened, {}, [](const auto& entry) { return entry.second; })->second;
+        if (unopened.empty() && !unlisted) return;
+        int fewest = unlisted ? listings : kSlowestAttempt;
+        for (const auto& [name, entry] : unopened)
+            fewest = std::min(fewest, entry.attempts);
         set_timer(retry_timer, milliseconds(1 << fewest));
     }
 
@@ -169,10 +220,8 @@ struct Observer::Impl {
             rescan();
             return;
         }
-        for (const auto& name : events.touched) {
-            unopened.erase(name);
-            look_at(name);
-        }
+        for (const auto& name : events.touched)
+            look_again(name);
         arm_retry();
     }
 
@@ -200,7 +249,7 @@ struct Observer::Impl {
             watches.at({}).mark_ipv6_ways();
         } else if (fd == retry_timer.get()) {
             drain_timer(retry_timer);
-            retry_unopened();
+            retry();
         } else {
             on_watch(fd);
         }
@@ -244,12 +293,16 @@ struct Observer::Impl {
         for (const auto& [name, watched] : watches)
             all.push_back(&watched.netns());
         Result<> outcome;
+        const auto note = [&](const NetnsName& name, const Error& error) {
+            if (!outcome) return;
+            outcome = fail(error.code, error.what, error.where.empty() ? name : error.where, error.hint);
+        };
         for (auto& [name, watched] : watches) {
-            auto done = refresh_one(name, watched, all);
-            if (!done && outcome) {
-                outcome = fail(done.error().code, done.error().what,
-                               done.error().where.empty() ? name : done.error().where, done.error().hint);
-            }
+            if (const auto done = refresh_one(name, watched, all); !done) note(name, done.error());
+        }
+        if (unlisted) note({}, *unlisted);
+        for (const auto& [name, entry] : unopened) {
+            if (entry.failure) note(name, *entry.failure);
         }
         return outcome;
     }
@@ -284,6 +337,9 @@ Result<Observer> Observer::open(ObserverOptions options) {
                                             .watches = {},
                                             .watch_of_fd = {},
                                             .unopened = {},
+                                            .unlisted = {},
+                                            .listings = 0,
+                                            .was_listed = false,
                                             .snapshot = {},
                                             .root_was_read = false,
                                             .root_is_current = false,
@@ -321,7 +377,7 @@ Result<> Observer::refresh() {
 }
 
 bool Observer::ready() const {
-    return impl_->root_was_read;
+    return impl_->root_was_read && impl_->was_listed;
 }
 
 bool Observer::root_is_current() const {

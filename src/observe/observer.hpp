@@ -50,9 +50,11 @@ class Observer {
     [[nodiscard]] bool drain();
     /// Dumps what is dirty (everything on the first call). A namespace that vanishes meanwhile is dropped, not an
     /// error. A router namespace that cannot be read stays in the snapshot as it was read last, and is marked
-    /// (NetnsView::unread) until it can be: a read that fails does not mean that something is gone.
+    /// (NetnsView::unread) until it can be: a read that fails does not mean that something is gone. Nor does it if
+    /// /run/netns cannot be listed or a name in it not be opened, which is tried again and is an error, too.
     [[nodiscard]] Result<> refresh();
-    /// Whether the node's own namespace was ever read completely: before that the snapshot proves nothing.
+    /// Whether the node's own namespace was ever read completely, and the names of the others were: before that the
+    /// snapshot proves nothing.
     [[nodiscard]] bool ready() const;
     /// Whether the last refresh() left nothing of the node's own namespace unread.
     [[nodiscard]] bool root_is_current() const;

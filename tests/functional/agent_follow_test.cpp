@@ -9,8 +9,9 @@
 #include <catch2/catch_test_macros.hpp>
 #include <climits>
 #include <cstdlib>
-#include <cstring>
-#include <thread>
+#include <fstream>
+#include <optional>
+#include <string>
 
 #include "agent_bench.hpp"
 #include "core/model.hpp"
@@ -26,6 +27,7 @@ using namespace std::chrono_literals;
 
 const std::string kRouter = "qrouter-7b1f3c52-9a0e-4c1d-8f53-2f6d8e4a1b01";
 const std::string kFip = "203.0.113.101";
+const std::string kWitness = "witness";  ///< another name of the router's namespace
 
 void in_router(const std::string& command) {
     shell(fmt::format("ip netns exec {} {}", kRouter, command));
@@ -40,6 +42,11 @@ void make_router() {
         shell(fmt::format("ip link set tap-{} up", port));
         in_router(fmt::format("ip link set {} up", port));
     }
+    REQUIRE(std::ofstream("/run/netns/" + kWitness).good());
+    REQUIRE(mount(("/run/netns/" + kRouter).c_str(), ("/run/netns/" + kWitness).c_str(), nullptr, MS_BIND, nullptr) ==
+            0);
+    // What is mounted over the one name is not to be seen by the other.
+    REQUIRE(mount(nullptr, ("/run/netns/" + kWitness).c_str(), nullptr, MS_PRIVATE, nullptr) == 0);
     in_router("ip address add 10.10.1.1/24 dev qr-1");
     in_router("ip address add 203.0.113.10/24 dev qg-1");
     in_router("ip address add 203.0.113.101/32 dev qg-1");
@@ -86,7 +93,8 @@ std::size_t programs_at_ports() {
     std::size_t count = 0;
     for (const char* port : {"qr-1", "qg-1"}) {
         const auto shown =
-            run_process(words(fmt::format("ip netns exec {} bpftool -j net show dev {}", kRouter, port)));
+            run_process(words(fmt::format("ip netns exec {} bpftool -j net show dev {}", kWitness, port)));
+        INFO(shown.err);
         REQUIRE(shown.exit_status == 0);
         count += shown.out.find("tc_router") != std::string::npos ? 1 : 0;
     }
@@ -140,6 +148,18 @@ TEST_CASE("A followed router that cannot be read is Linux's until it can be, and
     CHECK(programs_at_ports() == 2);
     REQUIRE(umount2(program, MNT_DETACH) == 0);
     wait_until("the floating IP is fast with the new agent", [&] { return state() == "fast"; }, 15s);
+
+    // Nor does one for which there is something that it cannot enter, so that it does not even know the devices.
+    bench.stop_agent(SIGKILL);
+    const std::string place = "/run/netns/" + kRouter;
+    REQUIRE(mount("/proc/self/ns/uts", place.c_str(), nullptr, MS_BIND, nullptr) == 0);
+    bench.start_agent("--follow neutron");
+    CHECK(state() == "gone");
+    CHECK(bench.status().dump().find("cannot enter network namespace " + kRouter) != std::string::npos);
+    CHECK(programs_at_ports() == 2);
+    REQUIRE(umount2(place.c_str(), MNT_DETACH) == 0);
+    wait_until("the floating IP is fast as soon as it can be read", [&] { return state() == "fast"; }, 15s);
+    CHECK(programs_at_ports() == 2);
 }
 
 }  // namespace fiplane::test

@@ -263,6 +263,35 @@ TEST_CASE("a router's device that goes takes its pin along, and may come back", 
     CHECK(programs_of(*routers.second).size() == 1);
 }
 
+TEST_CASE("a namespace that cannot be entered keeps its programs", "[datapath][router]") {
+    REQUIRE_ROOT();
+    const Routers routers;
+    const bool clsact = GENERATE(false, true);
+    std::optional<Datapath> datapath;
+    std::optional<RouterAttacher> attacher;
+    if (clsact) {
+        attacher = routers.open_clsact();
+    } else {
+        datapath = routers.open();
+    }
+    const auto attach = [&] { return clsact ? attacher->attach(routers.both()) : datapath->attach(routers.both()); };
+    need(attach());
+    const auto programs = [&](const ScratchNetns& router) {
+        return clsact ? filters_of(router).size() : programs_of(router).size();
+    };
+    REQUIRE(programs(*routers.first) == 1);
+    rlimit before{};
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    const rlimit none{0, before.rlim_max};
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    const auto again = attach();
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK(again.has_value());
+    CHECK(programs(*routers.first) == 1);
+    CHECK(programs(*routers.second) == 1);
+    CHECK(exists(routers.pin(*routers.first)));
+}
+
 TEST_CASE("a router's namespace that goes takes its pins along", "[datapath][router]") {
     REQUIRE_ROOT();
     Routers routers;

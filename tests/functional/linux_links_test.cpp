@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Links made through Rtnl, read back through Rtnl and through iproute2.
+#include <sys/resource.h>
+
 #include <algorithm>
 
 #include "functional/linux_witness.hpp"
@@ -35,7 +37,7 @@ TEST_CASE("a kind of link that the kernel lacks is told from one that it has, an
 TEST_CASE("a new namespace has lo up and is found by name", "[linux][netns]") {
     REQUIRE_ROOT();
     Bench bench;
-    const auto names = Netns::list();
+    const auto names = must(Netns::list());
     CHECK(std::ranges::count(names, bench.scratch.name()) == 1);
     CHECK(must(Netns::open(bench.scratch.name())).inode() == bench.netns().inode());
     CHECK(must(Netns::current()).inode() != bench.netns().inode());
@@ -47,6 +49,27 @@ TEST_CASE("a new namespace has lo up and is found by name", "[linux][netns]") {
     CHECK(again.error().what == "cannot create network namespace " + bench.scratch.name() + ": File exists");
     // The failed attempt must not have taken the name away from the first.
     CHECK(must(Netns::open(bench.scratch.name())).inode() == bench.netns().inode());
+}
+
+TEST_CASE("a name without a namespace is told from one that cannot be opened", "[linux][netns]") {
+    REQUIRE_ROOT();
+    const Bench bench;
+    CHECK(must(Netns::find(bench.scratch.name()))->inode() == bench.netns().inode());
+    CHECK_FALSE(must(Netns::find("flt-no-such-name")));
+    bench.run({"touch", "/run/netns/flt-bare"});
+    CHECK_FALSE(must(Netns::find("flt-bare")));
+    bench.run({"rm", "/run/netns/flt-bare"});
+    rlimit before{};
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    const rlimit none{0, before.rlim_max};
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    const auto found = Netns::find(bench.scratch.name());
+    const auto names = Netns::list();
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    REQUIRE_FALSE(found);
+    CHECK(found.error().what == "cannot open network namespace " + bench.scratch.name() + ": Too many open files");
+    REQUIRE_FALSE(names);
+    CHECK(names.error().what == "cannot list network namespaces: Too many open files");
 }
 
 TEST_CASE("namespaces are removed once and bad names are refused", "[linux][netns]") {

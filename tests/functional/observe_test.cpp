@@ -14,6 +14,7 @@
 #include <functional>
 #include <sstream>
 
+#include "linux/netns.hpp"
 #include "linux/rtnl.hpp"
 #include "observe/observer.hpp"
 #include "support/run_process.hpp"
@@ -46,6 +47,13 @@ class Watched {
         REQUIRE(observer_->refresh().has_value());
         (void)observer_->take_changes();
     }
+    /// With the namespaces that the test has made.
+    ~Watched() {
+        for (const NetnsName& name : Netns::list().value_or(std::vector<NetnsName>{}))
+            static_cast<void>(Netns::remove(name));
+    }
+    Watched(const Watched&) = delete;
+    Watched& operator=(const Watched&) = delete;
     Observer* operator->() { return &*observer_; }
 
     /// How long it takes from now until the snapshot satisfies `predicate`; fails after two seconds (scaled).
@@ -61,6 +69,19 @@ class Watched {
             if (observer_->drain()) REQUIRE(observer_->refresh().has_value());
         }
         return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start);
+    }
+
+    /// The same, but reading may fail meanwhile, and must succeed at the end.
+    void recover(const Predicate& predicate) {
+        const auto end = Clock::now() + scaled(5s);
+        bool good = false;
+        while (!good || !predicate(observer_->snapshot())) {
+            REQUIRE(Clock::now() < end);
+            pollfd readable{observer_->fd(), POLLIN, 0};
+            poll(&readable, 1, 10);
+            (void)observer_->drain();
+            good = observer_->refresh().has_value();
+        }
     }
 
     /// Serves notifications until there have been none for a while.
@@ -320,6 +341,82 @@ TEST_CASE("A router namespace that cannot be read stays as it was read last, and
     }
     REQUIRE(watched->refresh().has_value());
     CHECK(watched->root_is_current());
+    run("ip netns del qrouter-a");
+}
+
+TEST_CASE("Names that cannot be listed, and one that cannot be opened, are not gone", "[observe]") {
+    REQUIRE_ROOT();
+    Watched watched;
+    run("ip netns add qrouter-a");
+    run("ip -n qrouter-a address add 10.1.0.1/24 dev lo");
+    const auto addresses = [](const Snapshot& s, const NetnsName& name) {
+        return s.netns(name) == nullptr ? -1 : static_cast<int>(s.netns(name)->addresses.size());
+    };
+    watched.until([&](const Snapshot& s) { return addresses(s, "qrouter-a") == 1; });
+    watched.settle();
+    {
+        const NoDescriptors none;
+        watched->invalidate();
+        const auto refreshed = watched->refresh();
+        REQUIRE_FALSE(refreshed.has_value());
+        CHECK(addresses(watched->snapshot(), "qrouter-a") == 1);
+    }
+    watched.recover([&](const Snapshot& s) { return addresses(s, "qrouter-a") == 1; });
+    watched.settle();
+
+    // Another one with the same name, and a new one. What is known of the first stays, the second is known to be there.
+    run("ip netns del qrouter-a");
+    run("ip netns add qrouter-a");
+    run("ip netns add qrouter-new");
+    {
+        const NoDescriptors none;
+        (void)watched->drain();
+        const auto refreshed = watched->refresh();
+        REQUIRE_FALSE(refreshed.has_value());
+        CHECK(refreshed.error().what.starts_with("cannot open network namespace qrouter-"));
+        CHECK(watched->root_is_current());
+        CHECK(addresses(watched->snapshot(), "qrouter-a") == 1);
+        REQUIRE(addresses(watched->snapshot(), "qrouter-new") == 0);
+        CHECK(watched->snapshot().netns("qrouter-new")->links.empty());
+        CHECK(watched->snapshot().netns("qrouter-new")->unread ==
+              "cannot open network namespace qrouter-new: Too many open files");
+        CHECK(watched->take_changes().any);
+    }
+    watched.recover([&](const Snapshot& s) {
+        return addresses(s, "qrouter-a") == 0 && link_of(s.netns("qrouter-new"), "lo") != nullptr &&
+               s.netns("qrouter-new")->unread.empty();
+    });
+    // A name that goes before it could be opened.
+    run("ip netns add qrouter-brief");
+    {
+        const NoDescriptors none;
+        (void)watched->drain();
+        CHECK_FALSE(watched->refresh().has_value());
+        REQUIRE(addresses(watched->snapshot(), "qrouter-brief") == 0);
+    }
+    run("ip netns del qrouter-brief");
+    watched.recover([&](const Snapshot& s) { return addresses(s, "qrouter-brief") == -1; });
+}
+
+TEST_CASE("Before the namespaces have been listed the snapshot proves nothing", "[observe]") {
+    REQUIRE_ROOT();
+    isolate_mounts();
+    REQUIRE(unshare(CLONE_NEWNET) == 0);
+    run("ip netns add qrouter-a");
+    // A directory that cannot be listed: a file in its place.
+    REQUIRE(unshare(CLONE_NEWNS) == 0);
+    REQUIRE(mount("observe-test", "/run", "tmpfs", 0, "mode=0755") == 0);
+    std::ofstream("/run/netns") << "";
+    auto observer = Observer::open({});
+    REQUIRE(observer.has_value());
+    CHECK_FALSE(observer->refresh().has_value());
+    CHECK(observer->root_is_current());
+    CHECK_FALSE(observer->ready());
+    REQUIRE(umount2("/run", MNT_DETACH) == 0);
+    observer->invalidate();
+    CHECK(observer->refresh().has_value());
+    CHECK(observer->ready());
+    CHECK(observer->snapshot().netns("qrouter-a") != nullptr);
     run("ip netns del qrouter-a");
 }
 
