@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "agent/privileges.hpp"
+#include "linux/descriptor_limit.hpp"
 #include "topology/load.hpp"
 
 namespace fiplane {
@@ -37,6 +38,8 @@ Response refuse(Error error) {
 
 Result<std::unique_ptr<Agent>> Agent::create(AgentOptions options, std::optional<Topology> topology) {
     if (auto privileged = require_privileges("run the agent"); !privileged) return pass_on(privileged);
+    // The usual limit is reached with some hundred namespaces.
+    if (const auto raised = raise_descriptor_limit(); !raised) spdlog::warn("{}", raised.error().message());
     auto instance = SingleInstance::acquire();
     if (!instance) return pass_on(instance);
     auto loop = EventLoop::create();

@@ -15,6 +15,7 @@
 #include <csignal>
 #include <utility>
 
+#include "linux/descriptor_limit.hpp"
 #include "linux/unique_fd.hpp"
 
 namespace fiplane {
@@ -50,8 +51,11 @@ class Child {
             arguments.push_back(word.data());
         arguments.push_back(nullptr);
         const std::array<char*, 3> environment{path.data(), locale.data(), nullptr};
-        const int error =
-            ::posix_spawnp(&child.pid_, program.c_str(), &actions, &attributes, arguments.data(), environment.data());
+        const int error = [&] {
+            const UsualDescriptorLimit limit;
+            return ::posix_spawnp(&child.pid_, program.c_str(), &actions, &attributes, arguments.data(),
+                                  environment.data());
+        }();
         ::posix_spawnattr_destroy(&attributes);
         ::posix_spawn_file_actions_destroy(&actions);
         if (error != 0) {

@@ -2,6 +2,7 @@
 // The agent as a process: start, change, death, restart, and what it does about what others do to its objects.
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -126,6 +127,21 @@ TEST_CASE("The agent keeps only the capabilities that it needs", "[agent]") {
         CHECK(fields.at(set) == expected);
     }
     CHECK(fields.at("CapInh:") == "0000000000000000");
+}
+
+TEST_CASE("The agent may open as many files as the hard limit allows", "[agent]") {
+    REQUIRE_ROOT();
+    NodeBench bench;
+    rlimit before{};
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    const rlimit low{256, before.rlim_max};
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &low) == 0);
+    bench.start_agent();
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    rlimit of_agent{};
+    REQUIRE(prlimit(bench.agent_pid(), RLIMIT_NOFILE, nullptr, &of_agent) == 0);
+    CHECK(of_agent.rlim_cur == before.rlim_max);
+    CHECK(of_agent.rlim_max == before.rlim_max);
 }
 
 TEST_CASE("A second agent on the node is refused, and so is what would fight the first", "[agent]") {

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mount.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 
 #include "functional/linux_witness.hpp"
 #include "linux/child_process.hpp"
+#include "linux/descriptor_limit.hpp"
 #include "linux/nft.hpp"
 #include "support/time_scale.hpp"
 
@@ -251,6 +253,22 @@ TEST_CASE("a commit between the readings of nft and of iptables leaves no rule b
     toggler.join();
     CHECK(torn == 0);
     CHECK(readings > 0);
+}
+
+TEST_CASE("a program that is run has the usual limit of open files, whatever its parent's is", "[linux]") {
+    rlimit before{};
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    REQUIRE(before.rlim_max > FD_SETSIZE);
+    must(raise_descriptor_limit());
+    rlimit raised{};
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &raised) == 0);
+    CHECK(raised.rlim_cur == before.rlim_max);
+    CHECK(must(run_program({"sh", "-c", "ulimit -Sn"}, std::chrono::seconds(5))) == fmt::format("{}\n", FD_SETSIZE));
+    CHECK(must(run_program({"sh", "-c", "ulimit -Hn"}, std::chrono::seconds(5))) ==
+          fmt::format("{}\n", before.rlim_max));
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &raised) == 0);
+    CHECK(raised.rlim_cur == before.rlim_max);
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &before) == 0);
 }
 
 TEST_CASE("an iptables-nft-save that does not succeed is an error, one that is not there is none", "[linux][nft]") {
