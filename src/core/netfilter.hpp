@@ -135,6 +135,7 @@ using Statement = std::variant<Match, Dnat, Snat, SetAddress, SetMark, SetCtMark
 struct Rule {
     std::vector<Statement> statements;
     std::string text;  ///< as nft prints it, or close to it; for messages
+    bool operator==(const Rule&) const = default;
 };
 
 struct Chain {
@@ -148,6 +149,7 @@ struct Chain {
     bool policy_accept = true;
     std::string device;  ///< netdev family: the device that it is bound to
     std::vector<Rule> rules;
+    bool operator==(const Chain&) const = default;
 };
 
 /// All rules of one network namespace. Maps and sets are keyed by "family table name" (see scoped_name()).
@@ -163,6 +165,7 @@ struct Ruleset {
 
     [[nodiscard]] std::size_t rule_count() const;
     static std::string scoped_name(Family family, const std::string& table, const std::string& name);
+    bool operator==(const Ruleset&) const = default;
 };
 
 /// Makes one rule of those that follow one another and differ in one address alone, of a match or of a translation from

@@ -152,8 +152,9 @@ EventBatch NetnsWatch::receive() {
 
 Result<> NetnsWatch::refresh(NetnsView& view, const std::vector<const Netns*>& others,
                              const ForeignPrograms& foreign_programs, Changes& changes) {
+    const bool checking = std::exchange(checking_, false);
     if (dirty_.all()) {
-        changes.any = changes.configuration = true;
+        if (!checking) changes.any = changes.configuration = true;
         ask_for_programs_ = true;
     }
     Result<> outcome;
@@ -162,7 +163,7 @@ Result<> NetnsWatch::refresh(NetnsView& view, const std::vector<const Netns*>& o
     run_part(dirty_.routes, outcome, [&] { return refresh_list(view.routes, rtnl_.routes(), changes); });
     run_part(dirty_.rules, outcome, [&] { return refresh_list(view.rules, rtnl_.rules(), changes); });
     run_part(dirty_.neighbours, outcome, [&] { return refresh_neighbours(view, changes); });
-    run_part(dirty_.netfilter, outcome, [&] { return refresh_netfilter(view, changes); });
+    run_part(dirty_.netfilter, outcome, [&] { return refresh_netfilter(view, checking, changes); });
     run_part(dirty_.ipsec, outcome,
              [&] { return refresh_list(view.ipsec_policies, list_ipsec_policies(netns_), changes); });
     if (netns_.name().empty()) {
@@ -213,12 +214,13 @@ Result<> NetnsWatch::refresh_neighbours(NetnsView& view, Changes& changes) {
     return {};
 }
 
-Result<> NetnsWatch::refresh_netfilter(NetnsView& view, Changes& changes) {
+Result<> NetnsWatch::refresh_netfilter(NetnsView& view, bool checking, Changes& changes) {
     auto ruleset = read_ruleset(netns_);
     if (!ruleset) return pass_on(ruleset);
     nf::fold(*ruleset);
-    view.netfilter = std::move(*ruleset);
-    changes.any = changes.configuration = true;  // a commit was notified: that is the change
+    const bool differs = replace(view.netfilter, std::move(*ruleset));
+    // Unless nobody asked, a commit was notified: that is the change.
+    if (differs || !checking) changes.any = changes.configuration = true;
     return {};
 }
 

@@ -51,7 +51,16 @@ class NetnsWatch {
 
     /// Drains the notifications and marks what they were about.
     EventBatch receive();
-    void mark_everything() { dirty_ = Parts::everything(); }
+    void mark_everything() {
+        dirty_ = Parts::everything();
+        checking_ = false;
+    }
+    /// To read everything only in order to see whether something has changed without a notification: a change is what
+    /// differs, then.
+    void mark_for_check() {
+        checking_ = checking_ || !dirty_.any();
+        dirty_ = Parts::everything();
+    }
     /// What changes of them without a notification (path MTUs, IPv6's own MTU of a device) is to be read again.
     void mark_ipv6_ways() { dirty_.ipv6_ways = dirty_.ipv6_ways || has_ipv6_ways_; }
     [[nodiscard]] const Parts& dirty() const { return dirty_; }
@@ -84,7 +93,7 @@ class NetnsWatch {
     [[nodiscard]] Result<> refresh_links(NetnsView& view, const std::vector<const Netns*>& others,
                                          const ForeignPrograms& foreign_programs, Changes& changes);
     [[nodiscard]] Result<> refresh_neighbours(NetnsView& view, Changes& changes);
-    [[nodiscard]] Result<> refresh_netfilter(NetnsView& view, Changes& changes);
+    [[nodiscard]] Result<> refresh_netfilter(NetnsView& view, bool checking, Changes& changes);
     [[nodiscard]] Result<> refresh_ipv6_ways(NetnsView& view, Changes& changes);
     [[nodiscard]] Result<std::vector<Ipv6Way>> read_ipv6_ways(const NetnsView& view, const std::set<Ipv6Peer>& peers);
 
@@ -93,6 +102,7 @@ class NetnsWatch {
     NetnsEvents events_;
     Parts dirty_ = Parts::everything();
     std::map<int, NetnsName> nsid_names_;
+    bool checking_ = false;  ///< see mark_for_check()
     bool unnamed_peers_ = false;
     bool has_ipv6_ways_ = false;    ///< else IPv6's notifications, of which hosts make many, matter to nobody
     bool ask_for_programs_ = true;  ///< of every device, as a full dump does

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <deque>
 #include <map>
 #include <optional>
 #include <utility>
@@ -27,6 +28,10 @@ using std::chrono::seconds;
 
 /// Nothing tells of a path MTU that the kernel learned, which it keeps for ten minutes, and packets are lost meanwhile.
 constexpr seconds kIpv6WaysInterval{5};
+
+/// Reading a router's namespace takes some ten ms, with two programs that are run in it. For so long nothing is read
+/// between two of them unless a notification asks for it.
+constexpr milliseconds kCheckPause{20};
 
 /// A name that leads to no namespace yet, or cannot be opened, is tried after 1, 2, 4 ... ms, and from the tenth time
 /// on once a second for as long as it is there: nothing tells when it is, and Linux may take seconds over a new
@@ -66,11 +71,14 @@ struct Observer::Impl {
     ObserverOptions options;
     UniqueFd epoll;
     UniqueFd full_dump_timer;
+    UniqueFd check_timer;  ///< one-shot: the next one in `unchecked`
     UniqueFd ipv6_ways_timer;
     UniqueFd retry_timer;  ///< for names in `unopened`, or all of them
     NetnsDirectory directory;
     std::map<NetnsName, NetnsWatch> watches;  ///< "" is the node's own
     std::map<int, NetnsName> watch_of_fd;
+    std::deque<NetnsName> unchecked;  ///< router namespaces whose periodic full dump is due
+    bool check_is_timed = false;
     std::map<NetnsName, Unopened> unopened;
     std::optional<Error> unlisted;  ///< why the names could not be listed at the last attempt
     int listings = 0;               ///< attempts at that since it succeeded last
@@ -243,7 +251,12 @@ struct Observer::Impl {
         } else if (fd == full_dump_timer.get()) {
             drain_timer(full_dump_timer);
             rescan();
-            mark_everything();
+            watches.at({}).mark_everything();
+            check_all();
+        } else if (fd == check_timer.get()) {
+            drain_timer(check_timer);
+            check_is_timed = false;
+            check_next();
         } else if (fd == ipv6_ways_timer.get()) {
             drain_timer(ipv6_ways_timer);
             watches.at({}).mark_ipv6_ways();
@@ -253,6 +266,31 @@ struct Observer::Impl {
         } else {
             on_watch(fd);
         }
+    }
+
+    /// Queues all router namespaces, behind those that the last interval was too short for.
+    void check_all() {
+        for (const auto& [name, watched] : watches) {
+            if (!name.empty() && std::ranges::find(unchecked, name) == unchecked.end()) unchecked.push_back(name);
+        }
+        time_next_check();
+    }
+
+    /// The next pause begins when this one has been read.
+    void check_next() {
+        while (!unchecked.empty()) {
+            const auto next = watches.find(unchecked.front());
+            unchecked.pop_front();
+            if (next == watches.end()) continue;
+            next->second.mark_for_check();
+            return;
+        }
+    }
+
+    void time_next_check() {
+        if (unchecked.empty() || check_is_timed) return;
+        set_timer(check_timer, kCheckPause);
+        check_is_timed = true;
     }
 
     void mark_everything() {
@@ -300,6 +338,7 @@ struct Observer::Impl {
         for (auto& [name, watched] : watches) {
             if (const auto done = refresh_one(name, watched, all); !done) note(name, done.error());
         }
+        time_next_check();
         if (unlisted) note({}, *unlisted);
         for (const auto& [name, entry] : unopened) {
             if (entry.failure) note(name, *entry.failure);
@@ -318,6 +357,8 @@ Result<Observer> Observer::open(ObserverOptions options) {
     if (!epoll) return fail_errno(errno, "cannot make an epoll instance");
     auto full_dump_timer = make_timer();
     if (!full_dump_timer) return pass_on(full_dump_timer);
+    auto check_timer = make_timer();
+    if (!check_timer) return pass_on(check_timer);
     auto ipv6_ways_timer = make_timer();
     if (!ipv6_ways_timer) return pass_on(ipv6_ways_timer);
     auto retry_timer = make_timer();
@@ -331,11 +372,14 @@ Result<Observer> Observer::open(ObserverOptions options) {
     auto impl = std::make_unique<Impl>(Impl{.options = std::move(options),
                                             .epoll = std::move(epoll),
                                             .full_dump_timer = std::move(*full_dump_timer),
+                                            .check_timer = std::move(*check_timer),
                                             .ipv6_ways_timer = std::move(*ipv6_ways_timer),
                                             .retry_timer = std::move(*retry_timer),
                                             .directory = std::move(*directory),
                                             .watches = {},
                                             .watch_of_fd = {},
+                                            .unchecked = {},
+                                            .check_is_timed = false,
                                             .unopened = {},
                                             .unlisted = {},
                                             .listings = 0,
@@ -345,8 +389,8 @@ Result<Observer> Observer::open(ObserverOptions options) {
                                             .root_is_current = false,
                                             .changes = {},
                                             .counters = {}});
-    for (const int fd :
-         {impl->directory.fd(), impl->full_dump_timer.get(), impl->ipv6_ways_timer.get(), impl->retry_timer.get()}) {
+    for (const int fd : {impl->directory.fd(), impl->full_dump_timer.get(), impl->check_timer.get(),
+                         impl->ipv6_ways_timer.get(), impl->retry_timer.get()}) {
         if (auto added = impl->add_fd(fd); !added) return pass_on(added);
     }
     set_timer(impl->full_dump_timer, interval, interval);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // observe: Linux objects -> Snapshot. Watches the node's namespace and every router namespace (qrouter-, fip-, snat-
 // below /run/netns). Notifications mark parts dirty; refresh() dumps those parts again. ENOBUFS means a full dump at
-// once, and every full_dump_interval there is one anyway.
+// once, and every full_dump_interval there is one anyway: of the node's own namespace first, then of one router
+// namespace after the other, with a pause before each in which notifications are served.
 //
 // One thread. Failures of single dumps leave the part dirty, so calling refresh() again is the retry.
 #pragma once
@@ -33,7 +34,8 @@ struct ObserverOptions {
 struct Changes {
     bool any = false;  ///< something that compile reads
     /// Something that a configurator writes: links, addresses, routes, rules, permanent neighbours and FDB entries,
-    /// netfilter, sysctls. What the kernel learns and unlearns by itself does not count. Set by every full dump.
+    /// netfilter, sysctls. What the kernel learns and unlearns by itself does not count. Set by every full dump, but by
+    /// those of router namespaces that come with the interval only if something differs.
     bool configuration = false;
 };
 

@@ -562,4 +562,77 @@ TEST_CASE("A periodic full dump sees what has no notification, and foreign progr
     CHECK(watched->take_changes().any);
 }
 
+TEST_CASE("Periodic full dumps are of one namespace at a time, and what differs is a change", "[observe]") {
+    REQUIRE_ROOT();
+    constexpr std::size_t kRouters = 4;
+    ObserverOptions options;
+    options.full_dump_interval = 1s;
+    std::vector<std::string> answer;
+    options.router_programs = [&](const Link&) { return answer; };
+    Watched watched(options);
+    for (std::size_t i = 0; i < kRouters; ++i) {
+        run(fmt::format("ip netns add qrouter-{}", i));
+        run(fmt::format("ip netns exec qrouter-{} nft add table ip known", i));
+        run(fmt::format(
+            "ip netns exec qrouter-{} nft add chain ip known post {{ type nat hook postrouting priority 0; }}", i));
+    }
+    watched.until([&](const Snapshot& s) {
+        return s.routers.size() == kRouters && std::ranges::all_of(s.routers, [](const auto& entry) {
+                   return entry.second.netfilter.chains.size() == 1;
+               });
+    });
+    // For two intervals, what each round has read and found.
+    const auto watch_rounds = [&] {
+        std::vector<std::pair<std::uint64_t, Changes>> rounds;
+        const auto end = Clock::now() + 2s;
+        while (Clock::now() < end) {
+            pollfd readable{watched->fd(), POLLIN, 0};
+            poll(&readable, 1, 100);
+            if (!watched->drain()) continue;
+            const auto before = watched->counters().full_dumps;
+            REQUIRE(watched->refresh().has_value());
+            rounds.emplace_back(watched->counters().full_dumps - before, watched->take_changes());
+        }
+        return rounds;
+    };
+    (void)watch_rounds();
+    const auto quiet = watch_rounds();
+    std::uint64_t dumps = 0;
+    for (const auto& [read, changes] : quiet) {
+        CHECK(read <= 1);
+        dumps += read;
+    }
+    CHECK(dumps >= kRouters + 1);
+    CHECK(dumps <= 3 * (kRouters + 1));
+    // The node's own counts in any case.
+    CHECK(std::ranges::count_if(quiet, [](const auto& round) { return round.second.any; }) <= 3);
+
+    answer = {"tcx ingress somebody"};
+    const auto told = watch_rounds();
+    CHECK(std::ranges::count_if(told, [](const auto& round) { return round.second.any; }) >=
+          static_cast<std::ptrdiff_t>(kRouters));
+    CHECK(std::ranges::all_of(watched->snapshot().routers, [](const auto& entry) {
+        return entry.second.find_link("lo")->foreign_programs.size() == 1;
+    }));
+}
+
+TEST_CASE("Notifications are served between periodic full dumps", "[observe]") {
+    REQUIRE_ROOT();
+    constexpr int kRouters = 20;
+    ObserverOptions options;
+    options.full_dump_interval = 1s;
+    Watched watched(options);
+    for (int i = 0; i < kRouters; ++i)
+        run(fmt::format("ip netns add qrouter-{}", i));
+    watched.until([&](const Snapshot& s) { return s.routers.size() == kRouters; });
+    watched.settle();
+    const auto begun = watched->counters().full_dumps;
+    // The last one in the queue changes once the first of them has been read.
+    watched.until([&](const Snapshot&) { return watched->counters().full_dumps >= begun + 2; });
+    run("ip -n qrouter-9 address add 10.1.0.1/24 dev lo");
+    const auto took = watched.until([](const Snapshot& s) { return s.netns("qrouter-9")->addresses.size() == 1; });
+    CHECK(took < kBound);
+    CHECK(watched->counters().full_dumps < begun + kRouters);
+}
+
 }  // namespace fiplane::test
