@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
-#include <sys/timerfd.h>
 
 #include <algorithm>
 #include <array>
@@ -16,14 +15,14 @@
 
 #include "linux/netns.hpp"
 #include "linux/unique_fd.hpp"
-#include "observe/netns_directory.hpp"
+#include "observe/netns_names.hpp"
 #include "observe/netns_watch.hpp"
+#include "observe/timer.hpp"
 
 namespace fiplane {
 namespace {
 
 using std::chrono::milliseconds;
-using std::chrono::nanoseconds;
 using std::chrono::seconds;
 
 /// Nothing tells of a path MTU that the kernel learned, which it keeps for ten minutes, and packets are lost meanwhile.
@@ -33,61 +32,49 @@ constexpr seconds kIpv6WaysInterval{5};
 /// between two of them unless a notification asks for it.
 constexpr milliseconds kCheckPause{20};
 
-/// A name that leads to no namespace yet, or cannot be opened, is tried after 1, 2, 4 ... ms, and from the tenth time
-/// on once a second for as long as it is there: nothing tells when it is, and Linux may take seconds over a new
-/// namespace while it removes others.
-constexpr int kSlowestAttempt = 10;
-
-Result<UniqueFd> make_timer() {
-    UniqueFd timer(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
-    if (!timer) return fail_errno(errno, "cannot make a timer");
-    return timer;
-}
-
-/// Zero `first` disarms; zero `interval` makes it a one-shot.
-void set_timer(const UniqueFd& timer, nanoseconds first, nanoseconds interval = {}) {
-    const auto spec = [](nanoseconds span) {
-        const auto whole = std::chrono::duration_cast<seconds>(span);
-        return timespec{whole.count(), (span - whole).count()};
-    };
-    const itimerspec setting{spec(interval), spec(first)};
-    timerfd_settime(timer.get(), 0, &setting, nullptr);
-}
-
-void drain_timer(const UniqueFd& timer) {
-    std::uint64_t expirations = 0;
-    [[maybe_unused]] const ssize_t got = read(timer.get(), &expirations, sizeof expirations);
-}
-
 }  // namespace
 
-struct Observer::Impl {
-    /// A name of which it is to be found out again where it leads.
-    struct Unopened {
-        int attempts = 0;
-        std::optional<Error> failure;  ///< why that is not known; none: to no namespace, so far
-    };
-
+struct Observer::Impl final : NetnsListener {
     ObserverOptions options;
     UniqueFd epoll;
-    UniqueFd full_dump_timer;
-    UniqueFd check_timer;  ///< one-shot: the next one in `unchecked`
-    UniqueFd ipv6_ways_timer;
-    UniqueFd retry_timer;  ///< for names in `unopened`, or all of them
-    NetnsDirectory directory;
+    Timer full_dump_timer;
+    Timer check_timer;  ///< one-shot: the next one in `unchecked`
+    Timer ipv6_ways_timer;
+    std::optional<NetnsNames> router_names;   ///< once there is somebody to listen
     std::map<NetnsName, NetnsWatch> watches;  ///< "" is the node's own
     std::map<int, NetnsName> watch_of_fd;
     std::deque<NetnsName> unchecked;  ///< router namespaces whose periodic full dump is due
     bool check_is_timed = false;
-    std::map<NetnsName, Unopened> unopened;
-    std::optional<Error> unlisted;  ///< why the names could not be listed at the last attempt
-    int listings = 0;               ///< attempts at that since it succeeded last
-    bool was_listed = false;
     Snapshot snapshot;
     bool root_was_read = false;
     bool root_is_current = false;
     Changes changes;
     Counters counters;
+
+    Impl(ObserverOptions its_options, UniqueFd its_epoll, std::array<Timer, 3> timers)
+        : options(std::move(its_options)),
+          epoll(std::move(its_epoll)),
+          full_dump_timer(std::move(timers[0])),
+          check_timer(std::move(timers[1])),
+          ipv6_ways_timer(std::move(timers[2])) {}
+
+    [[nodiscard]] Result<> start() {
+        auto opened = NetnsNames::open(*this);
+        if (!opened) return pass_on(opened);
+        router_names.emplace(std::move(*opened));
+        std::vector<int> fds = router_names->fds();
+        fds.insert(fds.end(), {full_dump_timer.fd(), check_timer.fd(), ipv6_ways_timer.fd()});
+        for (const int fd : fds) {
+            if (auto added = add_fd(fd); !added) return added;
+        }
+        full_dump_timer.set(options.full_dump_interval, options.full_dump_interval);
+        ipv6_ways_timer.set(kIpv6WaysInterval, kIpv6WaysInterval);
+        auto root = Netns::current();
+        if (!root) return pass_on(root);
+        if (auto watched = watch(std::move(*root)); !watched) return watched;
+        router_names->rescan();
+        return {};
+    }
 
     [[nodiscard]] Result<> add_fd(int fd) {
         epoll_event event{};
@@ -114,8 +101,30 @@ struct Observer::Impl {
         return {};
     }
 
-    /// The name certainly leads nowhere, or to another namespace than it did.
-    void forget(const NetnsName& name) {
+    [[nodiscard]] std::optional<ino_t> inode_of(const NetnsName& name) const override {
+        const auto known = watches.find(name);
+        return known == watches.end() ? std::nullopt : std::optional(known->second.netns().inode());
+    }
+
+    [[nodiscard]] std::vector<NetnsName> names() const override {
+        std::vector<NetnsName> out;
+        for (const auto& [name, watched] : watches) {
+            if (!name.empty()) out.push_back(name);
+        }
+        for (const auto& [name, view] : snapshot.routers) {
+            if (!watches.contains(name)) out.push_back(name);
+        }
+        return out;
+    }
+
+    [[nodiscard]] Result<> on_found(Netns netns) override {
+        const NetnsName name = netns.name();
+        auto watched = watch(std::move(netns));
+        if (watched) spdlog::debug("namespace {}: watched", name);
+        return watched;
+    }
+
+    void on_gone(const NetnsName& name) override {
         if (snapshot.routers.erase(name) != 0) changes.any = changes.configuration = true;
         const auto found = watches.find(name);
         if (found == watches.end()) return;
@@ -127,110 +136,12 @@ struct Observer::Impl {
         spdlog::debug("namespace {}: watched no more", name);
     }
 
-    /// Brings `watches` in line with what the name leads to now.
-    void look_at(const NetnsName& name) {
-        auto found = Netns::find(name);
-        if (!found) return cannot_open(name, found.error());
-        const auto known = watches.find(name);
-        if (known != watches.end() && *found && (*found)->inode() == known->second.netns().inode()) {
-            unopened.erase(name);
-            return;
-        }
-        forget(name);
-        if (!*found) {
-            unopened[name].failure.reset();
-            return;
-        }
-        const auto watched = watch(std::move(**found));
-        if (!watched) return cannot_open(name, watched.error());
-        unopened.erase(name);
-        spdlog::debug("namespace {}: watched", name);
-    }
-
-    /// It is not known where the name leads. What is known of it stays; and if that is nothing, it is known that there
-    /// is something.
-    void cannot_open(const NetnsName& name, const Error& error) {
-        Unopened& entry = unopened[name];
-        if (!entry.failure) spdlog::warn("namespace {}: {}", name, error.message());
-        entry.failure = error;
+    /// What is known of it stays; and if that is nothing, it is known that there is something.
+    void on_unknown(const NetnsName& name, const Error& why) override {
         if (watches.contains(name)) return;
         NetnsView& view = snapshot.routers[name];
         view.name = name;
-        mark(view, error.what);
-    }
-
-    void rescan() {
-        directory.arm();
-        const auto names = Netns::list();
-        if (!names) return cannot_list(names.error());
-        was_listed = true;
-        unlisted.reset();
-        listings = 0;
-        std::vector<NetnsName> gone;
-        for (const auto& [name, watched] : watches) {
-            if (!name.empty() && !std::ranges::binary_search(*names, name)) gone.push_back(name);
-        }
-        for (const auto& [name, view] : snapshot.routers) {
-            if (!std::ranges::binary_search(*names, name)) gone.push_back(name);
-        }
-        for (const auto& name : gone)
-            forget(name);
-        std::erase_if(unopened, [&](const auto& entry) { return !std::ranges::binary_search(*names, entry.first); });
-        for (const auto& name : *names) {
-            if (is_router_netns(name)) look_again(name);
-        }
-        arm_retry();
-    }
-
-    /// As look_at(), with retries that begin anew.
-    void look_again(const NetnsName& name) {
-        if (const auto entry = unopened.find(name); entry != unopened.end()) entry->second.attempts = 0;
-        look_at(name);
-    }
-
-    /// All watches stay as they are.
-    void cannot_list(const Error& error) {
-        if (!unlisted) spdlog::warn("{}", error.message());
-        unlisted = error;
-        listings = std::min(listings + 1, kSlowestAttempt);
-        arm_retry();
-    }
-
-    void retry() {
-        if (unlisted) return rescan();
-        const auto names = Netns::list();
-        if (!names) return cannot_list(names.error());
-        const auto tried = unopened;
-        for (const auto& [name, entry] : tried) {
-            if (!std::ranges::binary_search(*names, name)) {
-                unopened.erase(name);
-                forget(name);
-                continue;
-            }
-            unopened[name].attempts = std::min(entry.attempts + 1, kSlowestAttempt);
-            look_at(name);
-        }
-        arm_retry();
-    }
-
-    void arm_retry() {
-        if (unopened.empty() && !unlisted) return;
-        int fewest = unlisted ? listings : kSlowestAttempt;
-        for (const auto& [name, entry] : unopened)
-            fewest = std::min(fewest, entry.attempts);
-        set_timer(retry_timer, milliseconds(1 << fewest));
-    }
-
-    void on_directory() {
-        const auto events = directory.receive();
-        ++counters.events;
-        if (events.rescan) {
-            rescan();
-            return;
-        }
-        for (const auto& name : events.touched)
-            look_again(name);
-        arm_retry();
+        mark(view, why.what);
     }
 
     void on_watch(int fd) {
@@ -246,23 +157,20 @@ struct Observer::Impl {
     }
 
     void on_ready(int fd) {
-        if (fd == directory.fd()) {
-            on_directory();
-        } else if (fd == full_dump_timer.get()) {
-            drain_timer(full_dump_timer);
-            rescan();
+        if (fd == full_dump_timer.fd()) {
+            full_dump_timer.drain();
+            router_names->rescan();
             watches.at({}).mark_everything();
             check_all();
-        } else if (fd == check_timer.get()) {
-            drain_timer(check_timer);
+        } else if (fd == check_timer.fd()) {
+            check_timer.drain();
             check_is_timed = false;
             check_next();
-        } else if (fd == ipv6_ways_timer.get()) {
-            drain_timer(ipv6_ways_timer);
+        } else if (fd == ipv6_ways_timer.fd()) {
+            ipv6_ways_timer.drain();
             watches.at({}).mark_ipv6_ways();
-        } else if (fd == retry_timer.get()) {
-            drain_timer(retry_timer);
-            retry();
+        } else if (router_names->has(fd)) {
+            counters.events += router_names->on_ready(fd) ? 1 : 0;
         } else {
             on_watch(fd);
         }
@@ -289,7 +197,7 @@ struct Observer::Impl {
 
     void time_next_check() {
         if (unchecked.empty() || check_is_timed) return;
-        set_timer(check_timer, kCheckPause);
+        check_timer.set(kCheckPause);
         check_is_timed = true;
     }
 
@@ -339,10 +247,7 @@ struct Observer::Impl {
             if (const auto done = refresh_one(name, watched, all); !done) note(name, done.error());
         }
         time_next_check();
-        if (unlisted) note({}, *unlisted);
-        for (const auto& [name, entry] : unopened) {
-            if (entry.failure) note(name, *entry.failure);
-        }
+        router_names->for_each_failure(note);
         return outcome;
     }
 };
@@ -355,48 +260,16 @@ Observer::~Observer() = default;
 Result<Observer> Observer::open(ObserverOptions options) {
     UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
     if (!epoll) return fail_errno(errno, "cannot make an epoll instance");
-    auto full_dump_timer = make_timer();
+    auto full_dump_timer = Timer::open();
     if (!full_dump_timer) return pass_on(full_dump_timer);
-    auto check_timer = make_timer();
+    auto check_timer = Timer::open();
     if (!check_timer) return pass_on(check_timer);
-    auto ipv6_ways_timer = make_timer();
+    auto ipv6_ways_timer = Timer::open();
     if (!ipv6_ways_timer) return pass_on(ipv6_ways_timer);
-    auto retry_timer = make_timer();
-    if (!retry_timer) return pass_on(retry_timer);
-    auto directory = NetnsDirectory::open();
-    if (!directory) return pass_on(directory);
-    auto root = Netns::current();
-    if (!root) return pass_on(root);
-
-    const auto interval = options.full_dump_interval;
-    auto impl = std::make_unique<Impl>(Impl{.options = std::move(options),
-                                            .epoll = std::move(epoll),
-                                            .full_dump_timer = std::move(*full_dump_timer),
-                                            .check_timer = std::move(*check_timer),
-                                            .ipv6_ways_timer = std::move(*ipv6_ways_timer),
-                                            .retry_timer = std::move(*retry_timer),
-                                            .directory = std::move(*directory),
-                                            .watches = {},
-                                            .watch_of_fd = {},
-                                            .unchecked = {},
-                                            .check_is_timed = false,
-                                            .unopened = {},
-                                            .unlisted = {},
-                                            .listings = 0,
-                                            .was_listed = false,
-                                            .snapshot = {},
-                                            .root_was_read = false,
-                                            .root_is_current = false,
-                                            .changes = {},
-                                            .counters = {}});
-    for (const int fd : {impl->directory.fd(), impl->full_dump_timer.get(), impl->check_timer.get(),
-                         impl->ipv6_ways_timer.get(), impl->retry_timer.get()}) {
-        if (auto added = impl->add_fd(fd); !added) return pass_on(added);
-    }
-    set_timer(impl->full_dump_timer, interval, interval);
-    set_timer(impl->ipv6_ways_timer, kIpv6WaysInterval, kIpv6WaysInterval);
-    if (auto watched = impl->watch(std::move(*root)); !watched) return pass_on(watched);
-    impl->rescan();
+    auto impl = std::make_unique<Impl>(
+        std::move(options), std::move(epoll),
+        std::array{std::move(*full_dump_timer), std::move(*check_timer), std::move(*ipv6_ways_timer)});
+    if (auto started = impl->start(); !started) return pass_on(started);
     return Observer(std::move(impl));
 }
 
@@ -421,7 +294,7 @@ Result<> Observer::refresh() {
 }
 
 bool Observer::ready() const {
-    return impl_->root_was_read && impl_->was_listed;
+    return impl_->root_was_read && impl_->router_names->were_listed();
 }
 
 bool Observer::root_is_current() const {
@@ -437,7 +310,7 @@ Changes Observer::take_changes() {
 }
 
 void Observer::invalidate() {
-    impl_->rescan();
+    impl_->router_names->rescan();
     impl_->mark_everything();
 }
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // tc_router at devices of routers' namespaces, in which indices repeat.
 #include <bpf/libbpf.h>
-#include <fcntl.h>
-#include <sys/resource.h>
 
 #include <catch2/generators/catch_generators.hpp>
 
@@ -14,8 +12,8 @@
 #include "datapath/preflight.hpp"
 #include "datapath/router_attacher.hpp"
 #include "functional/datapath_bench.hpp"
-#include "linux/unique_fd.hpp"
 #include "support/conntrack.hpp"
+#include "support/no_descriptors.hpp"
 
 namespace fiplane::test {
 namespace {
@@ -94,24 +92,6 @@ std::vector<FilterFacts> filters_of(const ScratchNetns& router, int index = kInd
     const auto inside = need(NetnsGuard::enter(router.netns()));
     return need(need(DeviceQuery::open()).filters(index, false));
 }
-
-/// While it lives the process gets no further descriptor.
-class FewDescriptors {
-  public:
-    FewDescriptors() {
-        getrlimit(RLIMIT_NOFILE, &before_);
-        const UniqueFd next(open("/dev/null", O_RDONLY | O_CLOEXEC));
-        rlimit few = before_;
-        few.rlim_cur = static_cast<rlim_t>(next.get());
-        setrlimit(RLIMIT_NOFILE, &few);
-    }
-    ~FewDescriptors() { setrlimit(RLIMIT_NOFILE, &before_); }
-    FewDescriptors(const FewDescriptors&) = delete;
-    FewDescriptors& operator=(const FewDescriptors&) = delete;
-
-  private:
-    rlimit before_{};
-};
 
 }  // namespace
 
@@ -221,7 +201,7 @@ TEST_CASE("a router's device that gets no program is told of, and gets one later
     auto datapath = routers.open();
     need(datapath.attach({Routers::role(*routers.first)}));
     {
-        const FewDescriptors none_left;
+        const NoDescriptors none;
         CHECK_FALSE(datapath.attach(routers.both()));
     }
     REQUIRE(datapath.attachments().size() == 2);
@@ -280,13 +260,10 @@ TEST_CASE("a namespace that cannot be entered keeps its programs", "[datapath][r
         return clsact ? filters_of(router).size() : programs_of(router).size();
     };
     REQUIRE(programs(*routers.first) == 1);
-    rlimit before{};
-    REQUIRE(getrlimit(RLIMIT_NOFILE, &before) == 0);
-    const rlimit none{0, before.rlim_max};
-    REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
-    const auto again = attach();
-    REQUIRE(setrlimit(RLIMIT_NOFILE, &before) == 0);
-    CHECK(again.has_value());
+    {
+        const NoDescriptors none;
+        CHECK(attach());
+    }
     CHECK(programs(*routers.first) == 1);
     CHECK(programs(*routers.second) == 1);
     CHECK(exists(routers.pin(*routers.first)));

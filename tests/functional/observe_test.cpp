@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/mount.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -17,6 +16,7 @@
 #include "linux/netns.hpp"
 #include "linux/rtnl.hpp"
 #include "observe/observer.hpp"
+#include "support/no_descriptors.hpp"
 #include "support/run_process.hpp"
 #include "support/scratch_netns.hpp"
 #include "support/time_scale.hpp"
@@ -126,22 +126,6 @@ bool forwards(const Snapshot& s, const std::string& device) {
     const auto found = s.root.sysctls.devices.find(device);
     return found != s.root.sysctls.devices.end() && found->second.forwarding;
 }
-
-/// While it lives this process opens no further file or socket.
-class NoDescriptors {
-  public:
-    NoDescriptors() {
-        REQUIRE(getrlimit(RLIMIT_NOFILE, &before_) == 0);
-        const rlimit none{0, before_.rlim_max};
-        REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
-    }
-    ~NoDescriptors() { setrlimit(RLIMIT_NOFILE, &before_); }
-    NoDescriptors(const NoDescriptors&) = delete;
-    NoDescriptors& operator=(const NoDescriptors&) = delete;
-
-  private:
-    rlimit before_{};
-};
 
 const auto kBound = scaled(100ms);
 
