@@ -96,9 +96,7 @@ bool is_gone(const DeviceRole& device) {
         gone = static_cast<int>(if_nametoindex(device.name.c_str())) != device.ifindex;
         return {};
     });
-    if (asked) return gone;
-    // Is the namespace gone as well, or is it that no descriptor is to be had?
-    return Netns::current().has_value();
+    return asked ? gone : is_gone(device.netns);
 }
 
 /// The program array whose entry 0 all devices' programs call. It must be pinned: the kernel empties one that nothing

@@ -47,6 +47,7 @@ class Child {
         std::string path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
         std::string locale = "LC_ALL=C";
         std::vector<char*> arguments;
+        arguments.reserve(words.size() + 1);
         for (std::string& word : words)
             arguments.push_back(word.data());
         arguments.push_back(nullptr);

@@ -257,7 +257,7 @@ Result<std::vector<Ipv6Way>> NetnsWatch::read_ipv6_ways(const NetnsView& view, c
         way->has_local = std::ranges::any_of(
             *addresses, [&](const Ipv6Address& own) { return own.address == local && !own.tentative; });
         way->other_rules = *other_rules;
-        ways.push_back(std::move(*way));
+        ways.push_back(*way);
     }
     return ways;
 }

@@ -236,6 +236,7 @@ struct Observer::Impl final : NetnsListener {
 
     [[nodiscard]] Result<> refresh_all() {
         std::vector<const Netns*> all;
+        all.reserve(watches.size());
         for (const auto& [name, watched] : watches)
             all.push_back(&watched.netns());
         Result<> outcome;

@@ -170,14 +170,13 @@ add rule netdev fiplane both drop
 TEST_CASE("extensions of iptables-nft are read from iptables-nft-save", "[linux][nft]") {
     REQUIRE_ROOT();
     const Bench bench;
+    const std::string masks = " --nfmask 0xffff0000 --ctmask 0xffff0000";
     for (const auto& rule : std::vector<std::string>{
              "-t nat -A PREROUTING -d 203.0.113.5/32 -i rfp-1 -j DNAT --to-destination 10.0.0.5", "-t nat -N float",
              "-t nat -A POSTROUTING ! -o rfp-1 -m conntrack ! --ctstate DNAT -j ACCEPT",
              "-t nat -A POSTROUTING -m comment --comment 'an \"odd\" -j DROP' -j float",
              "-t nat -A float -s 10.0.0.5/32 -j SNAT --to-source 203.0.113.5 --random-fully",
-             "-t mangle -A PREROUTING -m connmark ! --mark 0x0/0xffff0000 -j CONNMARK --restore-mark --nfmask "
-             "0xffff0000 "
-             "--ctmask 0xffff0000",
+             "-t mangle -A PREROUTING -m connmark ! --mark 0x0/0xffff0000 -j CONNMARK --restore-mark" + masks,
              "-t mangle -A PREROUTING -i qr-+ -j MARK --set-xmark 0x4000000/0xffff0000",
              "-t raw -A PREROUTING -j CT --notrack"}) {
         bench.run({"sh", "-c", "iptables-nft " + rule});

@@ -49,8 +49,8 @@ class Watched {
     }
     /// With the namespaces that the test has made.
     ~Watched() {
-        for (const NetnsName& name : Netns::list().value_or(std::vector<NetnsName>{}))
-            static_cast<void>(Netns::remove(name));
+        for (const NetnsName& name : Netns::list().value_or(std::vector<NetnsName>{})) [[maybe_unused]]
+            const auto removed = Netns::remove(name);
     }
     Watched(const Watched&) = delete;
     Watched& operator=(const Watched&) = delete;
@@ -448,7 +448,7 @@ TEST_CASE("The other ends of veth pairs are named, whichever namespace comes fir
     watched.until([](const Snapshot& s) { return peer_of(s, "qrouter-a", "rfp-1").has_value(); });
     CHECK_FALSE(peer_of(watched->snapshot(), "qrouter-a", "rfp-1")->netns.has_value());
     {
-        std::ofstream("/run/netns/fip-b");
+        const std::ofstream name("/run/netns/fip-b");
         REQUIRE(mount("/run/netns/elsewhere", "/run/netns/fip-b", "none", MS_BIND, nullptr) == 0);
     }
     watched.until([](const Snapshot& s) {
