@@ -202,7 +202,10 @@ Result<> RouterAttacher::attach_one(const DeviceRole& device, Attachment& result
     const bool tcx = tc_ == TcBackend::kTcx;
     const bool there = lives(device);
     if (!there) {
-        if (auto done = forget(place); !done) return done;
+        if (auto done = forget(place); !done) {
+            result.why = done.error().message();
+            return done;
+        }
         if (!device.refused.empty()) return {};
     }
     Result<> done;

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
@@ -33,30 +35,37 @@ void in_router(const std::string& command) {
     shell(fmt::format("ip netns exec {} {}", kRouter, command));
 }
 
+void make_port(const std::string& port) {
+    shell(fmt::format("ip link add tap-{} type veth peer name {} netns {}", port, port, kRouter));
+    shell(fmt::format("ip link set tap-{} up", port));
+    in_router(fmt::format("ip link set {} up", port));
+    for (const char* name : {"rp_filter", "send_redirects"})
+        in_router(fmt::format("sysctl -qw net.ipv4.conf.{}.{}=0", port, name));
+}
+
+void make_gateway_port() {
+    make_port("qg-1");
+    in_router("ip address add 203.0.113.10/24 dev qg-1");
+    in_router("ip address add 203.0.113.101/32 dev qg-1");
+    in_router("ip route add default via 203.0.113.1");
+    in_router("ip neighbour add 203.0.113.1 lladdr 02:00:00:00:00:01 dev qg-1 nud permanent");
+}
+
 /// A legacy router with a floating IP; what is behind its ports stands still.
 void make_router() {
     load_conntrack_modules();
     shell("ip netns add " + kRouter);
-    for (const char* port : {"qr-1", "qg-1"}) {
-        shell(fmt::format("ip link add tap-{} type veth peer name {} netns {}", port, port, kRouter));
-        shell(fmt::format("ip link set tap-{} up", port));
-        in_router(fmt::format("ip link set {} up", port));
-    }
     REQUIRE(std::ofstream("/run/netns/" + kWitness).good());
     REQUIRE(mount(("/run/netns/" + kRouter).c_str(), ("/run/netns/" + kWitness).c_str(), nullptr, MS_BIND, nullptr) ==
             0);
     // What is mounted over the one name is not to be seen by the other.
     REQUIRE(mount(nullptr, ("/run/netns/" + kWitness).c_str(), nullptr, MS_PRIVATE, nullptr) == 0);
+    for (const char* name : {"rp_filter", "send_redirects"})
+        in_router(fmt::format("sysctl -qw net.ipv4.conf.all.{}=0", name));
+    make_port("qr-1");
     in_router("ip address add 10.10.1.1/24 dev qr-1");
-    in_router("ip address add 203.0.113.10/24 dev qg-1");
-    in_router("ip address add 203.0.113.101/32 dev qg-1");
-    in_router("ip route add default via 203.0.113.1");
-    in_router("ip neighbour add 203.0.113.1 lladdr 02:00:00:00:00:01 dev qg-1 nud permanent");
     in_router("ip neighbour add 10.10.1.11 lladdr 02:00:00:00:00:11 dev qr-1 nud permanent");
-    for (const char* device : {"all", "qr-1", "qg-1"}) {
-        in_router(fmt::format("sysctl -qw net.ipv4.conf.{}.rp_filter=0", device));
-        in_router(fmt::format("sysctl -qw net.ipv4.conf.{}.send_redirects=0", device));
-    }
+    make_gateway_port();
     in_router("sysctl -qw net.ipv4.ip_forward=1");
     in_router("iptables-nft -t nat -A PREROUTING -d 203.0.113.101/32 -j DNAT --to-destination 10.10.1.11");
     in_router("iptables-nft -t nat -A POSTROUTING -s 10.10.1.11/32 -j SNAT --to-source 203.0.113.101 --random-fully");
@@ -159,6 +168,35 @@ TEST_CASE("A followed router that cannot be read is Linux's until it can be, and
     CHECK(programs_at_ports() == 2);
     REQUIRE(umount2(place.c_str(), MNT_DETACH) == 0);
     wait_until("the floating IP is fast as soon as it can be read", [&] { return state() == "fast"; }, 15s);
+    CHECK(programs_at_ports() == 2);
+}
+
+TEST_CASE("A followed router's device that gets no program is Linux's, with what depends on it", "[agent][follow]") {
+    REQUIRE_ROOT();
+    NodeBench bench(false);
+    make_router();
+    bench.start_agent("--follow neutron");
+    const auto is_fast_from_outside = [&] {
+        const auto row = bench.floating_ip(kFip);
+        return !row.is_null() && row.at("state") == "fast" && row.at("network") == "qg-1";
+    };
+    wait_until("the floating IP is fast", is_fast_from_outside);
+
+    const std::string pin = fmt::format("/sys/fs/bpf/fiplane/routers/{}/qg-1", kRouter);
+    in_router("ip link del qg-1");
+    wait_until("its program is gone", [&] { return access(pin.c_str(), F_OK) != 0; });
+    REQUIRE(mkdir(pin.c_str(), 0700) == 0);  // where the next program would be pinned
+    make_gateway_port();
+    wait_until("the device is refused",
+               [&] { return bench.floating_ip(kFip).dump().find("qg-1 has no program: ") != std::string::npos; });
+    CHECK_FALSE(is_fast_from_outside());
+    CHECK(programs_at_ports() == 1);
+    CHECK(bench.status().dump().find("updating the fast path") != std::string::npos);
+    const std::uint32_t end = lease_end();
+    wait_until("the lease is renewed", [&] { return lease_end() >= end + 2; });
+
+    REQUIRE(rmdir(pin.c_str()) == 0);
+    wait_until("the floating IP is fast again", is_fast_from_outside, 15s);
     CHECK(programs_at_ports() == 2);
 }
 

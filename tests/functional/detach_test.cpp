@@ -5,7 +5,9 @@
 #include <catch2/matchers/catch_matchers_string.hpp>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
+#include "agent/release.hpp"
 #include "agent/single_instance.hpp"
 #include "core/l2.hpp"
 #include "functional/datapath_bench.hpp"
@@ -144,6 +146,32 @@ TEST_CASE("detach hands flows over, takes programs off and removes every pin", "
     CHECK(again.exit_status == 0);
     CHECK(again.out == "nothing to detach\n");
     CHECK(json::parse(node.detach({"-o", "json"}).out).at("routers").empty());
+}
+
+TEST_CASE("flows that conntrack would have forgotten are forgotten", "[datapath][detach]") {
+    REQUIRE_ROOT();
+    const Followed node;
+    node.add_flow(kRouter, IPPROTO_TCP, 40001, FL_FLOW_FROM_INSIDE, 3600);
+    node.add_flow(kRouter, IPPROTO_TCP, 40002, FL_FLOW_CLOSING, 3600);
+    node.add_flow(kRouter, IPPROTO_UDP, 40003, 0, 3600);
+    node.add_flow(kRouter, IPPROTO_UDP, 40004, 0);
+    node.add_flow(kRouter, IPPROTO_ICMP, 7, 0, 3600);
+    node.add_flow("qrouter-gone", IPPROTO_UDP, 40005, 0, 3600);
+    // The namespace's own limits count.
+    node.run_in(kRouter, {"sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_timeout_established=7200"});
+    auto table = need(FlowTable::open(node.pin_dir())).value();
+    CHECK(need(forget_flows(table)) == 4);
+    const auto ports = [&] {
+        std::set<std::uint16_t> left;
+        for (const auto& [key, flow] : need(table.flows()))
+            left.insert(key.inside_port);
+        return left;
+    };
+    CHECK(ports() == std::set<std::uint16_t>{40001, 40004});
+    CHECK(need(forget_flows(table)) == 0);
+    node.run_in(kRouter, {"sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_timeout_established=3000"});
+    CHECK(need(forget_flows(table)) == 1);
+    CHECK(ports() == std::set<std::uint16_t>{40004});
 }
 
 TEST_CASE("detach says in plain text what it did", "[datapath][detach]") {
