@@ -63,8 +63,8 @@ fl_inline struct fl_verdict fl_parse_ip(struct fl_ctx *ctx, const struct fl_fram
 }
 
 /*
- * What ip_rcv and ip_route_input ask of a packet that is to be forwarded. Linux would cut off bytes that follow
- * tot_len (padding); only it does.
+ * What ip_rcv and ip_route_input ask of a packet that is to be forwarded. Bytes that follow tot_len (padding) are Linux's
+ * to cut off, unless that has been done already.
  */
 fl_inline struct fl_verdict fl_check_ip(const struct fl_frame *frame, const struct fl_inner *inner)
 {

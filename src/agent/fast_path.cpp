@@ -67,8 +67,11 @@ Result<> FastPath::try_forced_xdp(const std::string& underlay_device) {
 Result<> FastPath::turn_off() {
     on_ = false;
     left_out_.clear();
-    if (options_.follows) return leave_routers();
-    return datapath_ ? datapath_->detach() : Datapath::remove_pins(options_.pin_dir);
+    auto left = options_.follows ? leave_routers()
+                : datapath_      ? datapath_->detach()
+                                 : Datapath::remove_pins(options_.pin_dir);
+    has_left_ = left.has_value();
+    return left;
 }
 
 /// With their flows. The maps go as well: what they say of flows ends with that.
@@ -105,6 +108,8 @@ Result<> FastPath::update(const Snapshot& snapshot, const Scope& scope) {
     Result<> done;
     if (scope.follows) {
         done = datapath_->attach(compiled_.devices, compiled_.unread);
+        // Whatever one device's error is, it is none of the whole agent's.
+        if (!done) done.error().code = ExitCode::kFailed;
         if (const auto narrowed = without_unserved(snapshot)) compiled_ = compile(*narrowed, scope);
     }
     log_differences(before);
@@ -152,7 +157,8 @@ Result<> FastPath::detach_from_lost_devices() {
     if (std::ranges::all_of(attached, in_place)) return {};
     std::vector<DeviceRole> kept;
     for (const DeviceRole& role : compiled_.devices) {
-        if (std::ranges::any_of(attached, [&](const Attachment& a) { return is_at(a, role); })) kept.push_back(role);
+        const auto has_program = [&](const Attachment& a) { return a.mode != "none" && is_at(a, role); };
+        if (std::ranges::any_of(attached, has_program)) kept.push_back(role);
     }
     return datapath_->attach(kept, compiled_.unread);
 }

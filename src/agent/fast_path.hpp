@@ -31,9 +31,11 @@ class FastPath {
     /// device alone, where a program with empty tables passes everything. kMissingFeature, and nothing is left, if it
     /// is not. Where an earlier process left links nothing is tried: they carry traffic.
     [[nodiscard]] Result<> try_forced_xdp(const std::string& underlay_device);
-    /// Detaches everything. Also removes what a dead agent left, without loading anything.
+    /// Detaches everything. Also removes what a dead agent left, without loading anything. After an error it is off,
+    /// but something may be left: to be called again.
     [[nodiscard]] Result<> turn_off();
     [[nodiscard]] bool is_on() const { return on_; }
+    [[nodiscard]] bool is_off() const { return !on_ && has_left_; }
 
     /// See Datapath.
     [[nodiscard]] Result<> vouch(std::chrono::seconds lease) { return on_ ? datapath_->vouch(lease) : Result<>{}; }
@@ -85,6 +87,7 @@ class FastPath {
     DatapathOptions options_;
     std::unique_ptr<Datapath> datapath_;
     bool on_ = false;
+    bool has_left_ = false;  ///< while off: nothing is left
     bool in_step_ = false;
     Compiled compiled_;
     std::set<Ipv4> left_out_;

@@ -24,7 +24,7 @@ constexpr auto kMendRefill = 1s;
 /// Flows that nobody goes on with are looked for that often, in seconds.
 constexpr std::uint64_t kForgetInterval = 60;
 /// Nothing else is served while the first look at Linux is repeated.
-constexpr int kFirstLooks = 6;
+constexpr auto kFirstLooks = 500ms;
 constexpr auto kFirstLookPause = 100ms;
 /// A round that takes longer is worth a word. Most of it is waiting for the kernel's rtnl lock then, which is held
 /// while namespaces are removed.
@@ -55,7 +55,7 @@ NodeManager::NodeManager(const AgentOptions& options, std::optional<Reconciler> 
       announcer_(loop),
       observing_{.name = "observing Linux", .backoff = {100ms, 10s}},
       building_{.name = "building the overlay", .backoff = {1s, 60s}},
-      accelerating_{.name = "updating the fast path", .backoff = {1s, 60s}},
+      accelerating_{.name = "updating the fast path", .backoff = {1s, kLease / 3}},
       mends_(kMendBurst, kMendRefill) {}
 
 Result<> NodeManager::open_datapath(bool on) {
@@ -96,8 +96,9 @@ Result<> NodeManager::start() {
 
 /// What an earlier agent's programs carry is compiled from the first look at Linux, so that gets more than one chance.
 Result<> NodeManager::observe_at_start() {
+    const auto end = Clock::now() + kFirstLooks;
     Result<> outcome = observe();
-    for (int attempt = 1; attempt < kFirstLooks && !outcome; ++attempt) {
+    while (!outcome && Clock::now() < end) {
         std::this_thread::sleep_for(kFirstLookPause);
         outcome = observe();
     }
@@ -263,7 +264,7 @@ Result<std::size_t> NodeManager::replace_topology(Topology topology) {
 }
 
 Result<> NodeManager::switch_fast_path(bool on) {
-    if (on != fast_path_.is_on()) {
+    if (!(on ? fast_path_.is_on() : fast_path_.is_off())) {
         if (auto switched = on ? fast_path_.turn_on() : fast_path_.turn_off(); !switched) return switched;
         spdlog::info("fast path switched {}", on ? "on" : "off");
         observer_->invalidate();  // whose programs are on the devices is known only while the datapath is loaded

@@ -65,13 +65,14 @@ Result<Release> release_flows(FlowTable& table, const std::function<void(const N
         release.routers[netns].devices.push_back(device);
     const auto namespaces = router_namespaces();
     if (!namespaces) return std::unexpected(namespaces.error());
+    // Reading rules takes some ten ms each, in which flows would have nobody to carry them on.
+    std::map<NetnsName, HandoverTarget> targets;
+    for (const auto& [name, netns] : *namespaces)
+        targets.emplace(name, HandoverTarget{read_conntrack_limits(netns), floating_ips_of(netns)});
     // What is read after this is all that there will be.
     if (auto ended = table.end_lease(); !ended) return pass_on(ended);
     const auto flows = table.flows();
     if (!flows) return std::unexpected(flows.error());
-    std::map<NetnsName, HandoverTarget> targets;
-    for (const auto& [name, netns] : *namespaces)
-        targets.emplace(name, HandoverTarget{read_conntrack_limits(netns), floating_ips_of(netns)});
     const FlowHandover plan = plan_handover(*flows, targets, monotonic_seconds());
     for (const auto& [reason, number] : plan.left_out)
         release.left_out[describe(reason)] += number;

@@ -14,6 +14,7 @@
 #include "cli/verbs.hpp"
 #include "datapath/datapath.hpp"
 #include "datapath/flow_table.hpp"
+#include "linux/descriptor_limit.hpp"
 
 namespace fiplane::cli {
 namespace {
@@ -62,6 +63,8 @@ void print_as_text(const Release& outcome) {
 ExitCode run(const Options& options) {
     if (const auto privileged = require_privileges("detach from routers"); !privileged)
         return print_error(privileged.error());
+    // One for each namespace.
+    if (const auto raised = raise_descriptor_limit(); !raised) return print_error(raised.error());
     const auto instance = SingleInstance::acquire();
     if (!instance) return print_error(instance.error());
     auto table = FlowTable::open(options.pin_dir);

@@ -31,8 +31,7 @@
 
 namespace fiplane {
 
-/// The order of additions; removals go from its end to its beginning. A floating IP that goes is no longer one before a
-/// packet can miss its rows, with which its flow goes over to Linux.
+/// The order of additions; removals go from its end to its beginning.
 inline constexpr std::tuple kAdditionOrder{&Tables::crossings, &Tables::tunnels, &Tables::arp,       &Tables::fdb,
                                            &Tables::dests,     &Tables::routes,  &Tables::vms,       &Tables::senders,
                                            &Tables::fip_in,    &Tables::sources, &Tables::translated};
@@ -178,6 +177,7 @@ class TableSync {
     [[nodiscard]] Result<> pass(const Tables& desired) {
         removed_any_ = false;
         auto done = put_config(config_meanwhile(desired.config));
+        if (done) done = end_translations(desired);
         const auto stats = stats_of(desired);
         if (done) done = add_stats(stats);
         DeviceRows missing;
@@ -218,6 +218,15 @@ class TableSync {
                 done.has_value()) &&
                ...);
         return done;
+    }
+
+    /// A floating IP that goes or moves is known to before anything else changes: with the first packet that misses its
+    /// row a flow goes over to Linux, and takes along what is in here.
+    [[nodiscard]] Result<> end_translations(const Tables& desired) {
+        return erase_where(&Tables::translated, [&](const fl_translated_key& key, const fl_translated& value) {
+            const auto wanted = desired.translated.find(key);
+            return wanted == desired.translated.end() || !same_bytes(wanted->second, value);
+        });
     }
 
     /// Rows that lead into tunnels rest on the address that their packets come from: while that is another's, none

@@ -38,6 +38,7 @@ class WatchingStore {
         }
         rows.insert_or_assign(key, value);
         watch("write");
+        watch_translations();
         if constexpr (PrefixKey<K>) watch_longer(key, value);
         if constexpr (std::is_same_v<K, fl_source_key>) watch_opening();
         return {};
@@ -53,6 +54,9 @@ class WatchingStore {
         const bool there = table<K, V>().erase(key) == 1;
         watch("removal");
         if constexpr (PrefixKey<K>) watch_shorter<K, V>(key);
+        // A translation ends before anything else.
+        if constexpr (std::is_same_v<K, fl_translated_key>) return there;
+        watch_translations();
         if constexpr (!std::is_same_v<K, fl_source_key>) watch_closing();
         return there;
     }
@@ -152,6 +156,16 @@ class WatchingStore {
             first_gap = "removal before a source was closed";
     }
 
+    /// No row changes while a translation is there that is to end.
+    void watch_translations() {
+        if (goal == nullptr || !first_gap.empty()) return;
+        for (const auto& [key, value] : held.tables.translated) {
+            const auto wanted = goal->translated.find(key);
+            if (wanted == goal->translated.end() || !same_bytes(wanted->second, value))
+                first_gap = "a row changed before a translation had ended";
+        }
+    }
+
     [[nodiscard]] std::string find_gap() const {
         for (const auto& key : stats_of(held.tables)) {
             if (!held.stats.contains(key)) return "floating IP without statistics";
@@ -247,6 +261,9 @@ class Generator {
                                                                                                  .peer = {}};
             out.arp[{.segment = 1, .ip = {172, 24, 5, byte(5)}}] = {.mac = {byte(3)}, .flags = 0, .pad = 0};
         }
+        for (std::uint32_t i = pick(4); i > 0; --i)
+            out.translated[{.router = 0x80000000 | pick(2), .fip = {172, 24, 5, byte(3)}}] = {
+                .fixed = {10, 0, 0, byte(2)}};
         for_each_out(out, [&](fl_out& row) {
             if (pick(3) != 0) return;
             row.flags |= FL_OUT_CROSS;

@@ -180,8 +180,8 @@ TEST_CASE("a namespace has the same number here as in compiled tables", "[handov
 }
 
 TEST_CASE("each reason to leave a flow out has a text", "[handover]") {
-    for (const auto reason :
-         {LeftOut::kNoRouter, LeftOut::kNoPorts, LeftOut::kIdle, LeftOut::kUntranslated, LeftOut::kNoRoom})
+    for (const auto reason : {LeftOut::kNoRouter, LeftOut::kNoPorts, LeftOut::kIdle, LeftOut::kUntranslated,
+                              LeftOut::kNoFloatingIp, LeftOut::kNoRoom})
         CHECK_FALSE(describe(reason).empty());
 }
 
