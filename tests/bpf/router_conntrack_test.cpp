@@ -44,6 +44,26 @@ Tracked from_outside(const RouterWorld& world, const std::string& protocol) {
             .answer_to = {world.client, kOutside}};
 }
 
+/// The VM's packets to its neighbour's floating IP turn round; with `one_entry` one namespace translates both ends.
+fl_next set_turn(RouterWorld& world, bool one_entry = true) {
+    fl_next turn = world.hairpin();
+    if (one_entry) turn.flags |= FL_NEXT_ONE_ENTRY;
+    world.set_turn(turn);
+    return turn;
+}
+
+Packet to_neighbour(const RouterWorld& world, const Packet& body, std::uint8_t ttl = 64) {
+    return Eth{.dst = world.qr_mac, .src = world.vm_mac} /
+           Ip4{.src = world.fixed, .dst = world.neighbour_fip, .ttl = ttl} / body;
+}
+
+/// Nothing to the neighbour's floating IP is carried any more.
+void leave_to_linux(RouterWorld& world) {
+    fl_next none{};
+    none.out.kind = FL_OUT_NONE;
+    world.set_dest(world.neighbour_fip, none);
+}
+
 }  // namespace
 
 TEST_CASE("a flow that Linux has begun stays Linux's") {
@@ -89,18 +109,13 @@ TEST_CASE("what comes in takes no flow away that Linux has begun inside, with an
 TEST_CASE("no flow between floating IPs of a router gets a port that Linux has given to another one") {
     RouterWorld world;
     const Protocol protocol = any_protocol();
-    fl_next turn = world.hairpin();
-    turn.flags |= FL_NEXT_ONE_ENTRY;
-    world.set_turn(turn);
+    set_turn(world);
     track(world.scratch.netns(), {.protocol = protocol.name,
                                   .from = {world.fixed, 5},
                                   .to = {world.neighbour_fip, kOutside},
                                   .answer_from = {world.neighbour, kOutside},
                                   .answer_to = {world.fip, kInside}});
-    world.left(kRouterPort,
-               Eth{.dst = world.qr_mac, .src = world.vm_mac} / Ip4{.src = world.fixed, .dst = world.neighbour_fip} /
-                   protocol.out,
-               FL_REASON_LINUX_FLOW);
+    world.left(kRouterPort, to_neighbour(world, protocol.out), FL_REASON_LINUX_FLOW);
     CHECK(world.flows() == 0);
 }
 
@@ -199,16 +214,11 @@ TEST_CASE("a flow that goes to Linux from inside is in conntrack, with its port"
 TEST_CASE("where one namespace translates both addresses conntrack has both in one entry") {
     RouterWorld world;
     const Protocol protocol = any_protocol();
-    fl_next turn = world.hairpin();
     const bool one_entry = GENERATE(true, false);
-    if (one_entry) turn.flags |= FL_NEXT_ONE_ENTRY;
-    world.set_turn(turn);
-    const auto to_neighbour = [&](std::uint8_t ttl) {
-        return Eth{.dst = world.qr_mac, .src = world.vm_mac} /
-               Ip4{.src = world.fixed, .dst = world.neighbour_fip, .ttl = ttl} / protocol.out;
-    };
-    CHECK(world.run(kRouterPort, to_neighbour(64)).reason == FL_REASON_FIP_HAIRPIN);
-    world.given_back(kRouterPort, to_neighbour(1), FL_REASON_TTL, 1);  // the answers have a row of their own
+    set_turn(world, one_entry);
+    CHECK(world.run(kRouterPort, to_neighbour(world, protocol.out)).reason == FL_REASON_FIP_HAIRPIN);
+    world.given_back(kRouterPort, to_neighbour(world, protocol.out, 1), FL_REASON_TTL,
+                     1);  // the answers have a row of their own
     Tracked expected = from_inside(world, protocol.name, kInside);
     expected.to.address = world.neighbour_fip;
     expected.answer_from.address = one_entry ? world.neighbour : world.neighbour_fip;
@@ -218,14 +228,8 @@ TEST_CASE("where one namespace translates both addresses conntrack has both in o
 TEST_CASE("a flow takes no translation along that is gone") {
     RouterWorld world;
     const Protocol protocol = any_protocol();
-    fl_next turn = world.hairpin();
-    turn.flags |= FL_NEXT_ONE_ENTRY;
-    world.set_turn(turn);
-    const auto to_neighbour = [&](std::uint8_t ttl) {
-        return Eth{.dst = world.qr_mac, .src = world.vm_mac} /
-               Ip4{.src = world.fixed, .dst = world.neighbour_fip, .ttl = ttl} / protocol.out;
-    };
-    CHECK(world.run(kRouterPort, to_neighbour(64)).reason == FL_REASON_FIP_HAIRPIN);
+    fl_next turn = set_turn(world);
+    CHECK(world.run(kRouterPort, to_neighbour(world, protocol.out)).reason == FL_REASON_FIP_HAIRPIN);
     fl_reason reason = FL_REASON_TTL;
     SECTION("with the floating IP") {
         world.set_translated(world.neighbour_fip, {});
@@ -240,26 +244,20 @@ TEST_CASE("a flow takes no translation along that is gone") {
     SECTION("with the floating IP and its rows") {
         reason = FL_REASON_NO_DEST;
         world.set_translated(world.neighbour_fip, {});
-        fl_next none{};
-        none.out.kind = FL_OUT_NONE;
-        world.set_dest(world.neighbour_fip, none);
+        leave_to_linux(world);
     }
-    world.given_back(kRouterPort, to_neighbour(1), reason, 1);  // the answers have a row of their own
+    world.given_back(kRouterPort, to_neighbour(world, protocol.out, 1), reason,
+                     1);  // the answers have a row of their own
     CHECK(tracked(world.scratch.netns()).empty());
 }
 
 TEST_CASE("a flow to a floating IP that is left to Linux takes its translation along") {
     RouterWorld world;
     const Protocol protocol = any_protocol();
-    fl_next turn = world.hairpin();
-    turn.flags |= FL_NEXT_ONE_ENTRY;
-    world.set_turn(turn);
-    const Packet packet = Eth{.dst = world.qr_mac, .src = world.vm_mac} /
-                          Ip4{.src = world.fixed, .dst = world.neighbour_fip} / protocol.out;
+    set_turn(world);
+    const Packet packet = to_neighbour(world, protocol.out);
     CHECK(world.run(kRouterPort, packet).reason == FL_REASON_FIP_HAIRPIN);
-    fl_next none{};
-    none.out.kind = FL_OUT_NONE;
-    world.set_dest(world.neighbour_fip, none);
+    leave_to_linux(world);
     world.given_back(kRouterPort, packet, FL_REASON_NO_DEST, 1);
     Tracked expected = from_inside(world, protocol.name, kInside);
     expected.to.address = world.neighbour_fip;
