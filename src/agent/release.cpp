@@ -30,12 +30,7 @@ std::optional<std::map<Ipv4, Ipv4>> floating_ips_of(const Netns& netns) {
     if (!ruleset || !ruleset->opaque.empty() || !ruleset->opaque_ipv4.empty()) return std::nullopt;
     const nf::Evaluator rules(*ruleset);
     if (!rules.hidden_translation().empty()) return std::nullopt;
-    std::map<Ipv4, Ipv4> out;
-    for (const auto& [fip, fixed] : rules.dnats()) {
-        const auto back = rules.snats().find(fixed);
-        if (back != rules.snats().end() && back->second == fip) out.emplace(fip, fixed);
-    }
-    return out;
+    return rules.floating_ips();
 }
 
 void hand_over(const Netns& netns, const std::vector<TrackedConnection>& connections, Release& release) {
@@ -67,8 +62,11 @@ Result<Release> release_flows(FlowTable& table, const std::function<void(const N
     if (!namespaces) return std::unexpected(namespaces.error());
     // Reading rules takes some ten ms each, in which flows would have nobody to carry them on.
     std::map<NetnsName, HandoverTarget> targets;
-    for (const auto& [name, netns] : *namespaces)
+    const std::size_t steps = 2 * namespaces->size();
+    for (const auto& [name, netns] : *namespaces) {
+        if (step) step(name, steps);
         targets.emplace(name, HandoverTarget{read_conntrack_limits(netns), floating_ips_of(netns)});
+    }
     // What is read after this is all that there will be.
     if (auto ended = table.end_lease(); !ended) return pass_on(ended);
     const auto flows = table.flows();
@@ -77,7 +75,7 @@ Result<Release> release_flows(FlowTable& table, const std::function<void(const N
     for (const auto& [reason, number] : plan.left_out)
         release.left_out[describe(reason)] += number;
     for (const auto& [name, connections] : plan.connections) {
-        if (step) step(name, plan.connections.size());
+        if (step) step(name, steps);
         hand_over(namespaces->at(name), connections, release);
     }
     return release;

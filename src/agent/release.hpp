@@ -27,7 +27,8 @@ struct Release {
 };
 
 /// Ends the lease and gives conntrack an entry for each flow. Programs and maps stay, for whoever removes them next.
-/// `step` (may be empty) is told of each namespace with flows, and how many there are.
+/// `step` (may be empty) is told of each namespace when its rules are read and when its flows go over, and how many
+/// such steps there are in all.
 [[nodiscard]] Result<Release> release_flows(FlowTable& table,
                                             const std::function<void(const NetnsName&, std::size_t)>& step = {});
 

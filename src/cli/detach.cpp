@@ -28,8 +28,8 @@ struct Options {
 
 Result<Release> detach(FlowTable& table, const std::string& pin_dir) {
     std::optional<Progress> progress;
-    auto outcome = release_flows(table, [&](const NetnsName& netns, std::size_t namespaces) {
-        if (!progress) progress.emplace("detach", namespaces);
+    auto outcome = release_flows(table, [&](const NetnsName& netns, std::size_t steps) {
+        if (!progress) progress.emplace("detach", steps);
         progress->step(netns);
     });
     if (!outcome) return outcome;

@@ -129,10 +129,7 @@ void compile_translated(World& world) {
     for (const auto& [name, netns] : world.routers) {
         fl_translated_key key{.router = world.l2.number_of(netns), .fip = {}};
         if (key.router == 0) continue;
-        const auto& snats = netns.netfilter().snats();
-        for (const auto& [fip, fixed] : netns.netfilter().dnats()) {
-            const auto back = snats.find(fixed);
-            if (back == snats.end() || back->second != fip) continue;
+        for (const auto& [fip, fixed] : netns.netfilter().floating_ips()) {
             fl_translated row{};
             copy_bytes(key.fip, fip);
             copy_bytes(row.fixed, fixed);

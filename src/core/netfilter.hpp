@@ -271,6 +271,9 @@ class Evaluator {
     /// The same for source NAT of single addresses, only where no other address gets the same one: fixed to floating.
     [[nodiscard]] const std::map<Ipv4, Ipv4>& snats() const;
 
+    /// Translated both ways, one to one: floating to fixed.
+    [[nodiscard]] std::map<Ipv4, Ipv4> floating_ips() const;
+
     /// Conntrack translates answers back, which no rule shows. Of packets from `source` that is what the rules say as
     /// well: no destination translation leads to it but from the one address that the rules translate it to.
     [[nodiscard]] bool answers_follow_rules(Ipv4 source) const;

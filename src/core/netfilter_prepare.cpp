@@ -298,6 +298,15 @@ const std::map<Ipv4, Ipv4>& Evaluator::snats() const {
     return prepared_->snats;
 }
 
+std::map<Ipv4, Ipv4> Evaluator::floating_ips() const {
+    std::map<Ipv4, Ipv4> out;
+    for (const auto& [floating, fixed] : dnats()) {
+        const auto back = snats().find(fixed);
+        if (back != snats().end() && back->second == floating) out.emplace(floating, fixed);
+    }
+    return out;
+}
+
 bool Evaluator::answers_follow_rules(Ipv4 source) const {
     const auto origins = prepared_->dnat_origins.find(source);
     if (origins == prepared_->dnat_origins.end()) return true;
