@@ -2,8 +2,10 @@
 #include "linux/nft.hpp"
 
 #include <fmt/format.h>
+#include <linux/netlink.h>
 #include <nftables/libnftables.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,6 +28,11 @@ using Context = std::unique_ptr<nft_ctx, FreeContext>;
 
 /// A context that keeps output and errors to itself. Its socket is opened here, in the calling thread's namespace.
 Context make_context(const Netns& netns, Error& error) {
+    // libnftables ends the process if it gets no socket (netlink_open_error in mnl.c).
+    if (const UniqueFd probe(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER)); !probe) {
+        error = fail_errno(errno, "cannot open a socket for libnftables", nl::where_of(netns)).error();
+        return nullptr;
+    }
     Context context(nft_ctx_new(NFT_CTX_DEFAULT));
     if (context && nft_ctx_buffer_output(context.get()) == 0 && nft_ctx_buffer_error(context.get()) == 0) {
         return context;

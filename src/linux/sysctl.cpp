@@ -102,9 +102,12 @@ Result<Sysctls> read_sysctls(const Netns& netns, const std::vector<std::string>&
     auto directory = open_root();
     if (!directory) return pass_on(directory);
     Sysctls sysctls;
-    const auto forward = number_at(directory->get(), "ipv4/ip_forward");
-    if (!forward) return fail(ExitCode::kFailed, "cannot read sysctl net/ipv4/ip_forward", nl::where_of(netns));
-    sysctls.ip_forward = *forward != 0;
+    auto forward = read_at(directory->get(), "ipv4/ip_forward");
+    if (!forward) {
+        forward.error().where = nl::where_of(netns);
+        return pass_on(forward);
+    }
+    sysctls.ip_forward = *forward != "0";
     sysctls.bridge_nf_call_iptables = number_at(directory->get(), "bridge/bridge-nf-call-iptables").value_or(0) != 0;
     for (const auto& device : devices) {
         // A device that went since the caller listed it is left out.

@@ -19,6 +19,7 @@
 #include "linux/child_process.hpp"
 #include "linux/descriptor_limit.hpp"
 #include "linux/nft.hpp"
+#include "support/no_descriptors.hpp"
 #include "support/time_scale.hpp"
 
 namespace fiplane::test {
@@ -252,6 +253,20 @@ TEST_CASE("a commit between the readings of nft and of iptables leaves no rule b
     toggler.join();
     CHECK(torn == 0);
     CHECK(readings > 0);
+}
+
+TEST_CASE("a ruleset that cannot be read for want of descriptors is an error, and not the end", "[linux][nft]") {
+    REQUIRE_ROOT();
+    const Bench bench;
+    bench.run({"iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-j", "SNAT", "--to-source", "203.0.113.5"});
+    std::size_t failed = 0;
+    for (unsigned spare = 0; spare < 12; ++spare) {
+        const NoDescriptors few(spare);
+        failed += read_ruleset(bench.netns()).has_value() ? 0 : 1;
+    }
+    CHECK(failed > 0);
+    CHECK(failed < 12);
+    CHECK(read_ruleset(bench.netns()));
 }
 
 TEST_CASE("a program that is run has the usual limit of open files, whatever its parent's is", "[linux]") {
