@@ -233,7 +233,8 @@ TEST_CASE("a commit between the readings of nft and of iptables leaves no rule b
     });
     std::size_t readings = 0;
     std::size_t torn = 0;
-    for (int i = 0; i < 200; ++i) {
+    const int attempts = static_cast<int>(200 / time_scale());
+    for (int i = 0; i < attempts; ++i) {
         const auto ruleset = read_ruleset(bench.netns());
         if (!ruleset) {
             CHECK(ruleset.error().what == "the nftables ruleset has changed each time that it was read");
