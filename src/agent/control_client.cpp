@@ -28,7 +28,7 @@ Result<UniqueFd> connect_to(const std::string& path) {
     if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return fd;
     if (errno == EACCES || errno == EPERM) return fail_errno(errno, "cannot ask the agent", path, "run it as root");
     return fail(ExitCode::kNoAgent, "no agent answers on this node", path,
-                "start one by `fiplane agent --topology FILE`");
+                "start one by `fiplane agent --topology FILE`, or `--follow neutron`");
 }
 
 Result<> send_all(int fd, const std::string& data) {

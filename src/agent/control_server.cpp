@@ -61,6 +61,11 @@ Result<ControlServer> ControlServer::open(const std::string& path) {
             return fail(ExitCode::kAgentRunning, "another agent answers at this control socket", path,
                         "stop it, or choose another path by --socket");
         }
+        struct stat there{};
+        if (lstat(path.c_str(), &there) == 0 && !S_ISSOCK(there.st_mode)) {
+            return fail(ExitCode::kForeignObject, "something that is not a socket has the control socket's path", path,
+                        "choose another path by --socket");
+        }
         if (unlink(path.c_str()) != 0) return fail_errno(errno, "cannot remove the stale control socket", path);
         if (bind_privately(listener.get(), address) != 0)
             return fail_errno(errno, "cannot bind the control socket", path);

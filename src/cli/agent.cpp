@@ -54,6 +54,10 @@ ExitCode run(Options options) {
                             {},
                             "give either --topology FILE or --follow neutron; see fiplane agent --help"});
     }
+    if (!options.follow.empty() && (options.xdp == "native" || options.xdp == "generic")) {
+        return print_error({ExitCode::kUsage, "no XDP program is attached where routers are followed",
+                            "--xdp " + options.xdp, "their devices have tc programs; leave the option out"});
+    }
     std::optional<Topology> topology;
     if (options.follow.empty()) {
         std::error_code status;

@@ -74,7 +74,8 @@ ExitCode CommandLine::run(int argc, char** argv) {
     } catch (const CLI::ParseError& mistake) {
         const bool verb_known = !app_->get_subcommands().empty();
         const std::string verb = verb_known ? " " + app_->get_subcommands().front()->get_name() : "";
-        return print_error({ExitCode::kUsage, mistake.what(), {}, "see `fiplane" + verb + " --help`"});
+        const std::string what = verb_known || argc < 2 ? mistake.what() : fmt::format("there is no verb {}", argv[1]);
+        return print_error({ExitCode::kUsage, what, {}, "see `fiplane" + verb + " --help`"});
     }
     return outcome_;
 }

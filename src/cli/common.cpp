@@ -75,7 +75,8 @@ std::optional<Topology> load_or_print(const std::string& file) {
 std::optional<nlohmann::json> ask_or_print(const std::string& socket, const nlohmann::json& request,
                                            ExitCode& outcome) {
     const auto waiting = [](int seconds) {
-        if (seconds == 2 || seconds % 10 == 0) fmt::print(stderr, "fiplane: the agent is at it ({} s)\n", seconds);
+        if (seconds == 2 || seconds % 10 == 0)
+            fmt::print(stderr, "fiplane: waiting for the agent's answer ({} s)\n", seconds);
     };
     auto response = ask_agent(socket, request, waiting);
     if (response) return std::move(*response);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // fiplane: the command line. Every verb's exit code is an ExitCode (core/result.hpp).
+#include <cerrno>
 #include <cstdio>
 #include <exception>
 
+#include "cli/terminal.hpp"
 #include "cli/verbs.hpp"
 
 namespace {
@@ -26,7 +28,11 @@ int run(int argc, char** argv) {
                            add_explain, add_survey, add_detach, add_fast_path, add_version}) {
         add(line);
     }
-    return static_cast<int>(line.run(argc, argv));
+    const ExitCode outcome = line.run(argc, argv);
+    // What is still in the buffer, at the latest, says whether all of it could be written.
+    if (std::fflush(stdout) != 0 && outcome == ExitCode::kOk)
+        return static_cast<int>(print_error(fail_errno(errno, "cannot write the output").error()));
+    return static_cast<int>(outcome);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
+#include <fstream>
 
 #include "agent_bench.hpp"
 #include "support/scratch_netns.hpp"
@@ -62,6 +63,35 @@ TEST_CASE("A wrong command line is exit code 3", "[cli]") {
         INFO(arguments);
         check_refused(fiplane(arguments), 3, "--help");
     }
+}
+
+TEST_CASE("A wrong verb, or one that is not possible, is named", "[cli]") {
+    check_refused(fiplane("statu"), 3, "statu");
+    check_refused(fiplane("--bogus"), 3, "--bogus");
+    check_refused(fiplane("agent --follow neutron --xdp native"), 3, "--xdp native");
+}
+
+TEST_CASE("Output that cannot be written is no success", "[cli]") {
+    for (const char* verb : {"version", "--help"}) {
+        const auto full = run_process({"sh", "-c", fmt::format("{} {} >/dev/full", FIPLANE_BINARY, verb)});
+        INFO(verb);
+        check_refused(full, 1, "No space left on device");
+    }
+}
+
+TEST_CASE("A file at the control socket's path is somebody else's", "[cli]") {
+    REQUIRE_ROOT();
+    const NodeBench bench;
+    const std::string path = "/run/netns/precious";
+    std::ofstream(path) << "precious\n";
+    const auto refused = bench.failing_agent("--socket " + path);
+    INFO(refused.err);
+    CHECK(refused.exit_status == 7);
+    CHECK_THAT(refused.err, ContainsSubstring(path + ": something that is not a socket"));
+    std::ifstream file(path);
+    std::string text;
+    std::getline(file, text);
+    CHECK(text == "precious");
 }
 
 TEST_CASE("validate prints every mistake with its place and counts them", "[cli]") {
