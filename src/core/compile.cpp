@@ -156,6 +156,8 @@ World::World(const Snapshot& snapshot, const Scope& in_scope)
         legs.push_back(&segment.ports.begin()->second);
     out.notes = l2.notes();
     for (const auto& [name, view] : snapshot.routers) {
+        if (const std::string& why = view.netfilter.not_shown; !why.empty())
+            note(name + ": rules of iptables are not understood, floating IPs among them: " + why);
         if (view.unread.empty()) continue;
         out.unread.insert(name);
         note(name + ": all of it is left to Linux, for what is known of it may be out of date: " + view.unread);

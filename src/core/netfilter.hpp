@@ -162,6 +162,8 @@ struct Ruleset {
     /// Those that nft does not show: of iptables-legacy, which stop IPv4 packets, and of ip6tables-legacy.
     std::vector<std::string> opaque_ipv4;
     std::vector<std::string> opaque_ipv6;
+    /// Why rules of iptables-nft are not understood; empty if they are, or if there are none.
+    std::string not_shown;
 
     [[nodiscard]] std::size_t rule_count() const;
     static std::string scoped_name(Family family, const std::string& table, const std::string& name);

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <poll.h>
 #include <spawn.h>
 #include <spdlog/spdlog.h>
@@ -22,6 +23,16 @@ namespace fiplane {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr std::array kDirectories{"/usr/sbin", "/usr/bin", "/sbin", "/bin"};
+
+/// posix_spawnp() would look in the PATH of this process, which need not have the directories of root's programs.
+std::string find_program(const std::string& name) {
+    for (const std::string directory : kDirectories) {
+        if (const std::string path = directory + "/" + name; ::access(path.c_str(), X_OK) == 0) return path;
+    }
+    return name;  // which is not there: the kernel says so
+}
 
 /// A child process with its output. Whatever happens, it does not outlive this.
 class Child {
@@ -44,7 +55,7 @@ class Child {
         ::sigemptyset(&none);
         ::posix_spawnattr_setsigmask(&attributes, &none);
         ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-        std::string path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+        std::string path = fmt::format("PATH={}", fmt::join(kDirectories, ":"));
         std::string locale = "LC_ALL=C";
         std::vector<char*> arguments;
         arguments.reserve(words.size() + 1);
@@ -54,8 +65,8 @@ class Child {
         const std::array<char*, 3> environment{path.data(), locale.data(), nullptr};
         const int error = [&] {
             const UsualDescriptorLimit limit;
-            return ::posix_spawnp(&child.pid_, program.c_str(), &actions, &attributes, arguments.data(),
-                                  environment.data());
+            return ::posix_spawn(&child.pid_, find_program(program).c_str(), &actions, &attributes, arguments.data(),
+                                 environment.data());
         }();
         ::posix_spawnattr_destroy(&attributes);
         ::posix_spawn_file_actions_destroy(&actions);

@@ -152,7 +152,9 @@ Result<nf::Ruleset> read_at_once(const Netns& netns) {
             iptables::complete(*ruleset, family, *saved);
         } else if (saved.error().code != ExitCode::kMissingFeature) {
             return pass_on(saved);
-        }  // without the program the rules stay as nft shows them: not understood
+        } else {
+            ruleset->not_shown = saved.error().what;
+        }
     }
     auto inside = NetnsGuard::enter(netns);
     if (!inside) return pass_on(inside);

@@ -293,6 +293,11 @@ TEST_CASE("an iptables-nft-save that does not succeed is an error, one that is n
     const auto missing = run_program({"fiplane-no-such-program"}, std::chrono::seconds(5));
     REQUIRE_FALSE(missing);
     CHECK(missing.error().code == ExitCode::kMissingFeature);
+    // Root's programs are found by an agent whose PATH is a user's.
+    const std::string directories = std::getenv("PATH");
+    setenv("PATH", "/nonexistent", 1);
+    CHECK(run_program({"iptables-nft-save"}, std::chrono::seconds(5)));
+    setenv("PATH", directories.c_str(), 1);
     const auto failing = run_program({"false"}, std::chrono::seconds(5));
     REQUIRE_FALSE(failing);
     CHECK(failing.error().code == ExitCode::kFailed);
