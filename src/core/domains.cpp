@@ -52,6 +52,7 @@ class Domains {
     [[nodiscard]] bool find_fip(Host& host);
     void number();
     void walk_all(bool translated);
+    [[nodiscard]] std::string why_not(const Domain& domain) const;
     void add(const Domain& domain, const DestinationTree& tree);
     [[nodiscard]] std::vector<Ipv4> left_out(const Domain& domain) const;
     [[nodiscard]] std::string refusal(const Host& host, const DestinationTree& tree) const;
@@ -296,13 +297,20 @@ void Domains::add_host(const Domain& domain, const Host& host, const Destination
     verdict.reason.clear();
 }
 
+/// What keeps packets to the world from the fast path.
+std::string Domains::why_not(const Domain& domain) const {
+    const Journey journey = world_.walker.walk(*domain.leg, domain.source, {{0}, 0}, false);
+    if (!journey.reason.empty() || !domain.is_translated()) return journey.reason;
+    const Ipv4 leaves_as = journey.snat.value_or(domain.source.address);
+    return fmt::format("packets to the world leave by {} as {}, not as {}", journey.via, leaves_as.str(),
+                       domain.fip->str());
+}
+
 void Domains::add(const Domain& domain, const DestinationTree& tree) {
     std::string reason = tree.refusal;
     std::string outside;
     const bool asked = domain.is_translated() || !tree.sample;
-    if (reason.empty() && asked && !tree.destinations.at({{0}, 0}).fast) {
-        outside = world_.walker.walk(*domain.leg, domain.source, {{0}, 0}, false).reason;
-    }
+    if (reason.empty() && asked && (!tree.sample || !tree.destinations.at({{0}, 0}).fast)) outside = why_not(domain);
     if (reason.empty() && !tree.sample) {
         reason = outside.empty() ? "none of its destinations is fast" : outside;
     }
@@ -310,8 +318,11 @@ void Domains::add(const Domain& domain, const DestinationTree& tree) {
         reason = "fl_dests, fl_routes or fl_crossings has no room for its destinations";
     }
     if (!reason.empty()) {
-        for (const Host& host : domain.hosts)
+        for (const Host& host : domain.hosts) {
+            const Source source{Source::Kind::kKnown, host.address, domain.source.throughout};
+            if (host.fip) verdict_of(host).steps = world_.walker.walk(*host.leg, source, {{0}, 0}, true).steps;
             refuse(host, reason);
+        }
         return;
     }
     for (const Host& host : domain.hosts) {

@@ -44,6 +44,9 @@ void combine(Outcome& outcome, const Outcome& other, const Chain& first, const s
                        other.notrack == outcome.notrack;
     if (other.stopped) {
         outcome.stopped = other.stopped;
+    } else if (other.accepted != outcome.accepted) {
+        outcome.stopped = other.accepted ? fmt::format("{} drops packets, and none {}", outcome.dropped_by, which)
+                                         : fmt::format("{} drops packets {}", other.dropped_by, which);
     } else if (!agree) {
         outcome.stopped = fmt::format("hook of {} treats packets {} in another way",
                                       Ruleset::scoped_name(first.family, first.table, first.name), which);

@@ -370,6 +370,19 @@ TEST_CASE("a router's links and neighbours that are not as they should be", "[ne
     const Compiled without_gateway = compile(snapshot, following());
     CHECK(report_of(without_gateway, "203.0.113.101").fast_in);
     CHECK(way(without_gateway, "10.10.1.11", "198.51.100.7") == nullptr);
+    CHECK(report_of(without_gateway, "203.0.113.101").reason_outside.starts_with(kFip + ": neighbour "));
+    // Without the floating IP's way out they would leave as they are, by the port of the SNAT router.
+    snapshot = distributed();
+    std::erase_if(snapshot.routers.at(kRouter).routes,
+                  [](const Route& route) { return route.table == 16 && route.destination.length == 0; });
+    const FipReport astray = report_of(compile(snapshot, following()), "203.0.113.101");
+    CHECK(astray.reason_out == "packets to the world leave by qr-1 as 10.10.1.11, not as 203.0.113.101");
+    CHECK_FALSE(astray.steps_out.empty());
+    snapshot = distributed();
+    snapshot.routers.at(kRouter).netfilter.not_shown = "cannot run iptables-nft-save: No such file or directory";
+    CHECK(compile(snapshot, following()).notes ==
+          std::vector{kRouter + ": rules of iptables are not understood, floating IPs among them: cannot run "
+                                "iptables-nft-save: No such file or directory"});
     snapshot = distributed();
     snapshot.routers.at(kRouter).links.at(kQr).admin_up = false;
     CHECK(reasons(snapshot).first == kRouter + ": qr-1 is down");
