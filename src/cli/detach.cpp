@@ -80,7 +80,7 @@ ExitCode run(const Options& options) {
     } else if (*table) {
         print_as_text(outcome);
     } else {
-        fmt::print("nothing to detach\n");
+        fmt::print("nothing to detach: no programs of routers are pinned below {}\n", options.pin_dir);
     }
     for (const Error& refusal : outcome.refusals)
         print_error(refusal);

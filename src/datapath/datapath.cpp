@@ -3,6 +3,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <filesystem>
 #include <optional>
 #include <set>
 
@@ -66,6 +67,16 @@ Result<Datapath> Datapath::open(const DatapathOptions& options) {
 
     if (auto ready = check_mode(paths, options.follows); !ready) return pass_on(ready);
 
+    std::error_code unreadable;
+    const bool nothing_pinned = std::filesystem::is_empty(paths.maps(), unreadable) && !unreadable;
+    auto opened = open_pinned(options, paths);
+    if (opened || !nothing_pinned) return opened;
+    if (auto done = remove_pins(options.pin_dir); !done)
+        spdlog::warn("what was pinned stays: {}", done.error().message());
+    return opened;
+}
+
+Result<Datapath> Datapath::open_pinned(const DatapathOptions& options, const PinPaths& paths) {
     auto loaded = load_objects(paths, options.max_floating_ips, options.follows);
     if (!loaded) return pass_on(loaded);
     auto maps = MapSet::open([&loaded](std::string_view name) -> Result<UniqueFd> {

@@ -67,11 +67,13 @@ struct FipCounters {
 /// ingress prog 17 name"). Not to be able to ask is a phrase, too.
 [[nodiscard]] std::vector<std::string> programs_here(int ifindex);
 
+class PinPaths;
+
 class Datapath {
   public:
     /// Loads the programs and makes or takes over maps. kMissingFeature without BTF or BPF; kNotPrivileged without
     /// the capabilities; the verifier's last lines are in the message. kForeignObject where the other mode (`follows`)
-    /// has left its programs.
+    /// has left its programs. Where nothing was pinned before, an error leaves nothing.
     [[nodiscard]] static Result<Datapath> open(const DatapathOptions& options);
     Datapath(Datapath&&) noexcept;
     Datapath& operator=(Datapath&&) noexcept;
@@ -111,6 +113,7 @@ class Datapath {
   private:
     struct Impl;
     explicit Datapath(std::unique_ptr<Impl> impl);
+    static Result<Datapath> open_pinned(const DatapathOptions& options, const PinPaths& paths);
     std::unique_ptr<Impl> impl_;
 };
 

@@ -166,11 +166,13 @@ class TableSync {
         std::uint64_t rows = 0;
 
         [[nodiscard]] std::unexpected<Error> error() const {
-            return fail(ExitCode::kTableFull,
-                        fmt::format("BPF map {} is full with {} entries: {} does not fit, {} rows left to Linux in all",
-                                    map, size, row, rows),
-                        {},
-                        "raise the limit on floating IPs and remove the pinned maps, or spread them over more nodes");
+            return fail(
+                ExitCode::kTableFull,
+                fmt::format("BPF map {} is full with {} entries: {} does not fit, {} rows left to Linux in all", map,
+                            size, row, rows),
+                {},
+                "spread them over more nodes, or end with `fiplane teardown`, or `detach`, and start with a larger "
+                "`--max-floating-ips`");
         }
     };
 

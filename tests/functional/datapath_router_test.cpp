@@ -369,6 +369,29 @@ TEST_CASE("a node is either ours or another's", "[datapath][router]") {
     }
 }
 
+TEST_CASE("a start that fails leaves nothing pinned, and what was pinned stays", "[datapath][router]") {
+    REQUIRE_ROOT();
+    const Routers routers;
+    const auto is_pinned = [&] { return exists(routers.bench.pin_dir() + "/maps/fl_config"); };
+    std::size_t failed = 0;
+    for (unsigned spare = 4; spare < 32; spare += 4) {
+        const NoDescriptors few(spare);
+        failed += Datapath::open(routers.options()).has_value() ? 0 : 1;
+        INFO(spare);
+        CHECK_FALSE(is_pinned());
+    }
+    CHECK(failed == 7);
+    {
+        const auto datapath = routers.open();
+    }
+    CHECK(is_pinned());
+    {
+        const NoDescriptors few(24);
+        CHECK_FALSE(Datapath::open(routers.options()));
+    }
+    CHECK(is_pinned());
+}
+
 TEST_CASE("our program at a router's device is no foreign one, others' are", "[datapath][router]") {
     REQUIRE_ROOT();
     const Routers routers;

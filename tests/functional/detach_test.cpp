@@ -144,7 +144,7 @@ TEST_CASE("detach hands flows over, takes programs off and removes every pin", "
 
     const auto again = node.detach();
     CHECK(again.exit_status == 0);
-    CHECK(again.out == "nothing to detach\n");
+    CHECK(again.out.starts_with("nothing to detach: "));
     CHECK(json::parse(node.detach({"-o", "json"}).out).at("routers").empty());
 }
 
@@ -231,7 +231,7 @@ TEST_CASE("what detach cannot do leaves everything as it was", "[datapath][detac
         CHECK_THAT(file.err, ContainsSubstring("Not a directory"));
         const auto absent = run_process({FIPLANE_BINARY, "detach", "--pin-dir", bench.bpffs() + "/nothing"});
         CHECK(absent.exit_status == 0);
-        CHECK(absent.out == "nothing to detach\n");
+        CHECK(absent.out.starts_with("nothing to detach: "));
     }
 }
 
