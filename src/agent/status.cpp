@@ -227,6 +227,13 @@ Result<json> explain_json(const AgentStatus& status, const std::string& text) {
     }
     if (!here.empty() || !elsewhere.empty())
         return json{{"address", text}, {"node", status.node}, {"here", here}, {"elsewhere", elsewhere}};
+    const auto router = std::ranges::find_if(status.routers, [&](const NeutronRouter& one) {
+        return one.id == text || std::ranges::find(one.namespaces, text) != one.namespaces.end();
+    });
+    if (router != status.routers.end()) {
+        return fail(ExitCode::kFailed, "this router has no floating IP here", text,
+                    "`fiplane status` lists those of this node");
+    }
     if (!address) {
         return fail(ExitCode::kUsage,
                     "neither an IPv4 address nor a namespace, or id, of a router with floating IPs here", text,

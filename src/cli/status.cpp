@@ -87,14 +87,13 @@ void print_floating_ips(const json& rows, bool followed) {
                      {"out packets", Align::kRight},
                      {"state"}});
     for (const json& row : rows) {
-        const bool fast = text(row, "state") == "fast";
         table.add({text(row, "floating_ip"),
                    text(row, "fixed_ip"),
                    followed ? text(row, "router_id") : text(row, "router"),
                    text(row, followed ? "network" : "port"),
                    number(row, "in_packets"),
                    number(row, "out_packets"),
-                   {state_of(row), fast ? Colour::kGreen : Colour::kYellow}});
+                   {state_of(row), colour_of(row)}});
     }
     table.print();
 }

@@ -73,12 +73,11 @@ void print_survey(const json& survey) {
         fmt::print("\n{}\n", coloured(Colour::kBold, "floating IPs"));
         TextTable table({{"floating IP"}, {"fixed IP"}, {"router"}, {"by"}, {"state"}});
         for (const json& row : survey.at("floating_ips")) {
-            const bool fast = text(row, "state") == "fast";
             table.add({text(row, "floating_ip"),
                        text(row, "fixed_ip"),
                        text(row, "router_id"),
                        text(row, "network"),
-                       {state_of(row), fast ? Colour::kGreen : Colour::kYellow}});
+                       {state_of(row), colour_of(row)}});
         }
         table.print();
     }

@@ -4,8 +4,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "cli/terminal.hpp"
-
 namespace fiplane::cli {
 
 using nlohmann::json;
@@ -29,8 +27,13 @@ void print_direction(const json& walk, const char* title, const char* fast, cons
 
 }  // namespace
 
+Colour colour_of(const json& row) {
+    return text(row, "state") == "fast" && text(row, "reason_outside").empty() ? Colour::kGreen : Colour::kYellow;
+}
+
 std::string state_of(const json& row) {
-    if (text(row, "state") == "fast") return "fast";
+    const std::string outside = text(row, "reason_outside");
+    if (text(row, "state") == "fast") return outside.empty() ? "fast" : "fast, to the world slow: " + outside;
     const std::string in = text(row, "reason_in");
     const std::string out = text(row, "reason_out");
     if (in == out) return "slow: " + in;
@@ -52,6 +55,8 @@ void print_routers(const json& rows) {
 void print_directions(const json& walk) {
     print_direction(walk, "inbound", "fast_in", "reason_in", "steps_in");
     print_direction(walk, "outbound", "fast_out", "reason_out", "steps_out");
+    const std::string outside = text(walk, "reason_outside");
+    if (!outside.empty()) fmt::print("  to the world: {}\n", coloured(Colour::kYellow, "slow: " + outside));
 }
 
 }  // namespace fiplane::cli

@@ -5,10 +5,14 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "cli/terminal.hpp"
+
 namespace fiplane::cli {
 
-/// "fast", or why not; one reason if both directions have the same.
+/// "fast", with what is slow nevertheless, or why not; one reason if both directions have the same.
 [[nodiscard]] std::string state_of(const nlohmann::json& row);
+/// Green where nothing is slow.
+[[nodiscard]] Colour colour_of(const nlohmann::json& row);
 
 /// A table of routers: id, kind, ports, how many floating IPs.
 void print_routers(const nlohmann::json& rows);
