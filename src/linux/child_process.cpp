@@ -28,8 +28,9 @@ constexpr std::array kDirectories{"/usr/sbin", "/usr/bin", "/sbin", "/bin"};
 
 /// posix_spawnp() would look in the PATH of this process, which need not have the directories of root's programs.
 std::string find_program(const std::string& name) {
-    for (const std::string directory : kDirectories) {
-        if (const std::string path = directory + "/" + name; ::access(path.c_str(), X_OK) == 0) return path;
+    for (const char* directory : kDirectories) {
+        const std::string path = fmt::format("{}/{}", directory, name);
+        if (::access(path.c_str(), X_OK) == 0) return path;
     }
     return name;  // which is not there: the kernel says so
 }
