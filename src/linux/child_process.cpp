@@ -32,7 +32,8 @@ std::string find_program(const std::string& name) {
         const std::string path = fmt::format("{}/{}", directory, name);
         if (::access(path.c_str(), X_OK) == 0) return path;
     }
-    return name;  // which is not there: the kernel says so
+    // Not the bare name, which would be a file of the working directory. The kernel says that this one is not there.
+    return fmt::format("{}/{}", kDirectories.front(), name);
 }
 
 /// A child process with its output. Whatever happens, it does not outlive this.
