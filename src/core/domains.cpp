@@ -56,6 +56,7 @@ class Domains {
     void add(const Domain& domain, const DestinationTree& tree);
     [[nodiscard]] std::vector<Ipv4> left_out(const Domain& domain) const;
     [[nodiscard]] std::string refusal(const Host& host, const DestinationTree& tree) const;
+    Journey walk_host(const Domain& domain, const Host& host, const Prefix& destination);
     void add_host(const Domain& domain, const Host& host, const DestinationTree& tree);
     void mark_tunnels();
     void complete_reports();
@@ -279,20 +280,26 @@ std::string Domains::refusal(const Host& host, const DestinationTree& tree) cons
     return reasons.empty() ? std::string{} : *reasons.begin();
 }
 
+/// The host's own walk, whose steps are what explain shows.
+Journey Domains::walk_host(const Domain& domain, const Host& host, const Prefix& destination) {
+    const Source source{Source::Kind::kKnown, host.address, domain.source.throughout};
+    Journey journey = world_.walker.walk(*host.leg, source, destination, true);
+    verdict_of(host).steps = journey.steps;
+    return journey;
+}
+
 void Domains::add_host(const Domain& domain, const Host& host, const DestinationTree& tree) {
     const std::string violated = refusal(host, tree);
     if (!violated.empty()) return refuse(host, violated);
-    // The host's own walk: for explain, and because its address after translation is not the representative's.
-    const Source source{Source::Kind::kKnown, host.address, domain.source.throughout};
-    const Journey journey = world_.walker.walk(*host.leg, source, *tree.sample, true);
-    Verdict& verdict = verdict_of(host);
-    verdict.steps = journey.steps;
+    // Its address after translation is not the representative's.
+    const Journey journey = walk_host(domain, host, *tree.sample);
     if (!journey.fast || journey.snat != host.fip) return refuse(host, journey.reason);
     fl_vm row{};
     copy_bytes(row.mac, host.mac);
     if (host.fip) copy_bytes(row.fip, *host.fip);
     row.domain = domain.id;
     world_.out.tables.vms.emplace(vm_key(host), row);
+    Verdict& verdict = verdict_of(host);
     verdict.fast = true;
     verdict.reason.clear();
 }
@@ -309,8 +316,8 @@ std::string Domains::why_not(const Domain& domain) const {
 void Domains::add(const Domain& domain, const DestinationTree& tree) {
     std::string reason = tree.refusal;
     std::string outside;
-    const bool asked = domain.is_translated() || !tree.sample;
-    if (reason.empty() && asked && (!tree.sample || !tree.destinations.at({{0}, 0}).fast)) outside = why_not(domain);
+    const bool to_the_world = tree.sample && (tree.destinations.at({{0}, 0}).fast || !domain.is_translated());
+    if (reason.empty() && !to_the_world) outside = why_not(domain);
     if (reason.empty() && !tree.sample) {
         reason = outside.empty() ? "none of its destinations is fast" : outside;
     }
@@ -319,8 +326,7 @@ void Domains::add(const Domain& domain, const DestinationTree& tree) {
     }
     if (!reason.empty()) {
         for (const Host& host : domain.hosts) {
-            const Source source{Source::Kind::kKnown, host.address, domain.source.throughout};
-            if (host.fip) verdict_of(host).steps = world_.walker.walk(*host.leg, source, {{0}, 0}, true).steps;
+            if (host.fip) walk_host(domain, host, {{0}, 0});
             refuse(host, reason);
         }
         return;

@@ -40,14 +40,14 @@ Outcome merge(const std::vector<Path>& paths) {
 /// Brings the outcome for other packets of the same kind, invalid or later ones, into the one for tracked packets.
 /// `which` names them.
 void combine(Outcome& outcome, const Outcome& other, const Chain& first, const std::string& which) {
-    const bool agree = other.accepted == outcome.accepted && other.dnat == outcome.dnat && other.snat == outcome.snat &&
-                       other.notrack == outcome.notrack;
+    const bool translated_alike =
+        other.dnat == outcome.dnat && other.snat == outcome.snat && other.notrack == outcome.notrack;
     if (other.stopped) {
         outcome.stopped = other.stopped;
     } else if (other.accepted != outcome.accepted) {
         outcome.stopped = other.accepted ? fmt::format("{} drops packets, and none {}", outcome.dropped_by, which)
                                          : fmt::format("{} drops packets {}", other.dropped_by, which);
-    } else if (!agree) {
+    } else if (!translated_alike) {
         outcome.stopped = fmt::format("hook of {} treats packets {} in another way",
                                       Ruleset::scoped_name(first.family, first.table, first.name), which);
     } else if (other.by_source) {
