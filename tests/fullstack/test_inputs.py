@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import BUILD, ROOT
+from lab import wait_for
 from namespaces import Namespace, StateDirectory, remove_lab
 
 EXAMPLE = ROOT / "examples" / "devstack-dvr-vxlan.yaml"
@@ -28,10 +29,20 @@ def node():
             "ip link add eth0 type veth peer name far; ip link set eth0 up; ip link set far up;"
             "ip address add 192.0.2.11/24 dev eth0"
         )
+        wait_for("the underlay's carrier", lambda: is_settled(namespace))
         yield namespace
     finally:
         remove_lab(state.path)
         namespace.close()
+
+
+def is_settled(node: Namespace) -> bool:
+    """The kernel's linkwatch work has been there: it runs some time after a device got its carrier, marks it as running
+    and, with that, gives it its link-local address. Until then what stands changes by itself."""
+    devices = [row for row in json.loads(node.run("ip -j address").stdout) if row["ifname"] != "lo"]
+    return len(devices) == 2 and all(
+        row["operstate"] == "UP" and any(address["family"] == "inet6" for address in row["addr_info"]) for row in devices
+    )
 
 
 def what_stands(node: Namespace) -> str:
