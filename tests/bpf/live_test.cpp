@@ -21,6 +21,7 @@
 #include "bpf/world.hpp"
 #include "linux/sysctl.hpp"
 #include "linux/unique_fd.hpp"
+#include "support/carriers.hpp"
 #include "support/frame_diff.hpp"
 #include "support/run_process.hpp"
 #include "support/scratch_netns.hpp"
@@ -153,15 +154,8 @@ struct Node {
             ip_command({"link", "set", device, "up"});
         const auto up = run_process_in(vm.netns(), {"ip", "link", "set", "eth0", "up", "address", world.vm_mac.str()});
         REQUIRE(up.exit_status == 0);
-        // A device without an announced carrier loses what it is given, and link_watch may take a second.
-        const int attempts = static_cast<int>(100 * time_scale());
-        for (const char* device : {"nic", "wire", "port"}) {
-            for (int i = 0; i < attempts; ++i) {
-                const auto shown = run_process_in(node.netns(), {"ip", "link", "show", "dev", device});
-                if (shown.out.find("state UP") != std::string::npos) break;
-                usleep(50'000);
-            }
-        }
+        wait_for_carriers({"nic", "wire", "port"},
+                          [this](const auto& command) { return run_process_in(node.netns(), command); });
         const auto inside = NetnsGuard::enter(node.netns());
         nic = if_nametoindex("nic");
         port = if_nametoindex("port");

@@ -19,6 +19,7 @@
 #include <sstream>
 #include <thread>
 
+#include "support/carriers.hpp"
 #include "support/time_scale.hpp"
 #include "topology/load.hpp"
 
@@ -35,13 +36,6 @@ void enter_fresh_namespaces() {
     REQUIRE(mount("fiplane-test", "/run", "tmpfs", 0, "mode=0755") == 0);
     REQUIRE(mkdir("/run/netns", 0755) == 0);
     REQUIRE(mount("fiplane-test", "/sys/fs/bpf", "bpf", 0, nullptr) == 0);
-}
-
-/// The kernel notes a new carrier up to a second later (net/core/link_watch.c), as a change that nobody made.
-void wait_for_carrier(const std::string& device) {
-    wait_until(device + " is up", [&] {
-        return run_process({"ip", "-o", "link", "show", device}).out.find("state UP") != std::string::npos;
-    });
 }
 
 std::string read_file(const std::string& path) {
@@ -109,10 +103,7 @@ NodeBench::NodeBench(bool with_underlay) {
     shell("ip address add 192.0.2.11/24 dev eth0");
     shell("ip link set wire up");
     shell("ip link set eth0 up");
-    // The kernel announces carriers up to a second later (net/core/link_watch.c): tests compare what `ip` shows.
-    for (double i = 0; i < 100 * time_scale() && shell("ip link show dev eth0").find("state UP") == std::string::npos;
-         ++i)
-        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    wait_for_carriers({"wire", "eth0"});
 }
 
 NodeBench::~NodeBench() {
@@ -151,8 +142,7 @@ void NodeBench::add_vm(const std::string& port_name) const {
     shell(fmt::format("ip link add {} type veth peer name {}", device_of(port_name), port_name));
     shell(fmt::format("ip link set {} up", port_name));
     shell(fmt::format("ip link set {} up", device_of(port_name)));
-    wait_for_carrier(port_name);
-    wait_for_carrier(device_of(port_name));
+    wait_for_carriers({port_name, device_of(port_name)});
 }
 
 ProcessResult NodeBench::fiplane(const std::string& arguments) const {

@@ -17,6 +17,7 @@
 #include <fstream>
 #include <stdexcept>
 
+#include "support/carriers.hpp"
 #include "support/time_scale.hpp"
 #include "topology/load.hpp"
 
@@ -105,6 +106,7 @@ LabNode::LabNode(const Topology& topology, std::size_t index, const Netns& wire)
     must_run(netns(), fmt::format("ip link set lo up; ip addr add {}{} dev {}; ip link set {} up",
                                   node.underlay_address.str(), node.underlay_address.is_ipv6() ? "/64 nodad" : "/24",
                                   node.underlay_device, node.underlay_device));
+    wait_for_carriers({node.underlay_device}, [this](const auto& command) { return run_process_in(netns(), command); });
     thread_ = std::make_unique<NodeThread>(netns());
 }
 
