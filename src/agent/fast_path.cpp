@@ -12,6 +12,7 @@
 
 #include "agent/release.hpp"
 #include "core/reasons.hpp"
+#include "datapath/pins.hpp"
 
 namespace fiplane {
 namespace {
@@ -67,11 +68,15 @@ Result<> FastPath::try_forced_xdp(const std::string& underlay_device) {
 Result<> FastPath::turn_off() {
     on_ = false;
     left_out_.clear();
-    auto left = options_.follows ? leave_routers()
-                : datapath_      ? datapath_->detach()
-                                 : Datapath::remove_pins(options_.pin_dir);
+    auto left = options_.follows ? leave_routers() : leave_node();
     has_left_ = left.has_value();
     return left;
+}
+
+Result<> FastPath::leave_node() {
+    if (datapath_) return datapath_->detach();
+    if (auto ours = check_mode(PinPaths(options_.pin_dir), options_.follows); !ours) return ours;
+    return Datapath::remove_pins(options_.pin_dir);
 }
 
 /// With their flows. The maps go as well: what they say of flows ends with that.

@@ -76,6 +76,7 @@ class FastPath {
     [[nodiscard]] const Statistics& statistics() const { return statistics_; }
 
   private:
+    [[nodiscard]] Result<> leave_node();
     [[nodiscard]] Result<> leave_routers();
     [[nodiscard]] Result<> detach_from_lost_devices();
     [[nodiscard]] std::optional<Snapshot> without_unserved(const Snapshot& snapshot) const;

@@ -13,6 +13,7 @@
 #include "cli/terminal.hpp"
 #include "cli/verbs.hpp"
 #include "datapath/datapath.hpp"
+#include "datapath/pins.hpp"
 
 namespace fiplane::cli {
 namespace {
@@ -28,6 +29,7 @@ struct Options {
 Result<> remove_orphaned_fast_path(const std::string& pin_dir) {
     std::error_code status;
     if (!std::filesystem::exists(pin_dir, status)) return {};
+    if (auto ours = check_mode(PinPaths(pin_dir), false); !ours) return ours;
     fmt::print("- fast path of an agent that has gone ({}): `fiplane agent` brings it back\n", pin_dir);
     return Datapath::remove_pins(pin_dir);
 }

@@ -12,6 +12,7 @@
 #include "cli/terminal.hpp"
 #include "cli/verbs.hpp"
 #include "datapath/datapath.hpp"
+#include "datapath/pins.hpp"
 
 namespace fiplane::cli {
 namespace {
@@ -36,6 +37,8 @@ ExitCode run(const Options& options) {
         return print_error(privileged.error());
     const auto instance = SingleInstance::acquire();
     if (!instance) return print_error(instance.error());
+    // Programs that a router's connections go through are for detach, which tells conntrack of them.
+    if (const auto ours = check_mode(PinPaths(options.pin_dir), false); !ours) return print_error(ours.error());
     const auto plan = Builder::plan_teardown();
     if (!plan) return print_error(plan.error());
     std::error_code status;
@@ -64,7 +67,8 @@ void add_teardown(CommandLine& line) {
     add_pin_dir_option(verb, options->pin_dir);
     verb.footer(
         R"(Objects are known by their mark (interface alias fiplane:...); nobody else's are touched, VM devices neither.
-The state directory stays, so that an overlay that is built again has the same addresses. Refuses while an agent runs.
+The state directory stays, so that an overlay that is built again has the same addresses. Refuses while an agent runs, and
+where one that followed routers has left its programs: for those there is `fiplane detach`.
 
 Example:
   fiplane teardown --dry-run)");

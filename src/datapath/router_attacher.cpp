@@ -174,7 +174,10 @@ Result<> RouterAttacher::attach(const std::vector<DeviceRole>& devices, const st
         note(detach(place));
     for (const DeviceRole& device : devices) {
         Attachment result{device.ifindex, device.name, FL_HOOK_TC_ROUTER, "none", device.refused, device.netns};
-        note(attach_one(device, result));
+        auto done = attach_one(device, result);
+        // What comes of a device that is gone the next look at Linux tells.
+        if (!done && is_gone(device)) continue;
+        note(std::move(done));
         attachments_.push_back(std::move(result));
     }
     return first_error;
@@ -215,8 +218,7 @@ Result<> RouterAttacher::attach_one(const DeviceRole& device, Attachment& result
         // A directory or a pin that was made for it would stay for as long as the agent lives.
         result.why = done.error().message();
         if (auto forgotten = forget(place); !forgotten) return forgotten;
-        // What comes of a device that is gone the next look at Linux tells.
-        return is_gone(device) ? Result<>{} : done;
+        return done;
     }
     result.mode = tcx ? "tcx" : "clsact";
     if (device.refused.empty())

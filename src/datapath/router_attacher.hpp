@@ -29,7 +29,7 @@ class RouterAttacher {
     /// Attaches to exactly these devices (kRouter) and detaches from all others. One that refuses, or that is refused,
     /// gets an Attachment with the reason; but a refused one that has its program keeps it, for the flows that it
     /// carries. So does every device that has its program in one of the `unread` namespaces: it may well be one that
-    /// should have it.
+    /// should have it. One that has gone in the meantime has none, and is no error.
     [[nodiscard]] Result<> attach(const std::vector<DeviceRole>& devices, const std::set<NetnsName>& unread = {});
     [[nodiscard]] Result<> detach_all();
     [[nodiscard]] const std::vector<Attachment>& attachments() const { return attachments_; }

@@ -236,6 +236,26 @@ TEST_CASE("what detach cannot do leaves everything as it was", "[datapath][detac
     }
 }
 
+TEST_CASE("what removes a topology's programs leaves those at another's routers", "[datapath][detach]") {
+    REQUIRE_ROOT();
+    const Followed node;
+    node.add_flow(kRouter, IPPROTO_TCP, 40001, FL_FLOW_FROM_INSIDE);
+    for (const bool dry : {false, true}) {
+        std::vector<std::string> command{FIPLANE_BINARY, "teardown", "--pin-dir", node.pin_dir()};
+        if (dry) command.emplace_back("--dry-run");
+        const auto refused = run_process(command);
+        CHECK(refused.exit_status == 7);
+        CHECK(refused.out.empty());
+        CHECK(refused.err == "fiplane: " + node.pin_dir() +
+                                 "/routers: an agent that followed another's routers has left its programs here "
+                                 "(`fiplane detach` removes them)\n");
+    }
+    CHECK(node.port_programs() == 1);
+    const auto detached = node.detach();
+    CHECK(detached.exit_status == 0);
+    CHECK_THAT(detached.out, ContainsSubstring("1 device detached, 1 flow handed over to Linux"));
+}
+
 TEST_CASE("detach finishes what another one has begun", "[datapath][detach]") {
     REQUIRE_ROOT();
     const Followed node;
