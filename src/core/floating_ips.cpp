@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // fl_fip_in: from the segment where a floating IP is reached to the VM that has it.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
+#include <ranges>
 #include <set>
 
 #include "core/domains.hpp"
@@ -61,6 +63,13 @@ std::string pairing_refusal(const Journey& journey, Ipv4 fip) {
                        journey.dnat->str(), fip.str());
 }
 
+/// Packets from the namespace's own addresses are forged, and end in Linux. One with a floating IP has rows of its own,
+/// which come first.
+bool is_nobody_else(const SourceClaim& claim, const Prefix& sources) {
+    return claim.kind == SourceClaim::Kind::kNotOwn ||
+           (sources.length == 32 && claim.netns->netfilter().snats().contains(sources.address));
+}
+
 bool has_address(const BridgePort& leg, Ipv4 address) {
     return std::ranges::any_of(leg.router->view().addresses, [&](const Address& own) {
         return own.ifindex == leg.leg->ifindex && own.address.address == address;
@@ -91,6 +100,7 @@ class FloatingIps {
                 if (!twice) try_from(*leg, address);
             }
         }
+        note_excepted();
         for (auto& [key, report] : reports_) {
             if (report.segment.empty()) report.reason_in = "no router port on a segment in scope has a route to it";
             world_.out.fips.push_back(std::move(report));
@@ -101,6 +111,7 @@ class FloatingIps {
     void try_from(const BridgePort& leg, Ipv4 address);
     [[nodiscard]] Journey walk_in(const BridgePort& leg, Ipv4 address);
     [[nodiscard]] bool except_sources(const BridgePort& leg, const Journey& journey);
+    void note_excepted() const;
     [[nodiscard]] bool add_translator(const BridgePort& leg, const NetnsIndex& translator, fl_fip_in& row,
                                       std::string& reason) const;
     [[nodiscard]] bool add_row(const BridgePort& leg, Ipv4 fip, const Journey& journey, FipReport& report,
@@ -111,6 +122,8 @@ class FloatingIps {
     std::map<std::pair<NetnsName, Ipv4>, FipReport> reports_;
     std::map<fl_fip_key, FipReport*, ByteLess<fl_fip_key>> reports_of_rows_;
     std::map<const FipReport*, int> ranks_;  ///< of the leg that a report is about
+    /// Sources that are treated apart: by the leg where their packets come in, and why.
+    std::map<std::pair<std::string, std::string>, std::set<Prefix>> excepted_;
 };
 
 /// From anybody. Where that depends on who it is, and the router is one that is followed, from anybody but those who
@@ -128,20 +141,33 @@ Journey FloatingIps::walk_in(const BridgePort& leg, Ipv4 address) {
 bool FloatingIps::except_sources(const BridgePort& leg, const Journey& journey) {
     constexpr std::size_t kMostExceptions = 256;
     constexpr Prefix kAnybody{{0}, 0};
-    std::map<Prefix, std::string> found;
+    std::map<Prefix, const SourceClaim*> found;
     for (const SourceClaim& claim : journey.claims) {
         for (const Prefix& part : exceptions(claim, kAnybody)) {
             if (part.contains(kAnybody) || found.size() == kMostExceptions) return false;
-            found.try_emplace(part, describe(claim));
+            found.try_emplace(part, &claim);
         }
     }
     Table<fl_sender_key, fl_sender>& rows = world_.out.tables.senders;
     if (rows.size() + found.size() > FL_MAX_SENDERS) return false;
-    for (const auto& [sources, why] : found) {
-        if (!rows.try_emplace(sender_key(leg, sources)).second) continue;
-        world_.note(fmt::format("packets from {} to {} stay slow: {}", sources.str(), leg.leg->name, why));
+    for (const auto& [sources, claim] : found) {
+        rows.try_emplace(sender_key(leg, sources));
+        if (is_nobody_else(*claim, sources)) continue;
+        excepted_[{leg.leg->name, describe(*claim)}].insert(sources);
     }
     return true;
+}
+
+void FloatingIps::note_excepted() const {
+    constexpr std::size_t kMostNamed = 8;
+    for (const auto& [what, sources] : excepted_) {
+        std::vector<std::string> names;
+        for (const Prefix& prefix : sources | std::views::take(kMostNamed))
+            names.push_back(prefix.length == 32 ? prefix.address.str() : prefix.str());
+        if (sources.size() > kMostNamed) names.push_back(fmt::format("{} more", sources.size() - kMostNamed));
+        world_.note(fmt::format("packets from {} to floating IPs by way of {} stay slow: {}", fmt::join(names, ", "),
+                                what.first, what.second));
+    }
 }
 
 void FloatingIps::try_from(const BridgePort& leg, Ipv4 address) {
