@@ -13,10 +13,9 @@ namespace fiplane::test {
 /// Runs a command in the network namespace that is meant.
 using CommandRunner = std::function<ProcessResult(const std::vector<std::string>&)>;
 
-/// Waits until the kernel has announced whether each of these devices, which are up, has a carrier (for 5 s, scaled;
-/// then throws). It does so up to a second later (net/core/link_watch.c): until then what `ip` shows changes by itself,
-/// and a device loses what it is given. For veth pairs and taps: the state of a tunnel, and of a bridge that never had
-/// a port, stays unknown.
+/// Waits until the kernel has announced the carrier of each of these devices (for 5 s, scaled; then throws). It does so
+/// up to a second after they have got it (net/core/link_watch.c): until then what `ip` shows changes by itself, and a
+/// device loses what it is given. For veth pairs and taps: a tunnel's state stays unknown.
 void wait_for_carriers(const std::vector<std::string>& devices, const CommandRunner& run = run_process);
 
 }  // namespace fiplane::test
