@@ -174,11 +174,10 @@ Result<> RouterAttacher::attach(const std::vector<DeviceRole>& devices, const st
         note(detach(place));
     for (const DeviceRole& device : devices) {
         Attachment result{device.ifindex, device.name, FL_HOOK_TC_ROUTER, "none", device.refused, device.netns};
-        auto done = attach_one(device, result);
+        auto there = attach_one(device, result);
+        if (!there) note(pass_on(there));
         // What comes of a device that is gone the next look at Linux tells.
-        if (!done && is_gone(device)) continue;
-        note(std::move(done));
-        attachments_.push_back(std::move(result));
+        if (there.value_or(true)) attachments_.push_back(std::move(result));
     }
     return first_error;
 }
@@ -200,16 +199,17 @@ bool RouterAttacher::lives(const DeviceRole& device) const {
     return asked ? there : id != 0 && !is_gone(device.netns);
 }
 
-Result<> RouterAttacher::attach_one(const DeviceRole& device, Attachment& result) {
+/// False: the device has gone in the meantime.
+Result<bool> RouterAttacher::attach_one(const DeviceRole& device, Attachment& result) {
     const Place place{device.netns, device.name};
     const bool tcx = tc_ == TcBackend::kTcx;
     const bool there = lives(device);
     if (!there) {
         if (auto done = forget(place); !done) {
             result.why = done.error().message();
-            return done;
+            return pass_on(done);
         }
-        if (!device.refused.empty()) return {};
+        if (!device.refused.empty()) return true;
     }
     Result<> done;
     if (!there) done = allow_any_window(device.netns);
@@ -217,13 +217,14 @@ Result<> RouterAttacher::attach_one(const DeviceRole& device, Attachment& result
     if (!done) {
         // A directory or a pin that was made for it would stay for as long as the agent lives.
         result.why = done.error().message();
-        if (auto forgotten = forget(place); !forgotten) return forgotten;
-        return done;
+        if (auto forgotten = forget(place); !forgotten) return pass_on(forgotten);
+        if (is_gone(device)) return false;
+        return pass_on(done);
     }
     result.mode = tcx ? "tcx" : "clsact";
     if (device.refused.empty())
         result.why = tcx ? "the kernel has tcx links" : "the kernel has no tcx links (they came with 6.6)";
-    return {};
+    return true;
 }
 
 /// In the device's namespace. Its program stays for as long as the device lives: an upgrade changes the tail alone.

@@ -46,7 +46,7 @@ class RouterAttacher {
 
     [[nodiscard]] Result<> take_over();
     [[nodiscard]] bool lives(const DeviceRole& device) const;
-    [[nodiscard]] Result<> attach_one(const DeviceRole& device, Attachment& result);
+    [[nodiscard]] Result<bool> attach_one(const DeviceRole& device, Attachment& result);
     [[nodiscard]] Result<> attach_here(const Place& place, const DeviceRole& device);
     [[nodiscard]] Result<> detach(const Place& place);
     [[nodiscard]] Result<> forget(const Place& place);
