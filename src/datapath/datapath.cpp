@@ -63,9 +63,8 @@ Result<Datapath> Datapath::open(const DatapathOptions& options) {
     const PinPaths paths(options.pin_dir);
     if (auto ready = check_capabilities(); !ready) return pass_on(ready);
     if (auto ready = check_kernel_btf(); !ready) return pass_on(ready);
-    if (auto ready = make_pin_directory(paths.maps()); !ready) return pass_on(ready);
-
     if (auto ready = check_mode(paths, options.follows); !ready) return pass_on(ready);
+    if (auto ready = make_pin_directory(paths.maps()); !ready) return pass_on(ready);
 
     std::error_code unreadable;
     const bool nothing_pinned = std::filesystem::is_empty(paths.maps(), unreadable) && !unreadable;

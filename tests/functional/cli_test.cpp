@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
+#include <filesystem>
 #include <fstream>
 
 #include "agent_bench.hpp"
@@ -181,6 +182,15 @@ TEST_CASE("What cannot be built is refused before anything is touched", "[cli]")
             check_refused(result, 7, "br-ex");
         CHECK(difference(before, bench.linux_state()) == "");
         CHECK(bench.fiplane("teardown").exit_status == 0);
+        CHECK(difference(before, bench.linux_state()) == "");
+    }
+    SECTION("what an agent that followed another's routers has left is exit code 7") {
+        const NodeBench bench;
+        std::filesystem::create_directories("/sys/fs/bpf/fiplane/routers/qrouter-1");
+        const auto before = bench.linux_state();
+        for (const auto& result : {bench.build("apply"), bench.fiplane("teardown"), bench.failing_agent(),
+                                   bench.failing_agent("--fast-path off")})
+            check_refused(result, 7, "`fiplane detach` removes them");
         CHECK(difference(before, bench.linux_state()) == "");
     }
     SECTION("no bpffs where programs would be pinned") {
