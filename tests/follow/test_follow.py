@@ -14,11 +14,12 @@ from typing import Iterator
 
 import pytest
 from conftest import AGENT, HA, MODE
-from neutron_lab import HOST, WEB_PORT
+from neutron_lab import WEB_PORT
 
 from follower import Follower
 from lab import in_parallel, wait_for
 from neutron_cloud import DVR, LEGACY
+from pings import send_pings
 from timing import scaled
 
 FIP1, FIP2 = "203.0.113.101", "203.0.113.102"
@@ -30,9 +31,7 @@ REACTION = 0.1
 
 def ping(host, address: str, count: int = 20, interval: float = 0.02) -> int:
     """How many of them are answered."""
-    command = ["ping", "-n", "-q", "-c", str(count), "-i", str(interval), "-W", str(round(scaled(2))), address]
-    found = re.search(r" (\d+) received", host.run(command, check=False).stdout)
-    return int(found[1]) if found else 0
+    return len(send_pings(host.run, address, count, interval=interval, patience=2).answers)
 
 
 def reached(host, address: str, port: int = WEB_PORT, seconds: float = 3) -> tuple[str, str] | None:

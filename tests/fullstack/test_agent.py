@@ -17,6 +17,7 @@ from frames import inner, match_inner
 from lab import Lab, wait_for
 from maps import TABLES, bpftool_dump, dump, fip_in, pinned_ids, underlay_octets
 from matrix import ping, ssh
+from pings import send_pings
 from timing import scaled
 
 FRESH = "172.24.5.77"
@@ -197,8 +198,7 @@ def test_full_map(lab):
         states = [row["state"] for row in status["floating_ips"]]
         assert sorted(states) == ["fast", "slow"], status["floating_ips"]
         for fip in node.local_fips():
-            result = lab.nodes["subnode2"].run(["ping", "-n", "-c", "3", "-i", "0.1", "-W", "2", fip], check=False)
-            assert " 3 received" in result.stdout, result.stdout
+            assert (sent := send_pings(lab.nodes["subnode2"].run, fip, 3)).complete, sent.output
     finally:
         del lab.agent_arguments[-2:]
         node.stop_agent()

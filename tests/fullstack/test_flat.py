@@ -17,6 +17,7 @@ from expect import carried_in_bpf
 from frames import assert_same, is_arp_answer
 from lab import wait_for
 from matrix import missing, ping, run_matrix
+from pings import send_pings
 
 TOPOLOGY = ROOT / "examples" / "neutron-flat.yaml"
 NETWORK, PHYSICAL, OUTSIDE = "public", "extern", "outside"
@@ -128,7 +129,7 @@ def test_a_next_hop_that_nobody_lists(warm, original):
         "    interfaces: [private-subnet]\n    routes: [{destination: 198.51.100.0/24, nexthop: 203.0.113.77}]\n"))
     warm.wait_until_ready()
     for vm in ("vm1", "vm4"):
-        warm.vms[vm].run(["ping", "-n", "-c", "3", "-i", "0.2", "-W", "5", "198.51.100.1"])
+        assert (sent := send_pings(warm.vms[vm].run, "198.51.100.1", 3)).complete, sent.output
     node, port = warm.nodes["node1"], warm.topology.gateway_port("node1", NETWORK)
     namespace = f"fip-{warm.topology.networks[NETWORK].id}"
     neighbours = json.loads(node.run_in(namespace, f"ip -j neigh show 203.0.113.77 dev {port.device}"))

@@ -5,7 +5,6 @@ the bridges learn who is behind it, and the fast path follows them."""
 from __future__ import annotations
 
 import json
-import re
 import time
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from conftest import ROOT
 from lab import Lab, LabNode, wait_for
 from measure import counts
 from namespaces import Namespace
+from pings import send_pings
 from timing import scaled
 
 # A star, whose hub is dead: between the subnodes there is no tunnel of fiplane's, which together with the operator's
@@ -64,11 +64,8 @@ class Guest:
             wire.send(bytes(frame))
 
     def ping(self, address: str, number: int, interval: float = 0.003, patience: float = 1) -> int:
-        """How many of them were answered."""
-        words = ["ping", "-n", "-q", "-c", number, "-i", interval, "-W", patience, address]
-        result = self.namespace.run(words, check=False, timeout=number * interval + 30)
-        answered = re.search(r"(\d+) received", result.stdout)
-        return int(answered[1]) if answered else 0
+        """How many of them were answered. `patience`: in seconds, scaled."""
+        return len(send_pings(self.namespace.run, address, number, interval=interval, patience=patience).answers)
 
 
 def port_of(node: LabNode, mac: str) -> str | None:
@@ -108,8 +105,8 @@ def guests(lab: Lab):
         made[name] = Guest(name, node, f"172.24.4.{77 + number}", f"0a:00:00:00:00:{number + 1:02x}", namespace)
         made[name].plug(node)
     wait_for("the guests to reach each other", lambda: made["a"].ping(made["b"].address, 1) == 1)
-    assert made["c"].ping(made["b"].address, 3, patience=scaled(5)) == 3
-    assert made["c"].ping(made["a"].address, 3, patience=scaled(5)) == 3
+    assert made["c"].ping(made["b"].address, 3, patience=5) == 3
+    assert made["c"].ping(made["a"].address, 3, patience=5) == 3
     if lab.fast_path:
         macs = {guest.mac for guest in made.values()}
         for node in (here, there):
@@ -155,7 +152,7 @@ def test_guests_of_one_node_talk_in_bpf(lab, guests):
 def test_a_guest_reaches_a_floating_ip_in_bpf(lab, guests):
     """The way back ends at an address that the bridge has learned."""
     fip = next(fip for fip in lab.topology.floating_ips if lab.topology.node_of_fip(fip) == HERE)
-    assert guests["a"].ping(fip, 5, interval=scaled(0.2), patience=scaled(5)) == 5  # neighbours become known
+    assert guests["a"].ping(fip, 5, interval=0.2, patience=5) == 5  # neighbours become known
     time.sleep(scaled(SETTLED))
     with Carried(lab, (HERE,), 1200):
         assert guests["a"].ping(fip, 600) == 600
@@ -170,7 +167,7 @@ def test_entries_that_are_used_outlive_the_bridges_ageing(lab, guests, taps):
             guest.node.run(["ip", "link", "set", BRIDGE, "type", "bridge", "ageing_time", str(ageing * 100)])
         # What the bridges had not seen for longer than that is forgotten at once, and a moment later in BPF.
         time.sleep(scaled(SETTLED))
-        assert a.ping(b.address, 3, patience=scaled(5)) == 3
+        assert a.ping(b.address, 3, patience=5) == 3
         time.sleep(scaled(SETTLED))
         with c.namespace.packet_socket("eth0") as bystander:
             number = 4 * ageing * 20
@@ -193,7 +190,7 @@ def test_entries_that_are_used_outlive_the_bridges_ageing(lab, guests, taps):
     finally:
         for guest in (a, b):
             guest.node.run(["ip", "link", "set", BRIDGE, "type", "bridge", "ageing_time", "30000"])
-    assert c.ping(a.address, 1, patience=scaled(5)) == 1
+    assert c.ping(a.address, 1, patience=5) == 1
 
 
 def test_a_guest_moves_to_the_other_node(lab, guests):
@@ -206,7 +203,7 @@ def test_a_guest_moves_to_the_other_node(lab, guests):
     a.announce()
     time.sleep(scaled(SETTLED))
     assert port_of(here, a.mac) == TUNNEL and port_of(there, a.mac) == a.port
-    assert c.ping(a.address, 3, patience=scaled(5)) == 3  # c is new there
+    assert c.ping(a.address, 3, patience=5) == 3  # c is new there
     time.sleep(scaled(SETTLED))
     with Carried(lab, (HERE, THERE), 1200):
         assert c.ping(a.address, 600) == 600

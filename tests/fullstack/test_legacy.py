@@ -15,6 +15,7 @@ from expect import Handled, carried_in_bpf, handled
 from frames import assert_same, assert_tunnelled, inner, match_inner
 from matrix import missing, ping, run_matrix
 from outbound import Echo, tcp_source
+from pings import send_pings
 
 TOPOLOGY = ROOT / "examples" / "devstack-legacy-vxlan.yaml"
 
@@ -56,7 +57,7 @@ def test_M7_the_routers_node_relays_in_xdp(warm, source, reason):
         return sum(row["packets"] for row in rows if (row["hook"], row["reason"]) == ("xdp_underlay", reason))
 
     before = relayed()
-    place.run(["ping", "-n", "-c", "5", "-i", "0.05", "-W", "2", target])
+    assert (sent := send_pings(place.run, target, 5)).complete, sent.output
     assert relayed() - before >= 5
 
 

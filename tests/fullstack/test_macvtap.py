@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import signal
 import subprocess
 
@@ -21,6 +20,7 @@ from conftest import ROOT
 from frames import assert_same
 from lab import wait_for
 from outbound import tcp_source
+from pings import send_pings
 from spoofing import BROADCAST, EXPERIMENTAL, STRANGER, check_spoofing
 
 TOPOLOGY = ROOT / "examples" / "classic-macvtap.yaml"
@@ -34,10 +34,9 @@ BELOW = {"compute1": {"eth1.101": BLUE, "eth1.102": GREEN}, "compute2": {"enp197
 
 def ping_ttl(run, address: str) -> int:
     """TTL of the answers; two must come."""
-    printed = run(["ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", address]).stdout
-    found = set(re.findall(r"ttl=(\d+)", printed))
-    assert len(found) == 1, printed
-    return int(found.pop())
+    sent = send_pings(run, address, 2)
+    assert sent.complete and len(sent.ttls) == 1, sent.output
+    return sent.ttls.pop()
 
 
 def ours(tag: bytes, kind: int | None = None):

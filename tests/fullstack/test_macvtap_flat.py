@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import random
-import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from scapy.packet import Raw
 
 from frames import assert_same
 from lab import wait_for
+from pings import send_pings
 from spoofing import BROADCAST, EXPERIMENTAL, STRANGER, check_spoofing
 
 TOPOLOGY = Path(__file__).parent / "topologies" / "macvtap-flat.yaml"
@@ -33,8 +33,8 @@ def test_nothing_is_made(lab):
 
 @pytest.mark.parametrize("other", ["vm2", "vm3"])
 def test_ping(lab, other):
-    printed = lab.vms["vm1"].run(["ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", lab.vms[other].port.fixed_ip]).stdout
-    assert re.findall(r"ttl=(\d+)", printed) == ["64", "64"], printed
+    sent = send_pings(lab.vms["vm1"].run, lab.vms[other].port.fixed_ip, 2)
+    assert sent.complete and sent.ttls == {64}, sent.output
 
 
 def test_spoofed_frames_do_not_reach_the_wire(lab, taps):

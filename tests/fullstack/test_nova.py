@@ -14,7 +14,7 @@ from typing import Iterator
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import ARP, Ether
+from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from conftest import ROOT
@@ -23,6 +23,7 @@ from frames import assert_same, assert_tunnelled, is_tunnelled, match_inner, out
 from lab import wait_for
 from matrix import missing, ping, run_matrix, ssh
 from namespaces import Namespace
+from pings import send_pings
 from topology import Encapsulation
 
 TOPOLOGY = ROOT / "examples" / f"{os.environ.get('FIPLANE_TOPOLOGY', 'devstack-nova-multi-host')}.yaml"
@@ -201,12 +202,10 @@ def test_M3_dhcp_and_ping_for_an_unlisted_guest(warm):
             lease = result.stdout.split()
             assert ipaddress.ip_address(lease[0]) in ipaddress.ip_network("10.1.1.0/24") and lease[1] == mtu
             for target in ("vm1", "vm3", "vm5"):
-                vm.run(["ping", "-n", "-c", "3", "-i", "0.2", "-W", "5", lab.vms[target].port.fixed_ip])
-            if lab.fast_path:
-                with carried_in_bpf(lab, packets=-1):
-                    vm.run(["ping", "-n", "-c", "100", "-i", "0.02", "-W", "5", lab.vms["vm3"].port.fixed_ip])
-            else:
-                vm.run(["ping", "-n", "-c", "20", "-i", "0.02", "-W", "5", lab.vms["vm3"].port.fixed_ip])
+                assert (sent := send_pings(vm.run, lab.vms[target].port.fixed_ip, 3)).complete, sent.output
+            with carried_in_bpf(lab, packets=-1) if lab.fast_path else contextlib.nullcontext():
+                sent = send_pings(vm.run, lab.vms["vm3"].port.fixed_ip, 100 if lab.fast_path else 20, interval=0.02)
+            assert sent.complete, sent.output
     finally:
         dnsmasq.terminate()
         dnsmasq.wait()
@@ -245,9 +244,8 @@ def test_M6_mtu(warm):
     for node in warm.nodes.values():
         for bridge in ("br_pub", "br_flat"):
             assert json.loads(node.run(["ip", "-j", "link", "show", bridge]).stdout)[0]["mtu"] == mtu
-    fits = warm.nodes["subnode1"].run(["ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", "-M", "do", "-s", mtu - 28,
-                                       address(warm, "subnode2")])
-    assert " 0% packet loss" in fits.stdout
+    fits = send_pings(warm.nodes["subnode1"].run, address(warm, "subnode2"), 2, options=["-M", "do", "-s", mtu - 28])
+    assert fits.complete, fits.output
     over = warm.nodes["subnode1"].run(["ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", mtu + 1 - 28,
                                        address(warm, "subnode2")], check=False)
     assert over.returncode != 0 and "message too long" in over.stderr + over.stdout

@@ -22,7 +22,7 @@ from frames import taps as open_taps
 from lab import Lab, wait_for
 from matrix import ping, run_in
 from outbound import tcp_source
-from timing import scaled
+from pings import send_pings
 
 BRIDGE, OTHER_BRIDGE, STRETCHED, EXTERNAL = 2001, 2002, 2009, 3001
 OUTSIDE, OUTSIDE_IP = "outside", "163.3.124.1"
@@ -146,10 +146,11 @@ def test_T2_routers_meet_on_the_bridge_network(pod1, pod2):
     for near, far, where in (("router1", "router2", "bridge-net"), ("other1", "other2", "other-bridge-net")):
         own, peer = pod1.topology.router_gateway(near), pod2.topology.router_gateway(far)
         assert own.network == peer.network == where and peer.fixed_ip == "100.0.1.2"
-        namespace = pod1.topology.routers[near].namespace
-        answer = pod1.nodes["node1"].run_in(namespace, f"ping -n -c 2 -i 0.2 -W {round(scaled(2))} {peer.fixed_ip}")
-        assert answer.count("ttl=64") == 2, answer
-        known = json.loads(pod1.nodes["node1"].run_in(namespace, f"ip -j neigh show {peer.fixed_ip} dev {own.device}"))
+        node, namespace = pod1.nodes["node1"], pod1.topology.routers[near].namespace
+        enter = ["nsenter", f"--net=/run/netns/{namespace}"]
+        sent = send_pings(lambda ping, **limits: node.run([*enter, *ping], **limits), peer.fixed_ip, 2)
+        assert sent.complete and sent.ttls == {64}, sent.output
+        known = json.loads(node.run_in(namespace, f"ip -j neigh show {peer.fixed_ip} dev {own.device}"))
         assert known[0]["lladdr"] == peer.mac
 
 
@@ -243,8 +244,8 @@ def test_what_crosses_between_pods_is_carried_in_bpf(pod1, pod2):
         assert ping(pod, source, target, 3) is not None, f"{source} to {target}"
     with carried_in_bpf(pod1, packets=1000), carried_in_bpf(pod2, packets=1000):
         for pod, source, target in ways:
-            answer = run_in(pod, source)(["ping", "-q", "-n", "-c", 200, "-i", 0.02, target], timeout=60)
-            assert " 200 received" in answer.stdout, f"{source} to {target}: {answer.stdout}"
+            sent = send_pings(run_in(pod, source), target, 200, interval=0.02)
+            assert sent.complete, f"{source} to {target}: {sent.output}"
 
 
 def test_T5_ping_and_ssh_from_outside(pod1, pod2):

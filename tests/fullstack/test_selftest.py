@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
 
 import namespaces
@@ -19,6 +21,7 @@ from conftest import BUILD, ROOT, over, with_ipv6_underlay
 from frames import Tap, assert_same, dissect
 from measure import counts
 from namespaces import Namespace, StateDirectory
+from pings import send_pings
 from topology import Topology, TopologyError
 
 FRAME = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src="192.0.2.1", dst="192.0.2.2", ttl=62) / UDP()
@@ -99,6 +102,44 @@ def test_tap_sees_what_passes_and_says_so(state):
     with pytest.raises(AssertionError, match="no ARP within"):
         there.one(lambda packet: "ARP" in packet, "ARP", 0.1)
     holder.close()
+
+
+@pytest.mark.parametrize("late, silent, answered", [(3, None, [1, 2, 3]), (None, 2, [1, 3]), (None, 3, [1, 2])])
+def test_pings_that_are_late_count_and_lost_ones_do_not(state, late, silent, answered):
+    """An answer that takes longer than ping's interval, as from a relay that has to wait for a CPU, is none that is lost.
+    One that is lost stays so, though ping goes on asking."""
+    holder = Namespace(state, "selftest")
+    holder.wait_until_up()
+    holder.run("ip link add left type veth peer name right; ip address add 192.0.2.1/24 dev left\n"
+               "ip link set left up; ip link set right up\n"
+               "ip neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev left nud permanent")  # fmt: skip
+    wire, over = holder.packet_socket("right"), threading.Event()
+    wire.settimeout(0.05)
+
+    def answer() -> None:
+        while not over.is_set():
+            try:
+                request = Ether(wire.recv(2000))
+            except TimeoutError:
+                continue
+            if ICMP not in request or request[ICMP].type != 8 or request[ICMP].seq == silent:
+                continue
+            if request[ICMP].seq == late:
+                time.sleep(0.3)
+            echo = ICMP(type=0, id=request[ICMP].id, seq=request[ICMP].seq) / request[ICMP].payload
+            wire.send(bytes(Ether(src=request.dst, dst=request.src) / IP(src=request[IP].dst, dst=request[IP].src) / echo))
+
+    far_end = threading.Thread(target=answer)
+    far_end.start()
+    try:
+        sent = send_pings(holder.run, "192.0.2.2", 3, interval=0.1, patience=2)
+    finally:
+        over.set()
+        far_end.join()
+        wire.close()
+        holder.close()
+    assert sorted(answer.sequence for answer in sent.answers) == answered, sent.output
+    assert sent.complete == (silent is None) and sent.ttls == {64}
 
 
 def test_nothing_is_left_of_a_killed_lab():

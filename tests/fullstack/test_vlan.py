@@ -20,6 +20,7 @@ from expect import carried_in_bpf
 from frames import assert_same, is_arp_answer
 from lab import wait_for
 from matrix import missing, ping, run_matrix
+from pings import send_pings
 
 TOPOLOGY = ROOT / "examples" / "neutron-vlan.yaml"
 TIMEOUT = 120
@@ -128,10 +129,9 @@ def test_tags_are_put_on_and_taken_off_in_bpf(lab):
     """What VMs of a network send each other from node to node passes the kernel's VLAN devices in neither direction."""
     sender, receiver = lab.vms["vm1"], lab.vms["vm2"].port
     nodes = [lab.nodes[name] for name in ("compute1", "compute2")]
-    question = ["ping", "-n", "-i", "0.02", "-W", "2", receiver.fixed_ip, "-c"]
-    sender.run([*question, "5"])
+    assert (sent := send_pings(sender.run, receiver.fixed_ip, 5)).complete, sent.output
     before = [(passed(node, "eth1.2001"), passed(node, "eth1")) for node in nodes]
-    sender.run([*question, "100"])
+    assert (sent := send_pings(sender.run, receiver.fixed_ip, 100, interval=0.02)).complete, sent.output
     for node, (tagged, plain) in zip(nodes, before):
         assert passed(node, "eth1") - plain >= 200
         # ARP, and what the kernel says by itself.
@@ -163,8 +163,8 @@ def test_T7_V3_different_vlans_do_not_mix(lab, taps):
 
 def test_V3_the_router_leads_from_one_to_the_other(lab):
     """One hop, over the network node."""
-    result = lab.vms["vm1"].run(["ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", lab.vms["vm4"].port.fixed_ip])
-    assert "ttl=63" in result.stdout, result.stdout
+    sent = send_pings(lab.vms["vm1"].run, lab.vms["vm4"].port.fixed_ip, 2)
+    assert sent.complete and sent.ttls == {63}, sent.output
 
 
 def test_frames_outside_carry_the_external_tag(lab, taps):
@@ -227,7 +227,7 @@ def test_announcement_and_unlisted_next_hop(lab, taps):
             f"gratuitous ARP, operation {operation}", timeout=5,
         )
         assert has_tag(seen, PUBLIC) and Ether(seen).dst == BROADCAST and Ether(seen)[ARP].hwsrc == gateway(lab).mac
-    lab.vms["vm1"].run(["ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", "198.51.100.1"])
+    assert (sent := send_pings(lab.vms["vm1"].run, "198.51.100.1", 2)).complete, sent.output
     namespace = next(iter(lab.topology.routers.values())).namespace
     command = f"ip -j neigh show 203.0.113.77 dev {gateway(lab).device}"
     neighbours = json.loads(lab.nodes["network"].run_in(namespace, command))

@@ -14,6 +14,7 @@ from guests import Vm
 from lab import wait_for
 from neutron_cloud import Vm as CloudVm
 from neutron_lab import HOST, WEB_PORT, NeutronLab, OutsideHost
+from pings import send_pings
 from timing import scaled
 
 FIP1, FIP2 = "203.0.113.101", "203.0.113.102"
@@ -26,9 +27,7 @@ Host = Vm | OutsideHost
 
 def pings(host: Host, address: str, count: int = 3) -> int:
     """How many of them are answered."""
-    command = ["ping", "-c", str(count), "-i", "0.2", "-W", str(round(scaled(2))), address]
-    output = host.run(command, check=False).stdout
-    return output.count("bytes from")
+    return len(send_pings(host.run, address, count, interval=0.2, patience=2).answers)
 
 
 def get(host: Host, address: str, port: int = WEB_PORT) -> dict | None:

@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from dataclasses import dataclass
 from typing import Callable, Sequence
 
 from lab import Lab, in_parallel
-from timing import scaled
+from pings import send_pings
 
 PINGS = 5
-# After its last request ping waits for two round trips or one interval, not for -W: shorter, and an answer that a busy
-# machine's relay has yet to copy would count as lost.
-PING_INTERVAL = scaled(0.1)
 
 
 @dataclass(frozen=True)
@@ -46,11 +42,8 @@ def run_in(lab: Lab, name: str) -> Callable:
 
 def ping(lab: Lab, source: str, address: str, count: int = PINGS) -> float | None:
     """Median round trip in milliseconds, or None if any reply is missing."""
-    result = run_in(lab, source)(
-        ["ping", "-n", "-c", count, "-i", PING_INTERVAL, "-W", round(scaled(5)), address], check=False, timeout=20
-    )
-    times = [float(time) for time in re.findall(r"time=([0-9.]+) ms", result.stdout)]
-    return statistics.median(times) if len(times) == count else None
+    sent = send_pings(run_in(lab, source), address, count)
+    return statistics.median(answer.milliseconds for answer in sent.answers) if sent.complete else None
 
 
 def ssh(lab: Lab, source: str, address: str) -> str:
