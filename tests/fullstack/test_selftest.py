@@ -19,6 +19,7 @@ import namespaces
 import skips
 from conftest import BUILD, ROOT, over, with_ipv6_underlay
 from frames import Tap, assert_same, dissect
+from lab import wait_for
 from measure import counts
 from namespaces import Namespace, StateDirectory
 from pings import send_pings
@@ -90,10 +91,17 @@ def state():
     namespaces.remove_lab(directory.path)
 
 
+def make_wire(holder: Namespace) -> None:
+    """A veth pair. What is sent before the kernel has told it of its carrier (net/core/link_watch.c) is lost."""
+    holder.run("ip link add left type veth peer name right; ip link set left up; ip link set right up")
+    for device in ("left", "right"):
+        wait_for(f"carrier of {device}", lambda: " state UP " in holder.run(["ip", "link", "show", device]).stdout)
+
+
 def test_tap_sees_what_passes_and_says_so(state):
     holder = Namespace(state, "selftest")
     holder.wait_until_up()
-    holder.run("ip link add left type veth peer name right; ip link set left up; ip link set right up")
+    make_wire(holder)
     here, there = Tap("left", holder.packet_socket("left")), Tap("right", holder.packet_socket("right"))
     here.send(FRAME)
     assert_same("right", there.one(lambda packet: UDP in packet, "datagram"), FRAME)
@@ -110,9 +118,8 @@ def test_pings_that_are_late_count_and_lost_ones_do_not(state, late, silent, ans
     One that is lost stays so, though ping goes on asking."""
     holder = Namespace(state, "selftest")
     holder.wait_until_up()
-    holder.run("ip link add left type veth peer name right; ip address add 192.0.2.1/24 dev left\n"
-               "ip link set left up; ip link set right up\n"
-               "ip neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev left nud permanent")  # fmt: skip
+    make_wire(holder)
+    holder.run("ip address add 192.0.2.1/24 dev left; ip neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev left nud permanent")
     wire, over = holder.packet_socket("right"), threading.Event()
     wire.settimeout(0.05)
 
