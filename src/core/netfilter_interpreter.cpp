@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <span>
 
 namespace fiplane::nf {
 
@@ -73,20 +72,70 @@ Path Interpreter::execute(Tracking tracking, const Marks& marks, const Outcome* 
     path_.marks = marks;
     path_.status_dnat = packet_.dnat_done;
     choice_ = 0;
-    bool translated = false;
-    for (const HookChain& base : chains_) {
-        in_nat_ = base.chain->type == ChainType::kNat;
-        before_conntrack_ = hook_ == Hook::kIngress || base.priority < kConntrackPriority;
-        if (in_nat_ && first != nullptr) translate_again(*first);
-        // nf_nat asks its chains until one of them has set up a translation, and only for packets of a new entry.
-        if (in_nat_ && (translated || path_.tracking != Tracking::kTracked)) continue;
-        const Leave leave = run_base_chain(base);
-        translated = translated || leave == Leave::kTranslated;
+    translated_ = false;
+    for (std::size_t at = 0; at < chains_.size(); at += chains_[at].peers) {
+        const auto peers = std::span(chains_).subspan(at, chains_[at].peers);
+        const Leave leave = peers.size() == 1 ? ask(peers.front(), first) : ask_in_any_order(peers, first);
         if (leave == Leave::kDrop) path_.accepted = false;
         if (leave == Leave::kDrop || leave == Leave::kStop) break;
     }
     path_.notrack = path_.tracking == Tracking::kUntracked;
     return path_;
+}
+
+Leave Interpreter::ask(const HookChain& base, const Outcome* first) {
+    in_nat_ = base.chain->type == ChainType::kNat;
+    before_conntrack_ = hook_ == Hook::kIngress || base.priority < kConntrackPriority;
+    if (in_nat_ && first != nullptr && path_.tracking != Tracking::kUntracked) translate_again(*first);
+    // nf_nat asks its chains until one of them has set up a translation, and only for packets of a new entry.
+    if (in_nat_ && (translated_ || path_.tracking != Tracking::kTracked)) return Leave::kAccept;
+    const Leave leave = run_base_chain(base);
+    translated_ = translated_ || leave == Leave::kTranslated;
+    return leave;
+}
+
+/// Each is asked as if it were the first. If one does something, the others must do the same or nothing, and after that
+/// nothing; so it is all one which of them is the first.
+Leave Interpreter::ask_in_any_order(std::span<const HookChain> peers, const Outcome* first) {
+    const Path before = path_;
+    const bool translated_before = translated_;
+    Path after = path_;
+    Leave result = Leave::kAccept;
+    std::vector<const HookChain*> actors;
+    for (const HookChain& peer : peers) {
+        path_.effects() = before.effects();
+        translated_ = translated_before;
+        const Leave leave = ask(peer, first);
+        if (leave == Leave::kStop) return leave;
+        if (leave == Leave::kAccept && path_.effects() == before.effects()) continue;
+        if (actors.empty()) {
+            result = leave;
+            after = path_;
+        }
+        const bool alike = leave == result && (leave == Leave::kDrop || path_.effects() == after.effects());
+        if (!alike) return stop_by_order(*actors.front(), peer);
+        actors.push_back(&peer);
+    }
+    path_.effects() = after.effects();
+    translated_ = translated_before || result == Leave::kTranslated;
+    if (actors.empty() || result == Leave::kDrop) return result;
+    for (const HookChain& peer : peers) {
+        if (actors.size() == 1 && &peer == actors.front()) continue;
+        const Leave leave = ask(peer, first);
+        if (leave == Leave::kStop) return leave;
+        if (leave == Leave::kAccept && path_.effects() == after.effects()) continue;
+        return stop_by_order(*actors.front(), &peer == actors.front() ? *actors.back() : peer);
+    }
+    return result;
+}
+
+Leave Interpreter::stop_by_order(const HookChain& one, const HookChain& other) {
+    const auto name = [](const HookChain& at) {
+        return Ruleset::scoped_name(at.chain->family, at.chain->table, at.chain->name);
+    };
+    path_.stopped = fmt::format("chains {} and {} have the same priority, and it matters which of them is the first",
+                                name(one), name(other));
+    return Leave::kStop;
 }
 
 Leave Interpreter::run_base_chain(const HookChain& base) {

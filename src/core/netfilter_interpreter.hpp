@@ -4,7 +4,9 @@
 
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/netfilter_prepared.hpp"
@@ -27,6 +29,14 @@ struct Path {
     bool notrack = false;
     std::set<std::uint16_t> mss;  ///< see Outcome; no difference between paths
     std::optional<std::string> stopped;
+
+    /// What later chains may look at, and what becomes of the packet's addresses.
+    [[nodiscard]] auto effects() {
+        return std::tie(tracking, saddr, daddr, marks, status_dnat, dnat, snat, snat_by, snat_unknown);
+    }
+    [[nodiscard]] auto effects() const {
+        return std::tie(tracking, saddr, daddr, marks, status_dnat, dnat, snat, snat_by, snat_unknown);
+    }
 
     bool by_source = false;  ///< took a branch that only certain sources take
     std::string undecided;   ///< the first rule whose answer was guessed on this path
@@ -63,6 +73,9 @@ class Interpreter {
   private:
     Path execute(Tracking tracking, const Marks& marks, const Outcome* first);
     void translate_again(const Outcome& first);
+    Leave ask(const HookChain& base, const Outcome* first);
+    Leave ask_in_any_order(std::span<const HookChain> peers, const Outcome* first);
+    Leave stop_by_order(const HookChain& one, const HookChain& other);
     Leave run_base_chain(const HookChain& base);
     Leave run_rule(const Chain& chain, const Rule& rule, const Chain** jump, bool* is_goto);
     Leave run_statement(const Chain& chain, const Rule& rule, const Statement& statement);
@@ -92,6 +105,7 @@ class Interpreter {
     std::size_t choice_ = 0;
     bool before_conntrack_ = false;
     bool in_nat_ = false;
+    bool translated_ = false;  ///< by a NAT chain of this hook
     std::vector<SourceTest> source_tests_;
 };
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <functional>
 
 #include "core/netfilter_prepared.hpp"
 
@@ -89,11 +90,11 @@ Evaluator::Prepared::Prepared(const Ruleset& source) : ruleset(source) {
         add_chain(chain);
     for (auto* hooks : {&ip_hooks, &ip6_hooks}) {
         for (auto& [hook, chains] : *hooks)
-            std::stable_sort(chains.begin(), chains.end());
+            note_peers(chains);
     }
     for (auto* hooks : {&ingress_hooks, &egress_hooks}) {
         for (auto& [device, chains] : *hooks)
-            std::stable_sort(chains.begin(), chains.end());
+            note_peers(chains);
     }
     note_tracking();
     note_connection_marks();
@@ -249,6 +250,52 @@ void Evaluator::Prepared::add_reachable(const Chain& chain, std::unordered_set<c
 
 namespace {
 
+bool changes_packets(const Statement& statement) {
+    return std::holds_alternative<Dnat>(statement) || std::holds_alternative<Snat>(statement) ||
+           std::holds_alternative<SetAddress>(statement) || std::holds_alternative<SetMark>(statement) ||
+           std::holds_alternative<SetCtMark>(statement) || std::holds_alternative<SaveMark>(statement) ||
+           std::holds_alternative<RestoreMark>(statement) || std::holds_alternative<Notrack>(statement);
+}
+
+bool has_rules(const HookChain& at) {
+    return !at.chain->rules.empty() || !at.chain->policy_accept;
+}
+
+}  // namespace
+
+bool Evaluator::Prepared::changes_packets(const Chain& chain) const {
+    std::unordered_set<const Chain*> reached;
+    add_reachable(chain, reached);
+    return std::ranges::any_of(reached, [](const Chain* one) {
+        return std::ranges::any_of(one->rules, [](const Rule& rule) {
+            return std::ranges::any_of(rule.statements,
+                                       [](const Statement& statement) { return nf::changes_packets(statement); });
+        });
+    });
+}
+
+/// Sorts the chains of a hook. Of those with equal priority the kernel runs the newest first (nf_hook_entries_grow),
+/// and nothing tells which that is. While they only accept and drop, the order does not matter.
+void Evaluator::Prepared::note_peers(std::vector<HookChain>& chains) const {
+    std::ranges::stable_sort(chains, std::less<>{});
+    const auto is_nat = [](const HookChain& at) { return at.chain->type == ChainType::kNat; };
+    for (auto begin = chains.begin(); begin != chains.end();) {
+        auto end =
+            std::find_if(begin, chains.end(), [&](const HookChain& at) { return at.priority > begin->priority; });
+        // Their own priorities tell NAT chains apart from one another, but not from other chains.
+        if (std::all_of(begin, end, is_nat)) {
+            end = std::find_if(begin, end, [&](const HookChain& at) { return *begin < at; });
+        }
+        const bool changed = std::any_of(begin, end, [&](const HookChain& at) { return changes_packets(*at.chain); });
+        if (changed && std::count_if(begin, end, has_rules) > 1) {
+            begin->peers = static_cast<std::size_t>(end - begin);
+        }
+        begin = end;
+    }
+}
+
+namespace {
+
 bool looks_at_conntrack(const Statement& statement) {
     if (const auto* match = std::get_if<Match>(&statement)) {
         return match->field == Field::kCtState || match->field == Field::kCtStatus || match->field == Field::kCtMark;
@@ -379,9 +426,7 @@ namespace {
 
 bool acts(const std::map<std::string, std::vector<HookChain>>& hooks, const std::string& device) {
     const auto chains = hooks.find(device);
-    return chains != hooks.end() && std::ranges::any_of(chains->second, [](const HookChain& at) {
-               return !at.chain->rules.empty() || !at.chain->policy_accept;
-           });
+    return chains != hooks.end() && std::ranges::any_of(chains->second, has_rules);
 }
 
 }  // namespace

@@ -45,6 +45,8 @@ struct ValueSet {
 struct HookChain {
     const Chain* chain = nullptr;
     int priority = 0;  ///< effective: all NAT chains of a hook run where the kernel's NAT hook sits
+    /// From this chain on, the number of those whose order among each other is not known and may matter.
+    std::size_t peers = 1;
     bool operator<(const HookChain& other) const;
 };
 
@@ -91,6 +93,9 @@ struct Evaluator::Prepared {
     void drop_shared_snats();
     void add_unpaired_destinations();
     void note_source_test(const SourceTest& test);
+    void note_peers(std::vector<HookChain>& chains) const;
+    /// Does the chain, or one that it leads to, change what other chains look at?
+    [[nodiscard]] bool changes_packets(const Chain& chain) const;
     void note_tracking();
     void note_connection_marks();
     /// Adds the chain, and those that it leads to.

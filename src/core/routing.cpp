@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace fiplane {
 
@@ -48,6 +49,7 @@ void sort_unique(std::vector<Ipv4>& addresses) {
 
 std::string describe(const PolicyRule& rule) {
     std::string text = fmt::format("rule {}:", rule.priority);
+    if (rule.inverted) text += " not";
     text += rule.source.length == 0 ? " from all" : " from " + rule.source.str();
     if (rule.destination.length != 0) text += " to " + rule.destination.str();
     if (!rule.iifname.empty()) text += " iif " + rule.iifname;
@@ -70,7 +72,7 @@ Routing::Routing(const NetnsView& view) : view_(view) {
     std::ranges::stable_sort(rules_, {}, &PolicyRule::priority);
     for (std::size_t position = 0; position < rules_.size(); ++position) {
         const Prefix source = rules_[position]->source.network();
-        if (source.length == 0) {
+        if (source.length == 0 || rules_[position]->inverted) {
             general_.push_back(position);
         } else {
             by_source_order_.push_back(position);
@@ -90,10 +92,11 @@ Routing::Routing(const NetnsView& view) : view_(view) {
         if (unicast && destination.length == 32) host_routes_.push_back(destination.address);
         if (unicast && !route.gateway) on_link_[route.oif].push_back(destination);
     }
+    const auto in_kernel_order = [](const Route* route) { return std::pair(route->tos == 0, route->priority); };
     for (auto& [id, table] : tables_) {
         for (auto& [length, networks] : table) {
             for (auto& [network, routes] : networks)
-                std::ranges::stable_sort(routes, {}, &Route::priority);
+                std::ranges::stable_sort(routes, {}, in_kernel_order);
         }
     }
     sort_unique(local_addresses_);
@@ -101,6 +104,8 @@ Routing::Routing(const NetnsView& view) : view_(view) {
 }
 
 bool Routing::applies(const PolicyRule& rule, const Prefix& region, const std::string& iifname, int oif) const {
+    // Its selectors say what it leaves out: nobody is told apart, and the lookup stops there.
+    if (rule.inverted) return true;
     if (rule.destination.length != 0 && !rule.destination.contains(region)) return false;
     if (!rule.iifname.empty() && rule.iifname != iifname) return false;
     if (rule.oifname.empty()) return true;

@@ -70,7 +70,7 @@ class Routing {
     [[nodiscard]] const std::vector<Ipv4>& host_routes() const { return host_routes_; }
 
   private:
-    /// Routes of one table: by length, then by network. Best metric first.
+    /// Routes of one table: by length, then by network. Those with a TOS first, then by metric.
     using Table = std::map<std::uint8_t, std::unordered_map<std::uint32_t, std::vector<const Route*>>, std::greater<>>;
 
     [[nodiscard]] std::vector<std::size_t> selected(Ipv4 source) const;
@@ -83,8 +83,8 @@ class Routing {
 
     const NetnsView& view_;
     std::vector<const PolicyRule*> rules_;      ///< by priority
-    std::vector<std::size_t> general_;          ///< positions of rules that do not look at the source
-    std::vector<std::size_t> by_source_order_;  ///< positions of those that do
+    std::vector<std::size_t> general_;          ///< positions of rules that may concern every source
+    std::vector<std::size_t> by_source_order_;  ///< positions of those that select some
     std::map<std::uint8_t, std::unordered_map<std::uint32_t, std::vector<std::size_t>>> by_source_;
     std::unordered_map<std::uint32_t, Table> tables_;
     Table own_;

@@ -184,6 +184,7 @@ struct PolicyRule {
     std::uint32_t table = 0;
     bool lookup = true;           ///< FR_ACT_TO_TBL; others (goto, blackhole...) are not followed
     bool other_selector = false;  ///< fwmark, tos, ports, uid, l3mdev, invert: undecidable for the walk
+    bool inverted = false;        ///< selects all but what the selectors say; other_selector is set, too
     bool operator==(const PolicyRule&) const = default;
 };
 

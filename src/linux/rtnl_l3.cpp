@@ -150,6 +150,7 @@ std::optional<PolicyRule> parse_rule(const nlmsghdr& message) {
     rule.table = attributes.number<std::uint32_t>(FRA_TABLE, header->table);
     rule.lookup = header->action == FR_ACT_TO_TBL;
     rule.other_selector = has_other_selector(*header, attributes);
+    rule.inverted = (header->flags & FIB_RULE_INVERT) != 0;
     return rule;
 }
 
@@ -218,7 +219,7 @@ Request rule_request(int type, int flags, const PolicyRule& rule) {
 }
 
 std::string describe(const PolicyRule& rule) {
-    std::string text = fmt::format("rule {}: from {}", rule.priority,
+    std::string text = fmt::format("rule {}:{} from {}", rule.priority, rule.inverted ? " not" : "",
                                    rule.source.length == 0 ? std::string("all") : rule.source.str());
     if (rule.destination.length > 0) text += fmt::format(" to {}", rule.destination.str());
     if (!rule.iifname.empty()) text += fmt::format(" iif {}", rule.iifname);

@@ -281,6 +281,7 @@ TEST_CASE("selectors that the walk does not know are marked", "[linux][rtnl]") {
         REQUIRE(run_process_in(bench.netns(), words).exit_status == 0);
         const auto rule = only(must(bench.rtnl.rules()), [](const PolicyRule& r) { return r.priority == 100; });
         CHECK(rule.other_selector);
+        CHECK(rule.inverted == (selector[0] == "not"));
         CHECK(rule.lookup);
         REQUIRE(run_process_in(bench.netns(), {"ip", "rule", "del", "priority", "100"}).exit_status == 0);
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Symbolic evaluation of netfilter hooks.
+#include <algorithm>
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 
 #include "../support/snapshot_builder.hpp"
 
@@ -285,6 +287,83 @@ TEST_CASE("NAT chains run where the kernel's NAT hook sits, whatever their own p
     add_chain(view, Family::kIp, "t", "watch", Hook::kPrerouting, ChainType::kFilter, -110).rules = {
         rule("", {destination_is("9.9.9.9/32"), kDrop})};
     CHECK_FALSE(nf::evaluate(view.netfilter, Hook::kPrerouting, packet("1.1.1.1", "9.9.9.9/32")).accepted);
+}
+
+TEST_CASE("which of two NAT chains of equal priority comes first must not matter") {
+    // Newer or older than the other one: the listing's order says nothing.
+    const bool listed_first = GENERATE(false, true);
+    const auto arrives = [&](const nf::Rule& other, int priority = -100) {
+        NetnsView view = translating(true);
+        add_chain(view, Family::kIp, "u", "pre", Hook::kPrerouting, ChainType::kNat, priority).rules = {other};
+        if (listed_first) std::ranges::rotate(view.netfilter.chains, view.netfilter.chains.end() - 1);
+        return nf::evaluate(view.netfilter, Hook::kPrerouting, packet("1.1.1.1", "9.9.9.9/32"));
+    };
+    const auto goes_on = [](const nf::Outcome& outcome) {
+        INFO(outcome.stopped.value_or(""));
+        CHECK_FALSE(outcome.stopped);
+        CHECK(outcome.accepted);
+        CHECK(outcome.dnat == ip("10.0.0.9"));
+    };
+    const nf::Dnat elsewhere{to_address("10.0.0.7")};
+    SECTION("both translate the packet") {
+        const auto outcome = arrives(rule("dnat", {destination_is("9.9.9.9/32"), elsewhere}));
+        REQUIRE(outcome.stopped);
+        CHECK(outcome.stopped->find("ip t pre") != std::string::npos);
+        CHECK(outcome.stopped->find("ip u pre") != std::string::npos);
+        CHECK(outcome.stopped->find("have the same priority") != std::string::npos);
+    }
+    SECTION("one of them only accepts it") {
+        goes_on(arrives(rule("accept", {destination_is("9.9.9.9/32"), kAccept})));
+    }
+    SECTION("one of them translates something else") {
+        goes_on(arrives(rule("dnat", {destination_is("9.9.9.8/32"), elsewhere})));
+        goes_on(arrives(rule("dnat", {destination_is("10.0.0.9/32"), elsewhere})));
+    }
+    SECTION("both translate it to the same address") {
+        goes_on(arrives(rule("dnat", {destination_is("9.9.9.9/32"), nf::Dnat{to_address("10.0.0.9")}})));
+    }
+    SECTION("one of them may translate it") {
+        CHECK(arrives(rule("dnat", {destination_is("9.9.9.9/32"), kUndecidable, elsewhere})).stopped);
+        CHECK(arrives(rule("xt", {destination_is("9.9.9.9/32"), nf::Unknown{}})).stopped);
+    }
+    SECTION("one of them drops it") {
+        CHECK(arrives(rule("drop", {destination_is("9.9.9.9/32"), kDrop})).stopped);
+    }
+    SECTION("priorities that differ tell") {
+        goes_on(arrives(rule("dnat", {destination_is("9.9.9.9/32"), elsewhere}), -99));
+        CHECK(arrives(rule("dnat", {destination_is("9.9.9.9/32"), elsewhere}), -101).dnat != ip("10.0.0.9"));
+    }
+}
+
+TEST_CASE("a later packet of a connection is translated by all NAT chains of equal priority alike") {
+    NetnsView view = translating(false);
+    add_chain(view, Family::kIp, "u", "pre", Hook::kPrerouting, ChainType::kNat, -100).rules = {
+        rule("dnat", {destination_is("9.9.9.8/32"), nf::Dnat{to_address("10.0.0.7")}})};
+    nf::Packet about = packet("1.1.1.1", "9.9.9.9/32");
+    about.by_flow = true;
+    about.marks_later = {{0, 5}};
+    const auto outcome = nf::evaluate(view.netfilter, Hook::kPrerouting, about);
+    CHECK_FALSE(outcome.stopped);
+    CHECK(outcome.dnat == ip("10.0.0.9"));
+}
+
+TEST_CASE("a mark that one filter chain sets and another one of equal priority reads") {
+    const bool listed_first = GENERATE(false, true);
+    const auto passes = [&](const nf::Rule& one, const nf::Rule& other) {
+        NetnsView view = forward_chain({one});
+        add_chain(view, Family::kInet, "u", "forward", Hook::kForward).rules = {other};
+        if (listed_first) std::ranges::reverse(view.netfilter.chains);
+        return nf::evaluate(view.netfilter, Hook::kForward, packet("1.1.1.1", "2.2.2.2/32"));
+    };
+    const nf::Rule sets = rule("mark", {nf::SetMark{7}});
+    const auto outcome = passes(sets, rule("drop", {match(Field::kMark, {std::uint64_t{7}}), kDrop}));
+    REQUIRE(outcome.stopped);
+    CHECK(outcome.stopped->find("have the same priority") != std::string::npos);
+    CHECK(passes(sets, rule("other mark", {nf::SetMark{8}})).stopped);
+    const auto harmless = passes(sets, rule("drop", {destination_is("3.3.3.3/32"), kDrop}));
+    CHECK_FALSE(harmless.stopped);
+    CHECK(harmless.marks.packet == 7);
+    CHECK_FALSE(passes(rule("drop", {kDrop}), rule("drop too", {kDrop})).accepted);
 }
 
 TEST_CASE("random ports are no translation that a stateless path could copy") {

@@ -183,6 +183,46 @@ TEST_CASE("routing that depends on more than the walk knows") {
     check_in(
         "TOS", [](Snapshot& s) { add_route(router(s), "10.0.0.11/32", kQr).tos = 16; }, "depends on the packet's TOS");
     check_in(
+        "TOS with a larger metric",
+        [](Snapshot& s) {
+            add_route(router(s), "10.0.0.11/32", kQr);
+            Route& other = add_route(router(s), "10.0.0.11/32", kQr);
+            other.tos = 16;
+            other.priority = 10;
+        },
+        "depends on the packet's TOS");
+    check_out(
+        "default route with a TOS and a larger metric",
+        [](Snapshot& s) {
+            Route& other = add_route(router(s), "0.0.0.0/0", kQr, "10.0.0.99", 16);
+            other.tos = 16;
+            other.priority = 10;
+        },
+        "depends on the packet's TOS");
+    const auto add_inverted = [](Snapshot& s, const char* source, const char* destination, bool lookup) {
+        add_rule(router(s), 100, source, "", 100);
+        PolicyRule& inverted = router(s).rules.back();
+        inverted.destination = net(destination);
+        inverted.lookup = lookup;
+        inverted.other_selector = inverted.inverted = true;
+    };
+    const auto not_to = [&](Snapshot& s) { add_inverted(s, "", "10.0.0.0/8", true); };
+    const std::string not_to_text = "rule 100: not from all to 10.0.0.0/8 (with further selectors) lookup 100";
+    check_out("all destinations but some", not_to, not_to_text + " is not followed");
+    // Those are not told apart either.
+    check_in("the destinations that it leaves out", not_to, not_to_text + " is not followed");
+    const auto not_from = [&](Snapshot& s) { add_inverted(s, "203.0.113.0/24", "0.0.0.0/0", false); };
+    const std::string not_from_text = "rule 100: not from 203.0.113.0/24 (with further selectors) (no lookup)";
+    check_in("all sources but some, from outside", not_from, not_from_text + " is not followed");
+    check_out("all sources but some, from a VM", not_from, not_from_text + " is not followed");
+    check_in(
+        "all devices but one",
+        [](Snapshot& s) {
+            add_rule(router(s), 100, "", "rfp-7b1f3c52-9", 100);
+            router(s).rules.back().other_selector = router(s).rules.back().inverted = true;
+        },
+        "rule 100: not from all iif rfp-7b1f3c52-9 (with further selectors) lookup 100 is not followed");
+    check_in(
         "selector",
         [](Snapshot& s) {
             add_rule(router(s), 100, "", "", 254);
@@ -284,6 +324,22 @@ TEST_CASE("translation that a stateless path cannot copy") {
                                 {match(nf::Field::kIifname, {std::string("lo")}), nf::Unknown{.may_translate = true}})};
         },
         "translates addresses that cannot be read: iifname lo xt target DNAT");
+    const auto other_table = [](const char* floating) {
+        return [floating](Snapshot& s) {
+            nf::Chain& chain = add_chain(router(s), nf::Family::kIp, "forwards", "prerouting", nf::Hook::kPrerouting,
+                                         nf::ChainType::kNat, -100);
+            chain.rules = {
+                rule("ip daddr one dnat to 10.0.0.77",
+                     {match(nf::Field::kIpDaddr, {Prefix::host(ip(floating))}), nf::Dnat{to_address("10.0.0.77")}})};
+        };
+    };
+    check_in("another table translates it otherwise", other_table("172.24.5.11"),
+             "chains ip fiplane prerouting and ip forwards prerouting have the same priority");
+    Snapshot translates_another = dvr_snapshot();
+    other_table("172.24.5.77")(translates_another);
+    const Compiled compiled = compile(translates_another, scope());
+    CHECK(report_of(compiled, "172.24.5.11").fast_in);
+    CHECK(report_of(compiled, "172.24.5.11").fast_out);
     check_in(
         "translated on the way in",
         [](Snapshot& s) {
