@@ -84,12 +84,13 @@ fl_inline bool fl_ct_lacks(struct __sk_buff *ctx, struct fl_tuple *tuple, __u8 p
 
 /*
  * Makes the entry that Linux would have, had it carried the flow from its first packet: packets of the tuple's direction
- * get the source @snat, and the destination @dnat unless that is 0, and keep their ports. In the namespace that the
- * packet is in. No word of success: where there is an entry already, or no memory, Linux does what it can.
+ * get the source @snat and the destination @dnat, unless that is 0, and keep their ports. @netnsid: as of
+ * fl_ct_lacks(). No word of success: where there is an entry already, or no memory, Linux does what it can.
  */
-fl_inline void fl_ct_adopt(struct __sk_buff *ctx, struct fl_tuple *tuple, __u8 protocol, __be32 snat, __be32 dnat)
+fl_inline void fl_ct_adopt(struct __sk_buff *ctx, struct fl_tuple *tuple, __u8 protocol, __s32 netnsid, __be32 snat,
+			   __be32 dnat)
 {
-	struct bpf_ct_opts opts = {.netns_id = -1, .l4proto = protocol};
+	struct bpf_ct_opts opts = {.netns_id = netnsid, .l4proto = protocol};
 	union nf_inet_addr source = {.ip = snat};
 	union nf_inet_addr destination = {.ip = dnat};
 	struct nf_conn___init *fresh =
@@ -102,7 +103,8 @@ fl_inline void fl_ct_adopt(struct __sk_buff *ctx, struct fl_tuple *tuple, __u8 p
 	/* In the order in which a packet meets them. */
 	if (dnat)
 		bpf_ct_set_nat_info(fresh, &destination, bpf_ntohs(tuple->dport), NF_NAT_MANIP_DST);
-	bpf_ct_set_nat_info(fresh, &source, bpf_ntohs(tuple->sport), NF_NAT_MANIP_SRC);
+	if (snat)
+		bpf_ct_set_nat_info(fresh, &source, bpf_ntohs(tuple->sport), NF_NAT_MANIP_SRC);
 	entry = bpf_ct_insert_entry(fresh);
 	if (entry)
 		bpf_ct_release(entry);

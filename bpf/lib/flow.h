@@ -8,9 +8,9 @@
  *  - Any other is carried, and its flow remembered, if conntrack of its router has no entry for it: it is the first
  *    packet, or one that Linux would take for the first. And if answers would be carried, too, for Linux makes nothing of
  *    an answer without a question. Else it is Linux's. A SYN or an echo begins a flow again, whatever is known of it.
- *  - What must go to Linux in mid-life (a fragment, an expiring TTL, a way that is gone) takes the flow along: a packet
- *    from inside leaves conntrack the entry that its flow has. One from outside needs none, since what comes in is
- *    translated by address alone.
+ *  - What must go to Linux in mid-life (a fragment, an expiring TTL, a way that is gone) takes the flow along: the packet
+ *    leaves conntrack the entry that its flow has. One from outside needs it, too, though what comes in is translated by
+ *    address alone: Neutron's snat- namespaces take no packet in mid-life for a beginning (nf_conntrack_tcp_loose=0).
  *
  * An echo (ICMP) needs none of it at all: whoever carried the request, its answer comes back with the id with which the
  * request went out, and so finds who knows it. Protocols without ports have nothing that could be chosen. Those with ports
@@ -290,6 +290,18 @@ fl_inline bool fl_is_malformed(const struct fl_flow_id *id)
 		kind != (FL_TCP_RST | FL_TCP_ACK) && kind != (FL_TCP_FIN | FL_TCP_ACK));
 }
 
+/* Other CPUs may have packets of the flow, too; what is known already is not written again. */
+fl_inline void fl_note_packet(struct fl_flow *flow, bool from_inside, __u32 flags)
+{
+	const __u32 known = flow->flags;
+
+	if (flags & ~known)
+		__sync_fetch_and_or(&flow->flags, flags);
+	if (known & FL_FLOW_UNANSWERED && from_inside != (bool)(known & FL_FLOW_FROM_INSIDE))
+		__sync_fetch_and_and(&flow->flags, ~FL_FLOW_UNANSWERED);
+	fl_stamp(&flow->last_use);
+}
+
 enum fl_owner {
 	FL_OWNER_LINUX,
 	FL_OWNER_PROGRAMS,
@@ -315,8 +327,7 @@ __noinline int fl_owner_of_flow(struct __sk_buff *ctx, const struct fl_flow_id *
 	flow = bpf_map_lookup_elem(&fl_flows, &key);
 	/* One that had another floating IP is none any more. */
 	if (flow && fl_ip(flow->fip) == id->fip && !id->begins) {
-		flow->flags |= flags;
-		fl_stamp(&flow->last_use);
+		fl_note_packet(flow, id->from_inside, flags);
 		return FL_OWNER_PROGRAMS;
 	}
 	if (!id->may_begin || !fl_has_way_back(id) || !fl_ct_lacks_flow(ctx, id)) {
@@ -324,8 +335,11 @@ __noinline int fl_owner_of_flow(struct __sk_buff *ctx, const struct fl_flow_id *
 			bpf_map_delete_elem(&fl_flows, &key);
 		return FL_OWNER_LINUX;
 	}
+	/* The answers to what turns round have a row of their own, and are not seen here. */
 	if (turns)
 		fl_remember_answers(id);
+	else
+		flags |= FL_FLOW_UNANSWERED;
 	flags |= id->from_inside ? FL_FLOW_FROM_INSIDE : 0;
 	return fl_remember_flow(&key, id->fip, turns && id->one_entry ? id->dnat : 0, flags) ? FL_OWNER_NEW :
 											       FL_OWNER_LINUX;
@@ -361,11 +375,13 @@ fl_inline bool fl_is_still_translated(const struct fl_flow_id *id, const struct 
 fl_inline void fl_hand_over(struct __sk_buff *ctx, const struct fl_flow_id *id, const struct fl_flow *flow)
 {
 	const __u8 tcp_flags = fl_put_off_fin(ctx, id->tcp_flags);
+	const __be32 snat = id->from_inside ? id->fip : 0;
+	const __be32 dnat = id->from_inside ? fl_ip(flow->dnat) : fl_ip(id->key.inside);
 	struct fl_tuple tuple = id->tuple;
 
-	if (id->from_inside && id->fip && fl_ip(flow->fip) == id->fip && fl_is_still_translated(id, flow) &&
+	if (id->fip && fl_ip(flow->fip) == id->fip && fl_is_still_translated(id, flow) &&
 	    fl_ct_understands(id->key.protocol, tcp_flags))
-		fl_ct_adopt(ctx, &tuple, id->key.protocol, id->fip, fl_ip(flow->dnat));
+		fl_ct_adopt(ctx, &tuple, id->key.protocol, id->netnsid, snat, dnat);
 }
 
 /*

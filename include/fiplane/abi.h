@@ -405,6 +405,7 @@ struct fl_flow_key {
 
 #define FL_FLOW_FROM_INSIDE 1 /* its first packet was */
 #define FL_FLOW_CLOSING 2 /* TCP: a FIN or RST was seen */
+#define FL_FLOW_UNANSWERED 4 /* packets of one direction alone were seen */
 
 /* What conntrack has to be told if Linux is to go on with it. Ports stay as they are. */
 struct fl_flow {

@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "core/l2.hpp"
 
@@ -34,6 +35,7 @@ TrackedConnection connection_of(const fl_flow_key& key, const fl_flow& flow) {
     const Ipv4 dnat = Ipv4::from_bytes(flow.dnat);
     TrackedConnection out;
     out.protocol = key.protocol;
+    out.answered = (flow.flags & FL_FLOW_UNANSWERED) == 0;
     out.closing = key.protocol == IPPROTO_TCP && (flow.flags & FL_FLOW_CLOSING) != 0;
     // Each end by its own address, and as the other one has it.
     const Ipv4 inside_seen = fip.is_unset() ? inside : fip;
@@ -50,8 +52,10 @@ TrackedConnection connection_of(const fl_flow_key& key, const fl_flow& flow) {
 
 std::uint32_t timeout_of(const fl_flow_key& key, const fl_flow& flow, const ConntrackLimits& limits) {
     if (key.protocol == IPPROTO_ICMP) return limits.icmp;
-    if (key.protocol == IPPROTO_UDP) return limits.udp_stream;
-    return (flow.flags & FL_FLOW_CLOSING) != 0 ? limits.tcp_closing : limits.tcp_established;
+    const bool answered = (flow.flags & FL_FLOW_UNANSWERED) == 0;
+    if (key.protocol == IPPROTO_UDP) return answered ? limits.udp_stream : limits.udp_unanswered;
+    if ((flow.flags & FL_FLOW_CLOSING) != 0) return limits.tcp_closing;
+    return answered ? limits.tcp_established : limits.tcp_unanswered;
 }
 
 /// The name behind each number.
@@ -119,7 +123,9 @@ FlowHandover plan_handover(const Table<fl_flow_key, fl_flow>& flows, const std::
     }
     for (const auto& [name, router] : routers) {
         auto& here = candidates[name];
-        std::ranges::stable_sort(here, {}, &Candidate::idle);
+        std::ranges::stable_sort(here, {}, [](const Candidate& candidate) {
+            return std::pair(!candidate.connection.answered, candidate.idle);
+        });
         const std::size_t fitting = std::min<std::uint64_t>(here.size(), router.limits.room);
         if (fitting < here.size()) out.left_out[LeftOut::kNoRoom] += here.size() - fitting;
         auto& connections = out.connections[name];

@@ -33,6 +33,7 @@ struct TrackedConnection {
     ConnectionTuple reply;
     std::uint32_t timeout = 0;  ///< after which it is forgotten if no packet comes, seconds; not 0
     bool closing = false;       ///< TCP: one side at least has ended
+    bool answered = true;       ///< false: conntrack may give it up for another one when it is full
     bool operator==(const TrackedConnection&) const = default;
 };
 
@@ -41,7 +42,9 @@ struct ConntrackLimits {
     std::uint64_t room = std::numeric_limits<std::uint64_t>::max();  ///< entries that it still has room for
     std::uint32_t tcp_established = 432000;
     std::uint32_t tcp_closing = 120;
+    std::uint32_t tcp_unanswered = 300;
     std::uint32_t udp_stream = 120;
+    std::uint32_t udp_unanswered = 30;
     std::uint32_t icmp = 30;
 };
 
@@ -65,7 +68,8 @@ enum class LeftOut {
 [[nodiscard]] std::string describe(LeftOut reason);
 
 struct FlowHandover {
-    /// By namespace, those used last first. All namespaces that were given, also those without any.
+    /// By namespace, those used last first, and behind them what nobody has answered yet. All namespaces that were
+    /// given, also those without any.
     std::map<NetnsName, std::vector<TrackedConnection>> connections;
     std::map<LeftOut, std::size_t> left_out;  ///< flows, by the reason why
 };

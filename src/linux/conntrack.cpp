@@ -108,7 +108,8 @@ nl::Request creation_of(const TrackedConnection& connection) {
               {from.destination, from.destination_port, from.source, from.source_port});
     put_nat(request, CTA_NAT_DST, connection.reply.source, connection.reply.source_port);
     put_nat(request, CTA_NAT_SRC, connection.reply.destination, connection.reply.destination_port);
-    request.number(CTA_STATUS, htonl(IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED));
+    const std::uint32_t status = connection.answered ? IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED : IPS_CONFIRMED;
+    request.number(CTA_STATUS, htonl(status));
     request.number(CTA_TIMEOUT, htonl(connection.timeout));
     if (connection.protocol == IPPROTO_TCP) put_tcp(request, connection.closing);
     return request;
@@ -143,7 +144,9 @@ ConntrackLimits read_conntrack_limits(const Netns& netns) {
     };
     read("tcp_timeout_established", limits.tcp_established);
     read("tcp_timeout_fin_wait", limits.tcp_closing);
+    read("tcp_timeout_unacknowledged", limits.tcp_unanswered);
     read("udp_timeout_stream", limits.udp_stream);
+    read("udp_timeout", limits.udp_unanswered);
     read("icmp_timeout", limits.icmp);
     return limits;
 }

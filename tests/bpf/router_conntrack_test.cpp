@@ -265,12 +265,17 @@ TEST_CASE("a flow to a floating IP that is left to Linux takes its translation a
     CHECK(tracked(world.scratch.netns()) == std::vector{expected.str()});
 }
 
-TEST_CASE("a flow that goes to Linux from outside needs no entry") {
+TEST_CASE("a flow that goes to Linux from outside takes its translation along, whoever opened it") {
     RouterWorld world;
     const Protocol protocol = any_protocol();
-    CHECK(world.run(kGatewayPort, world.to_fip() / protocol.in).reason == FL_REASON_FIP_IN);
+    SECTION("the client") {
+        CHECK(world.run(kGatewayPort, world.to_fip() / protocol.in).reason == FL_REASON_FIP_IN);
+    }
+    SECTION("the VM") {
+        world.remember(world.flow_key(protocol.number, kInside, kOutside), world.fip);
+    }
     world.given_back(kGatewayPort, world.to_fip({.ttl = 1}) / protocol.in, FL_REASON_TTL);
-    CHECK(tracked(world.scratch.netns()).empty());
+    CHECK(tracked(world.scratch.netns()) == std::vector{from_outside(world, protocol.name).str()});
 }
 
 TEST_CASE("a flow whose first packet is Linux's begins there, with the port that Linux likes") {

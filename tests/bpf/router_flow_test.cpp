@@ -88,19 +88,23 @@ TEST_CASE("the first packet of a flow makes its row, and all others use it") {
         const Way way = GENERATE(tcp(), udp(), Way{kIcmp, echo(kEcho), echo(kEchoReply)});
         const fl_flow_key key = world.flow_key(way.protocol, way.inside_port(), way.outside_port());
         goes_out(world, way.out);
-        check_row(world, key, FL_FLOW_FROM_INSIDE, world.fip);
-        comes_in(world, way.in);
         goes_out(world, way.out);
+        check_row(world, key, FL_FLOW_FROM_INSIDE | FL_FLOW_UNANSWERED, world.fip);
+        comes_in(world, way.in);
         check_row(world, key, FL_FLOW_FROM_INSIDE, world.fip);
+        goes_out(world, way.out);
+        check_row(world, key, FL_FLOW_FROM_INSIDE | (way.protocol == kIcmp ? FL_FLOW_UNANSWERED : 0), world.fip);
     }
     SECTION("from outside") {
         const Way way = GENERATE(tcp(), udp(), Way{kIcmp, echo(kEchoReply), echo(kEcho)});
         const fl_flow_key key = world.flow_key(way.protocol, way.inside_port(), way.outside_port());
         comes_in(world, way.in);
-        check_row(world, key, 0, world.fip);
-        goes_out(world, way.out);
         comes_in(world, way.in);
+        check_row(world, key, FL_FLOW_UNANSWERED, world.fip);
+        goes_out(world, way.out);
         check_row(world, key, 0, world.fip);
+        comes_in(world, way.in);
+        check_row(world, key, way.protocol == kIcmp ? FL_FLOW_UNANSWERED : 0, world.fip);  // each echo begins one
     }
 }
 
@@ -143,6 +147,7 @@ TEST_CASE("a FIN or RST says in the row that TCP closes") {
     const std::uint8_t flags =
         GENERATE(kRst, static_cast<std::uint8_t>(kFin | kAck), static_cast<std::uint8_t>(kRst | kAck));
     SECTION("of a known flow, from inside") {
+        world.remember(key, world.fip);
         goes_out(world, tcp_out());
         check_row(world, key, FL_FLOW_FROM_INSIDE, world.fip);
         goes_out(world, tcp_out(flags));
@@ -152,9 +157,9 @@ TEST_CASE("a FIN or RST says in the row that TCP closes") {
     }
     SECTION("of a known flow, from outside") {
         comes_in(world, tcp_in(kSyn));
-        check_row(world, key, 0, world.fip);
+        check_row(world, key, FL_FLOW_UNANSWERED, world.fip);
         comes_in(world, tcp_in(flags));
-        check_row(world, key, FL_FLOW_CLOSING, world.fip);
+        check_row(world, key, FL_FLOW_UNANSWERED | FL_FLOW_CLOSING, world.fip);
     }
 }
 
@@ -206,7 +211,7 @@ TEST_CASE("what is malformed for conntrack belongs to no flow, not to a known on
 TEST_CASE("a UDP payload is no TCP flag") {
     RouterWorld world;
     goes_out(world, Udp{.src = kInside, .dst = kOutside} / Payload(Bytes(32, 0xff)));
-    check_row(world, world.flow_key(kUdp, kInside, kOutside), FL_FLOW_FROM_INSIDE, world.fip);
+    check_row(world, world.flow_key(kUdp, kInside, kOutside), FL_FLOW_FROM_INSIDE | FL_FLOW_UNANSWERED, world.fip);
 }
 
 TEST_CASE("a row says what the destination becomes where the same namespace translates it") {
@@ -357,10 +362,11 @@ TEST_CASE("a SYN makes of an old connection's row a new one's") {
     RouterWorld world;
     const fl_flow_key key = world.flow_key(kTcp, kInside, kOutside);
     goes_out(world, tcp_out());
+    comes_in(world, tcp_in());
     goes_out(world, tcp_out(kFin | kAck));
     check_row(world, key, FL_FLOW_FROM_INSIDE | FL_FLOW_CLOSING, world.fip);
     comes_in(world, tcp_in(kSyn));
-    check_row(world, key, 0, world.fip);
+    check_row(world, key, FL_FLOW_UNANSWERED, world.fip);
 }
 
 TEST_CASE("sources that Linux has to look at") {

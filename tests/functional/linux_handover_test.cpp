@@ -238,8 +238,12 @@ TEST_CASE("a connection's entry is read back as it was meant", "[linux][conntrac
     hairpin.original.source_port = hairpin.reply.destination_port = 40003;
     hairpin.original.destination = ip("203.0.113.102");
     hairpin.reply.source = ip("10.1.0.12");
-    const auto done = added(cloud, {entry_of(SOCK_STREAM, true), entry_of(SOCK_DGRAM, false), closing, hairpin});
-    CHECK(done.added == 4);
+    auto unanswered = entry_of(SOCK_STREAM, true);
+    unanswered.original.source_port = unanswered.reply.destination_port = 40004;
+    unanswered.answered = false;
+    const auto done =
+        added(cloud, {entry_of(SOCK_STREAM, true), entry_of(SOCK_DGRAM, false), closing, hairpin, unanswered});
+    CHECK(done.added == 5);
     CHECK(done.present + done.taken == 0);
 
     const std::string all = cloud.tracked();
@@ -252,9 +256,11 @@ TEST_CASE("a connection's entry is read back as it was meant", "[linux][conntrac
                                       "src=10.1.0.11 dst=198.51.100.9 sport=40001 dport=443 [ASSURED]"));
     CHECK_THAT(all, ContainsSubstring("src=10.1.0.11 dst=203.0.113.102 sport=40003 dport=443 "
                                       "src=10.1.0.12 dst=203.0.113.101 sport=443 dport=40003 [ASSURED]"));
-    CHECK(std::ranges::count(all, '\n') == 4);
+    CHECK_THAT(all, ContainsSubstring("src=10.1.0.11 dst=198.51.100.9 sport=40004 dport=443 [UNREPLIED] "
+                                      "src=198.51.100.9 dst=203.0.113.101 sport=443 dport=40004"));
+    CHECK(std::ranges::count(all, '\n') == 5);
     // The kernel calls each what it is, and gives it its time.
-    CHECK(std::ranges::count(cloud.tracked("--src-nat"), '\n') == 3);
+    CHECK(std::ranges::count(cloud.tracked("--src-nat"), '\n') == 4);
     CHECK(std::ranges::count(cloud.tracked("--dst-nat"), '\n') == 2);
     const auto named = all.find(" ESTABLISHED");
     REQUIRE(named != std::string::npos);
@@ -271,7 +277,7 @@ TEST_CASE("a connection's entry is read back as it was meant", "[linux][conntrac
     CHECK(again.added == 0);
     CHECK(again.present == 2);
     CHECK(again.taken == 1);
-    CHECK(std::ranges::count(cloud.tracked(), '\n') == 4);
+    CHECK(std::ranges::count(cloud.tracked(), '\n') == 5);
 }
 
 TEST_CASE("what conntrack takes, and for how long, is read from the namespace", "[linux][conntrack][handover]") {
@@ -280,7 +286,11 @@ TEST_CASE("what conntrack takes, and for how long, is read from the namespace", 
     must(write_sysctl(cloud.router.netns, "netfilter/nf_conntrack_tcp_timeout_established", "7200"));
     must(write_sysctl(cloud.router.netns, "netfilter/nf_conntrack_tcp_timeout_fin_wait", "77"));
     must(write_sysctl(cloud.router.netns, "netfilter/nf_conntrack_udp_timeout_stream", "33"));
+    must(write_sysctl(cloud.router.netns, "netfilter/nf_conntrack_tcp_timeout_unacknowledged", "44"));
+    must(write_sysctl(cloud.router.netns, "netfilter/nf_conntrack_udp_timeout", "22"));
     const ConntrackLimits limits = read_conntrack_limits(cloud.router.netns);
+    CHECK(limits.tcp_unanswered == 44);
+    CHECK(limits.udp_unanswered == 22);
     CHECK(limits.tcp_established == 7200);
     CHECK(limits.tcp_closing == 77);
     CHECK(limits.udp_stream == 33);

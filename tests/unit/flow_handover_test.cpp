@@ -123,6 +123,14 @@ TEST_CASE("Linux forgets a flow when it would have, had it carried it", "[handov
     CHECK(closing.closing);
     CHECK(why(with_idle(IPPROTO_TCP, FL_FLOW_CLOSING, 120)) == LeftOut::kIdle);
 
+    // What nobody has answered.
+    CHECK(only(with_idle(IPPROTO_TCP, FL_FLOW_UNANSWERED, 299)).timeout == 1);
+    CHECK_FALSE(only(with_idle(IPPROTO_TCP, FL_FLOW_UNANSWERED, 299)).answered);
+    CHECK(why(with_idle(IPPROTO_TCP, FL_FLOW_UNANSWERED, 300)) == LeftOut::kIdle);
+    CHECK(only(with_idle(IPPROTO_TCP, FL_FLOW_UNANSWERED | FL_FLOW_CLOSING, 119)).timeout == 1);
+    CHECK(only(with_idle(IPPROTO_UDP, FL_FLOW_UNANSWERED, 29)).timeout == 1);
+    CHECK(why(with_idle(IPPROTO_UDP, FL_FLOW_UNANSWERED, 30)) == LeftOut::kIdle);
+
     const ConntrackLimits other{.tcp_established = 7200, .tcp_closing = 60, .udp_stream = 30};
     CHECK(only(with_idle(IPPROTO_TCP, 0, 7000, other)).timeout == 200);
     CHECK(why(with_idle(IPPROTO_TCP, FL_FLOW_CLOSING, 60, other)) == LeftOut::kIdle);
@@ -204,7 +212,12 @@ TEST_CASE("a flow does not go over with a translation that is gone", "[handover]
 }
 
 TEST_CASE("flows are forgotten when conntrack would forget them", "[handover]") {
-    const ConntrackLimits limits{.tcp_established = 7200, .tcp_closing = 60, .udp_stream = 90, .icmp = 20};
+    const ConntrackLimits limits{.tcp_established = 7200,
+                                 .tcp_closing = 60,
+                                 .tcp_unanswered = 40,
+                                 .udp_stream = 90,
+                                 .udp_unanswered = 10,
+                                 .icmp = 20};
     const ForgottenFlows forgotten({{kRouter, limits}}, kNow);
     const auto after = [&](std::uint8_t protocol, std::uint32_t idle, std::uint32_t flags = 0,
                            const std::string& router = kRouter) {
@@ -216,6 +229,10 @@ TEST_CASE("flows are forgotten when conntrack would forget them", "[handover]") 
     CHECK(after(IPPROTO_TCP, 60, FL_FLOW_CLOSING));
     CHECK_FALSE(after(IPPROTO_UDP, 89));
     CHECK(after(IPPROTO_UDP, 90));
+    CHECK_FALSE(after(IPPROTO_TCP, 39, FL_FLOW_UNANSWERED));
+    CHECK(after(IPPROTO_TCP, 40, FL_FLOW_UNANSWERED));
+    CHECK_FALSE(after(IPPROTO_UDP, 9, FL_FLOW_UNANSWERED));
+    CHECK(after(IPPROTO_UDP, 10, FL_FLOW_UNANSWERED));
     CHECK_FALSE(after(IPPROTO_ICMP, 19));
     CHECK(after(IPPROTO_ICMP, 20));
     // Linux's own limits for a router that is not there, and a stamp of the future.
