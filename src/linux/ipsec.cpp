@@ -37,6 +37,22 @@ std::optional<IpsecPolicy> policy_of(const nlmsghdr& message) {
     return IpsecPolicy{info->dir, source.address, source.length, destination.address, destination.length};
 }
 
+/// Directions in which what no policy selects is refused (`ip xfrm policy setdefault`): each as a policy for everybody.
+nl::Answer add_refusing_defaults(nl::Socket& socket, std::vector<IpsecPolicy>& policies) {
+    nl::Request request(XFRM_MSG_GETDEFAULT, 0);
+    request.header(xfrm_userpolicy_default{});
+    return socket.transact(request, [&](const nlmsghdr& message) {
+        const auto* defaults = nl::header_of<xfrm_userpolicy_default>(message);
+        if (message.nlmsg_type != XFRM_MSG_GETDEFAULT || defaults == nullptr) return;
+        const auto add = [&](std::uint8_t direction, std::uint8_t action) {
+            if (action == XFRM_USERPOLICY_BLOCK) policies.push_back({direction, {}, 0, {}, 0});
+        };
+        add(XFRM_POLICY_IN, defaults->in);
+        add(XFRM_POLICY_FWD, defaults->fwd);
+        add(XFRM_POLICY_OUT, defaults->out);
+    });
+}
+
 }  // namespace
 
 bool kernel_has_ipsec() {
@@ -51,11 +67,12 @@ Result<std::vector<IpsecPolicy>> list_ipsec_policies(const Netns& netns) {
     if (!socket) return pass_on(socket);
     nl::Request request(XFRM_MSG_GETPOLICY, NLM_F_DUMP);
     request.header(xfrm_userpolicy_id{});
-    const auto answer = socket->dump(
+    auto answer = socket->dump(
         request, [&] { policies.clear(); },
         [&](const nlmsghdr& message) {
             if (const auto policy = policy_of(message)) policies.push_back(*policy);
         });
+    if (answer) answer = add_refusing_defaults(*socket, policies);
     if (!answer) return nl::fail_kernel(answer.error(), "cannot list IPsec policies", nl::where_of(netns));
     return policies;
 }

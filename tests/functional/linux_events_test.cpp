@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Change notifications: each kind of change arrives as what it is, in time, and a loss is noticed.
+#include <linux/xfrm.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -197,6 +198,16 @@ TEST_CASE("IPsec policies are listed by their addresses, and their changes told"
     static_cast<void>(events.receive());
     bench.run({"ip", "xfrm", "policy", "flush"});
     CHECK(next(events).ipsec);
+    CHECK(must(list_ipsec_policies(bench.netns())).empty());
+
+    // What no policy selects may be refused, too.
+    bench.run({"ip", "xfrm", "policy", "setdefault", "fwd", "block"});
+    CHECK(next(events).ipsec);
+    const auto refusing = must(list_ipsec_policies(bench.netns()));
+    REQUIRE(refusing.size() == 1);
+    CHECK(refusing.front().direction == XFRM_POLICY_FWD);
+    CHECK(refusing.front().concerns(address("198.51.100.9"), address("198.51.100.1")));
+    bench.run({"ip", "xfrm", "policy", "setdefault", "fwd", "accept"});
     CHECK(must(list_ipsec_policies(bench.netns())).empty());
 }
 
