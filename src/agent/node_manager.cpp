@@ -70,6 +70,7 @@ Result<> NodeManager::open_observer() {
     ObserverOptions options;
     options.foreign_programs = [this](const Link& link) { return fast_path_.foreign_programs(link); };
     options.router_programs = [](const Link& link) { return programs_here(link.ifindex); };
+    options.root_links_only = !reconciler_;
     auto observer = Observer::open(std::move(options));
     if (!observer) return pass_on(observer);
     observer_ = std::make_unique<Observer>(std::move(*observer));

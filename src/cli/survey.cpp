@@ -28,6 +28,7 @@ struct Options {
 Result<Snapshot> read_linux() {
     ObserverOptions options;
     options.router_programs = [](const Link& link) { return programs_here(link.ifindex); };
+    options.root_links_only = true;
     auto observer = Observer::open(std::move(options));
     if (!observer) return pass_on(observer);
     if (auto read = observer->refresh(); !read) return pass_on(read);

@@ -116,12 +116,12 @@ Result<> refresh_list(T& current, Result<T> fresh, Changes& changes) {
 
 }  // namespace
 
-Result<NetnsWatch> NetnsWatch::open(Netns netns) {
+Result<NetnsWatch> NetnsWatch::open(Netns netns, const Parts& watched) {
     auto events = NetnsEvents::open(netns);
     if (!events) return pass_on(events);
     auto rtnl = Rtnl::open(netns);
     if (!rtnl) return pass_on(rtnl);
-    return NetnsWatch(std::move(netns), std::move(*rtnl), std::move(*events));
+    return NetnsWatch(std::move(netns), std::move(*rtnl), std::move(*events), watched);
 }
 
 std::vector<int> NetnsWatch::fds() const {
@@ -145,18 +145,22 @@ EventBatch NetnsWatch::receive() {
     dirty_.ipsec |= seen.ipsec;
     dirty_.links |= seen.programs;
     ask_for_programs_ |= seen.programs;
+    // A router's program may be what somebody took off: the view does not have ours, and looks as before.
+    programs_changed_ |= seen.programs && !netns_.name().empty();
     // Links and neighbours, since they tell the tunnels and their peers.
     dirty_.ipv6_ways |= seen.ipv6 || seen.links || seen.neighbours;
+    dirty_ = dirty_.within(watched_);
     return seen;
 }
 
 Result<> NetnsWatch::refresh(NetnsView& view, const std::vector<const Netns*>& others,
                              const ForeignPrograms& foreign_programs, Changes& changes) {
     const bool checking = std::exchange(checking_, false);
-    if (dirty_.all()) {
+    if (std::exchange(is_whole_, false)) {
         if (!checking) changes.any = changes.configuration = true;
         ask_for_programs_ = true;
     }
+    if (std::exchange(programs_changed_, false)) changes.any = true;
     Result<> outcome;
     run_part(dirty_.links, outcome, [&] { return refresh_links(view, others, foreign_programs, changes); });
     run_part(dirty_.addresses, outcome, [&] { return refresh_list(view.addresses, rtnl_.addresses(), changes); });

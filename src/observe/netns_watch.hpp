@@ -32,8 +32,11 @@ struct Parts {
     [[nodiscard]] bool any() const {
         return links || addresses || routes || rules || neighbours || netfilter || ipsec || ipv6_ways;
     }
-    [[nodiscard]] bool all() const {
-        return links && addresses && routes && rules && neighbours && netfilter && ipsec && ipv6_ways;
+    /// Those that `other` has, too.
+    [[nodiscard]] Parts within(const Parts& other) const {
+        return {links && other.links, addresses && other.addresses,   routes && other.routes,
+                rules && other.rules, neighbours && other.neighbours, netfilter && other.netfilter,
+                ipsec && other.ipsec, ipv6_ways && other.ipv6_ways};
     }
 };
 
@@ -43,7 +46,8 @@ using Ipv6Peer = std::tuple<IpAddress, IpAddress, int>;
 class NetnsWatch {
   public:
     /// Subscribes first and leaves everything dirty, so nothing that happens before the first dump is missed.
-    [[nodiscard]] static Result<NetnsWatch> open(Netns netns);
+    /// `watched`: what is read at all; the rest of the view stays empty.
+    [[nodiscard]] static Result<NetnsWatch> open(Netns netns, const Parts& watched);
 
     [[nodiscard]] const Netns& netns() const { return netns_; }
     /// For epoll.
@@ -52,18 +56,22 @@ class NetnsWatch {
     /// Drains the notifications and marks what they were about.
     EventBatch receive();
     void mark_everything() {
-        dirty_ = Parts::everything();
+        dirty_ = watched_;
+        is_whole_ = true;
         checking_ = false;
     }
     /// To read everything only in order to see whether something has changed without a notification: a change is what
     /// differs, then.
     void mark_for_check() {
         checking_ = checking_ || !dirty_.any();
-        dirty_ = Parts::everything();
+        dirty_ = watched_;
+        is_whole_ = true;
     }
     /// What changes of them without a notification (path MTUs, IPv6's own MTU of a device) is to be read again.
     void mark_ipv6_ways() { dirty_.ipv6_ways = dirty_.ipv6_ways || has_ipv6_ways_; }
-    [[nodiscard]] const Parts& dirty() const { return dirty_; }
+    [[nodiscard]] bool is_dirty() const { return dirty_.any(); }
+    /// The next refresh() reads everything, and not because each part has changed.
+    [[nodiscard]] bool is_all_dirty() const { return is_whole_; }
 
     /// Dumps the dirty parts into `view`. `others` are the namespaces in which the other ends of veths may be;
     /// `foreign_programs` may be empty. What fails stays dirty; the rest is done and the first failure returned.
@@ -83,8 +91,12 @@ class NetnsWatch {
     }
 
   private:
-    NetnsWatch(Netns netns, Rtnl rtnl, NetnsEvents events)
-        : netns_(std::move(netns)), rtnl_(std::move(rtnl)), events_(std::move(events)) {}
+    NetnsWatch(Netns netns, Rtnl rtnl, NetnsEvents events, const Parts& watched)
+        : netns_(std::move(netns)),
+          rtnl_(std::move(rtnl)),
+          events_(std::move(events)),
+          watched_(watched),
+          dirty_(watched) {}
 
     [[nodiscard]] Result<std::map<int, Link>> dump_links(const std::vector<const Netns*>& others);
     [[nodiscard]] Result<Sysctls> dump_sysctls(const std::map<int, Link>& links);
@@ -100,12 +112,15 @@ class NetnsWatch {
     Netns netns_;
     Rtnl rtnl_;
     NetnsEvents events_;
-    Parts dirty_ = Parts::everything();
+    Parts watched_;
+    Parts dirty_;
+    bool is_whole_ = true;
     std::map<int, NetnsName> nsid_names_;
     bool checking_ = false;  ///< see mark_for_check()
     bool unnamed_peers_ = false;
     bool has_ipv6_ways_ = false;    ///< else IPv6's notifications, of which hosts make many, matter to nobody
     bool ask_for_programs_ = true;  ///< of every device, as a full dump does
+    bool programs_changed_ = false;
 };
 
 }  // namespace fiplane

@@ -87,7 +87,8 @@ struct Observer::Impl final : NetnsListener {
 
     [[nodiscard]] Result<> watch(Netns netns) {
         const NetnsName name = netns.name();
-        auto opened = NetnsWatch::open(std::move(netns));
+        const bool links_only = name.empty() && options.root_links_only;
+        auto opened = NetnsWatch::open(std::move(netns), links_only ? Parts{.links = true} : Parts::everything());
         if (!opened) return pass_on(opened);
         const std::vector<int> fds = opened->fds();
         for (const int fd : fds) {
@@ -207,13 +208,13 @@ struct Observer::Impl final : NetnsListener {
     }
 
     [[nodiscard]] bool dirty() const {
-        return std::ranges::any_of(watches, [](const auto& entry) { return entry.second.dirty().any(); });
+        return std::ranges::any_of(watches, [](const auto& entry) { return entry.second.is_dirty(); });
     }
 
     [[nodiscard]] Result<> refresh_one(const NetnsName& name, NetnsWatch& watched,
                                        const std::vector<const Netns*>& others) {
-        if (!watched.dirty().any()) return {};
-        ++(watched.dirty().all() ? counters.full_dumps : counters.partial_dumps);
+        if (!watched.is_dirty()) return {};
+        ++(watched.is_all_dirty() ? counters.full_dumps : counters.partial_dumps);
         NetnsView& view = name.empty() ? snapshot.root : snapshot.routers[name];
         view.name = name;
         const ForeignPrograms& programs = name.empty() ? options.foreign_programs : options.router_programs;

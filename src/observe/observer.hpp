@@ -28,6 +28,10 @@ struct ObserverOptions {
     /// and of routers' namespaces. May be empty.
     ForeignPrograms foreign_programs;
     ForeignPrograms router_programs;
+    /// Of the node's own namespace links alone are read, for the veths that end there. Where routers are only followed,
+    /// nothing else of it matters to them, and a ruleset of thousands of security groups' rules would be read with each
+    /// of its commits.
+    bool root_links_only = false;
 };
 
 /// What refreshes found to be different.
@@ -55,8 +59,8 @@ class Observer {
     /// (NetnsView::unread) until it can be: a read that fails does not mean that something is gone. Nor does it if
     /// /run/netns cannot be listed or a name in it not be opened, which is tried again and is an error, too.
     [[nodiscard]] Result<> refresh();
-    /// Whether the node's own namespace was ever read completely, and the names of the others were: before that the
-    /// snapshot proves nothing.
+    /// Whether the node's own namespace was ever read as far as it is asked for, and the names of the others were:
+    /// before that the snapshot proves nothing.
     [[nodiscard]] bool ready() const;
     /// Whether the last refresh() left nothing of the node's own namespace unread.
     [[nodiscard]] bool root_is_current() const;

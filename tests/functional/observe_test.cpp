@@ -498,6 +498,59 @@ TEST_CASE("Lost notifications lead to a full dump, and the snapshot is right", "
     CHECK(watched->counters().full_dumps > before.full_dumps);
 }
 
+TEST_CASE("What somebody does to filters of a router's device is a change, though the view is the same", "[observe]") {
+    REQUIRE_ROOT();
+    Watched watched;
+    run("ip netns add qrouter-8");
+    watched.until([](const Snapshot& snapshot) { return snapshot.routers.contains("qrouter-8"); });
+    run("ip netns exec qrouter-8 tc qdisc add dev lo clsact");
+    (void)watched->drain();
+    REQUIRE(watched->refresh().has_value());
+    (void)watched->take_changes();
+    const auto before = watched->snapshot().routers.at("qrouter-8").links;
+    run("ip netns exec qrouter-8 tc qdisc del dev lo clsact");
+    (void)watched->drain();
+    REQUIRE(watched->refresh().has_value());
+    CHECK(watched->snapshot().routers.at("qrouter-8").links == before);
+    CHECK(watched->take_changes().any);
+}
+
+TEST_CASE("Where only links of the node's own namespace are asked for, nothing else of it is read", "[observe]") {
+    REQUIRE_ROOT();
+    ObserverOptions options;
+    options.root_links_only = true;
+    Watched watched(options);
+    run("ip link add here type veth peer name there");
+    run("ip netns add qrouter-8");
+    watched.until([](const Snapshot& snapshot) {
+        return snapshot.root.find_link("here") != nullptr && snapshot.routers.contains("qrouter-8");
+    });
+    (void)watched->take_changes();
+    const auto dumps = watched->counters();
+    run("nft add table ip theirs");
+    run("ip address add 192.0.2.1/24 dev here");
+    run("ip rule add from 192.0.2.9 lookup 7");
+    run("ip neigh add 192.0.2.5 lladdr 02:00:00:00:00:05 dev here");
+    run("ip -n qrouter-8 address add 192.0.2.8/24 dev lo");
+    watched.until([](const Snapshot& snapshot) { return !snapshot.routers.at("qrouter-8").addresses.empty(); });
+    const NetnsView& root = watched->snapshot().root;
+    CHECK(root.addresses.empty());
+    CHECK(root.rules.empty());
+    CHECK(root.neighbours.empty());
+    CHECK(root.netfilter == nf::Ruleset{});
+    CHECK(watched->ready());
+    CHECK(watched->root_is_current());
+    (void)watched->take_changes();
+    // A notification of a link that says nothing new is no change.
+    const auto before = watched->counters();
+    CHECK(before.full_dumps == dumps.full_dumps);
+    run("nft add chain ip theirs more");
+    run("ip link set here mtu 1500");
+    (void)watched->drain();
+    REQUIRE(watched->refresh().has_value());
+    CHECK_FALSE(watched->take_changes().any);
+}
+
 TEST_CASE("Only what somebody configured counts as a configuration change", "[observe]") {
     REQUIRE_ROOT();
     Watched watched;
