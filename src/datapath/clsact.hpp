@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// tc programs on kernels without tcx links (before 6.6): a direct-action filter on the clsact qdisc.
+// tc programs on kernels without tcx links (before 6.6): a direct-action filter on the clsact qdisc, or on an ingress
+// qdisc that the device has already (see linux/qdisc.hpp).
 //
 // A filter is no file descriptor, so it stays when the process dies. It is ours if it has our handle, our priority and
 // the name of the hook's program; the pin <pin_dir>/links/<hook>-<ifindex> of its program says where to look for it.
@@ -22,7 +23,8 @@ inline constexpr std::uint16_t kClsactPriority = 0x666c;  ///< before what tc nu
 /// tc_host looks at what the host sends out of a bridge, the other tc programs at what a device received.
 [[nodiscard]] bool is_egress(fl_hook hook);
 
-/// Makes the qdisc if there is none, and adds our filter or replaces its program in one step.
+/// Makes a clsact if there is neither that nor an ingress qdisc, and adds our filter or replaces its program in one
+/// step.
 [[nodiscard]] Result<> clsact_attach(const HookPoint& point, int program_fd);
 
 /// Removes our filter; absence of filter, qdisc or device is fine. The qdisc stays: others may use it by now.

@@ -157,7 +157,33 @@ Result<DeviceFacts> DeviceQuery::device(int ifindex) {
     return *facts;
 }
 
+/// By a dump: where one qdisc is asked for, the kernel tells everybody who listens to changes.
+bool DeviceQuery::has_ingress_alone(int ifindex) {
+    struct {
+        nlmsghdr header;
+        tcmsg qdisc;
+    } request{};
+    request.header.nlmsg_len = sizeof(request);
+    request.header.nlmsg_type = RTM_GETQDISC;
+    request.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+    request.header.nlmsg_seq = ++sequence_;
+    request.qdisc.tcm_ifindex = ifindex;
+    std::string kind;
+    const auto done =
+        talk(bytes_of(request), "cannot query a qdisc", [&kind, ifindex](std::uint16_t type, Bytes payload) {
+            const auto message = read_as<tcmsg>(payload);
+            if (type != RTM_NEWQDISC || !message || message->tcm_ifindex != ifindex ||
+                message->tcm_parent != TC_H_INGRESS)
+                return;
+            for_each_attribute(payload.subspan(aligned(sizeof(tcmsg))), [&kind](std::uint16_t attribute, Bytes value) {
+                if (attribute == TCA_KIND) kind = text_of(value);
+            });
+        });
+    return done && kind == "ingress";
+}
+
 Result<std::vector<FilterFacts>> DeviceQuery::filters(int ifindex, bool egress) {
+    if (egress && has_ingress_alone(ifindex)) return std::vector<FilterFacts>{};
     struct {
         nlmsghdr header;
         tcmsg filter;

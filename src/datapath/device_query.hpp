@@ -51,6 +51,9 @@ class DeviceQuery {
     [[nodiscard]] Result<std::vector<FilterFacts>> filters(int ifindex, bool egress);
 
   private:
+    /// A qdisc of kind `ingress` answers for filters at the egress with those that it has (ingress_tcf_block() in
+    /// net/sched/sch_ingress.c).
+    [[nodiscard]] bool has_ingress_alone(int ifindex);
     explicit DeviceQuery(UniqueFd socket) : socket_(std::move(socket)) {}
 
     /// Sends `request`, gives each answer's header and payload to `visit`; ends at the acknowledgement or the dump's

@@ -15,6 +15,7 @@
 #include "datapath/device_query.hpp"
 #include "datapath/preflight.hpp"
 #include "linux/netns.hpp"
+#include "linux/qdisc.hpp"
 #include "linux/sysctl.hpp"
 
 namespace fiplane {
@@ -59,6 +60,13 @@ Result<> allow_any_window(const NetnsName& name) {
     auto now = read_sysctl(*netns, kAnyWindow);
     if (!now) return pass_on(now);
     return *now == "1" ? Result<>{} : write_sysctl(*netns, kAnyWindow, "1");
+}
+
+/// A place for our filter that leaves Neutron's to Neutron.
+Result<> make_place_for_filter(const DeviceRole& device) {
+    auto netns = Netns::open(device.netns);
+    if (!netns) return pass_on(netns);
+    return ensure_ingress_qdisc(*netns, device.ifindex);
 }
 
 /// Whether there is certainly no namespace of that name.
@@ -213,6 +221,7 @@ Result<bool> RouterAttacher::attach_one(const DeviceRole& device, Attachment& re
     }
     Result<> done;
     if (!there) done = allow_any_window(device.netns);
+    if (!there && done && !tcx) done = make_place_for_filter(device);
     if (!there && done) done = inside(device.netns, [&] { return attach_here(place, device); });
     if (!done) {
         // A directory or a pin that was made for it would stay for as long as the agent lives.

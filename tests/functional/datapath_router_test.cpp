@@ -3,6 +3,7 @@
 #include <bpf/libbpf.h>
 
 #include <catch2/generators/catch_generators.hpp>
+#include <catch2/matchers/catch_matchers_string.hpp>
 
 #include "datapath/clsact.hpp"
 #include "datapath/device_program.hpp"
@@ -14,6 +15,7 @@
 #include "functional/datapath_bench.hpp"
 #include "support/conntrack.hpp"
 #include "support/no_descriptors.hpp"
+#include "support/run_process.hpp"
 
 namespace fiplane::test {
 namespace {
@@ -434,6 +436,14 @@ TEST_CASE("routers' devices by clsact, which a kernel with tcx never chooses", "
     REQUIRE(filters_of(*routers.first).size() == 1);
     REQUIRE(filters_of(*routers.second).size() == 1);
     CHECK(is_our_filter(filters_of(*routers.first)[0]));
+    {
+        // What Neutron's QoS extensions do to limit what comes in (neutron/agent/linux/l3_tc_lib.py).
+        const auto inside = need(NetnsGuard::enter(routers.first->netns()));
+        CHECK(run_process({"tc", "qdisc", "replace", "dev", "qr-1", "ingress"}).exit_status == 0);
+        CHECK_THAT(run_process({"tc", "qdisc", "show", "dev", "qr-1"}).out,
+                   Catch::Matchers::ContainsSubstring("qdisc ingress ffff:"));
+    }
+    CHECK(filters_of(*routers.first).size() == 1);
     const auto kept = filters_of(*routers.second)[0].program_id;
     CHECK(kept != filters_of(*routers.first)[0].program_id);
     CHECK(exists(routers.pin(*routers.first)));
