@@ -28,6 +28,10 @@ ConnectionTuple turned_round(const ConnectionTuple& tuple) {
     return {tuple.destination, tuple.destination_port, tuple.source, tuple.source_port};
 }
 
+bool is_answered(const fl_flow& flow) {
+    return (flow.flags & FL_FLOW_UNANSWERED) == 0;
+}
+
 TrackedConnection connection_of(const fl_flow_key& key, const fl_flow& flow) {
     const Ipv4 inside = Ipv4::from_bytes(key.inside);
     const Ipv4 outside = Ipv4::from_bytes(key.outside);
@@ -35,7 +39,7 @@ TrackedConnection connection_of(const fl_flow_key& key, const fl_flow& flow) {
     const Ipv4 dnat = Ipv4::from_bytes(flow.dnat);
     TrackedConnection out;
     out.protocol = key.protocol;
-    out.answered = (flow.flags & FL_FLOW_UNANSWERED) == 0;
+    out.answered = is_answered(flow);
     out.closing = key.protocol == IPPROTO_TCP && (flow.flags & FL_FLOW_CLOSING) != 0;
     // Each end by its own address, and as the other one has it.
     const Ipv4 inside_seen = fip.is_unset() ? inside : fip;
@@ -52,10 +56,9 @@ TrackedConnection connection_of(const fl_flow_key& key, const fl_flow& flow) {
 
 std::uint32_t timeout_of(const fl_flow_key& key, const fl_flow& flow, const ConntrackLimits& limits) {
     if (key.protocol == IPPROTO_ICMP) return limits.icmp;
-    const bool answered = (flow.flags & FL_FLOW_UNANSWERED) == 0;
-    if (key.protocol == IPPROTO_UDP) return answered ? limits.udp_stream : limits.udp_unanswered;
+    if (key.protocol == IPPROTO_UDP) return is_answered(flow) ? limits.udp_stream : limits.udp_unanswered;
     if ((flow.flags & FL_FLOW_CLOSING) != 0) return limits.tcp_closing;
-    return answered ? limits.tcp_established : limits.tcp_unanswered;
+    return is_answered(flow) ? limits.tcp_established : limits.tcp_unanswered;
 }
 
 /// The name behind each number.
