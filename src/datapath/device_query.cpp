@@ -10,6 +10,7 @@
 #include <linux/rtnetlink.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -157,57 +158,63 @@ Result<DeviceFacts> DeviceQuery::device(int ifindex) {
     return *facts;
 }
 
-/// By a dump: where one qdisc is asked for, the kernel tells everybody who listens to changes.
-bool DeviceQuery::has_ingress_alone(int ifindex) {
+struct DeviceQuery::TcObject {
+    tcmsg message;
+    std::vector<std::byte> attributes;
+};
+
+Result<std::vector<DeviceQuery::TcObject>> DeviceQuery::dump(std::uint16_t type, std::uint16_t answers, int ifindex,
+                                                             std::uint32_t parent, const std::string& what) {
     struct {
         nlmsghdr header;
-        tcmsg qdisc;
+        tcmsg about;
     } request{};
     request.header.nlmsg_len = sizeof(request);
-    request.header.nlmsg_type = RTM_GETQDISC;
+    request.header.nlmsg_type = type;
     request.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-    request.header.nlmsg_seq = ++sequence_;
-    request.qdisc.tcm_ifindex = ifindex;
-    std::string kind;
-    const auto done =
-        talk(bytes_of(request), "cannot query a qdisc", [&kind, ifindex](std::uint16_t type, Bytes payload) {
-            const auto message = read_as<tcmsg>(payload);
-            if (type != RTM_NEWQDISC || !message || message->tcm_ifindex != ifindex ||
-                message->tcm_parent != TC_H_INGRESS)
-                return;
-            for_each_attribute(payload.subspan(aligned(sizeof(tcmsg))), [&kind](std::uint16_t attribute, Bytes value) {
-                if (attribute == TCA_KIND) kind = text_of(value);
-            });
-        });
-    return done && kind == "ingress";
+    request.about.tcm_ifindex = ifindex;
+    request.about.tcm_parent = parent;
+    Result<> done;
+    for (int attempt = 0; attempt < kDumpAttempts; ++attempt) {
+        std::vector<TcObject> out;
+        request.header.nlmsg_seq = ++sequence_;
+        done = talk(bytes_of(request), fmt::format("cannot list the {} of device {}", what, ifindex),
+                    [&out, answers](std::uint16_t answer, Bytes payload) {
+                        const auto message = read_as<tcmsg>(payload);
+                        if (answer != answers || !message) return;
+                        const Bytes attributes = payload.subspan(aligned(sizeof(tcmsg)));
+                        out.push_back({*message, {attributes.begin(), attributes.end()}});
+                    });
+        if (done) return out;
+        if (done.error().code == ExitCode::kMissingDevice) return std::vector<TcObject>{};
+    }
+    return pass_on(done);
+}
+
+/// By a dump, which is of all devices: where one qdisc is asked for, the kernel tells everybody who listens to changes.
+bool DeviceQuery::has_ingress_alone(int ifindex) {
+    const auto qdiscs = dump(RTM_GETQDISC, RTM_NEWQDISC, ifindex, TC_H_UNSPEC, "qdiscs");
+    return qdiscs && std::ranges::any_of(*qdiscs, [&](const TcObject& qdisc) {
+               if (qdisc.message.tcm_ifindex != ifindex || qdisc.message.tcm_parent != TC_H_INGRESS) return false;
+               std::string kind;
+               for_each_attribute(qdisc.attributes, [&kind](std::uint16_t type, Bytes value) {
+                   if (type == TCA_KIND) kind = text_of(value);
+               });
+               return kind == "ingress";
+           });
 }
 
 Result<std::vector<FilterFacts>> DeviceQuery::filters(int ifindex, bool egress) {
-    if (egress && has_ingress_alone(ifindex)) return std::vector<FilterFacts>{};
-    struct {
-        nlmsghdr header;
-        tcmsg filter;
-    } request{};
-    request.header.nlmsg_len = sizeof(request);
-    request.header.nlmsg_type = RTM_GETTFILTER;
-    request.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-    request.filter.tcm_ifindex = ifindex;
-    request.filter.tcm_parent = TC_H_MAKE(TC_H_CLSACT, egress ? TC_H_MIN_EGRESS : TC_H_MIN_INGRESS);
-    Result<> done;
-    for (int attempt = 0; attempt < kDumpAttempts; ++attempt) {
-        std::vector<FilterFacts> out;
-        request.header.nlmsg_seq = ++sequence_;
-        done = talk(bytes_of(request), fmt::format("cannot list the tc filters of device {}", ifindex),
-                    [&out](std::uint16_t type, Bytes payload) {
-                        const auto message = read_as<tcmsg>(payload);
-                        // Handle 0 is the kernel's line for the priority as a whole, not a filter.
-                        if (type != RTM_NEWTFILTER || !message || message->tcm_handle == 0) return;
-                        out.push_back(parse_filter(*message, payload.subspan(aligned(sizeof(tcmsg)))));
-                    });
-        if (done) return out;
-        if (done.error().code == ExitCode::kMissingDevice) return std::vector<FilterFacts>{};
+    const std::uint32_t parent = TC_H_MAKE(TC_H_CLSACT, egress ? TC_H_MIN_EGRESS : TC_H_MIN_INGRESS);
+    auto found = dump(RTM_GETTFILTER, RTM_NEWTFILTER, ifindex, parent, "tc filters");
+    if (!found) return pass_on(found);
+    std::vector<FilterFacts> out;
+    for (const TcObject& filter : *found) {
+        // Handle 0 is the kernel's line for the priority as a whole, not a filter.
+        if (filter.message.tcm_handle != 0) out.push_back(parse_filter(filter.message, filter.attributes));
     }
-    return pass_on(done);
+    if (egress && !out.empty() && has_ingress_alone(ifindex)) out.clear();
+    return out;
 }
 
 Result<> DeviceQuery::talk(Bytes request, const std::string& what, const Visitor& visit) {

@@ -54,6 +54,12 @@ class DeviceQuery {
     /// A qdisc of kind `ingress` answers for filters at the egress with those that it has (ingress_tcf_block() in
     /// net/sched/sch_ingress.c).
     [[nodiscard]] bool has_ingress_alone(int ifindex);
+    struct TcObject;
+    /// The qdiscs or filters that the kernel lists, from one dump in which nothing changed; empty where the device is
+    /// gone. `answers`: the type of its messages.
+    [[nodiscard]] Result<std::vector<TcObject>> dump(std::uint16_t type, std::uint16_t answers, int ifindex,
+                                                     std::uint32_t parent, const std::string& what);
+
     explicit DeviceQuery(UniqueFd socket) : socket_(std::move(socket)) {}
 
     /// Sends `request`, gives each answer's header and payload to `visit`; ends at the acknowledgement or the dump's
