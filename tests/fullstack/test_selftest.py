@@ -176,6 +176,47 @@ def test_nothing_is_left_of_a_killed_lab():
     assert not (namespaces.STATE_BASE / name).exists()
 
 
+HEIR = "trap 'sleep 1000 >/dev/null & echo $!; exit' TERM; echo ready; while :; do sleep 0.01; done"
+
+
+def test_what_begins_while_a_lab_is_ended_ends_with_it(state):
+    """A shell that starts another process in the moment in which it is ended. `apart` is as in a router's namespace, and
+    its environment does not say that it is the lab's."""
+    holder = Namespace(state, "selftest")
+    holder.wait_until_up()
+    commands = {"known": ["sh", "-c", HEIR], "apart": ["env", "-i", "/usr/bin/unshare", "--net", "/bin/sh", "-c", HEIR]}
+    shells = {name: holder.start(words, stdout=subprocess.PIPE, text=True) for name, words in commands.items()}
+    assert {name: shell.stdout.readline() for name, shell in shells.items()} == {"known": "ready\n", "apart": "ready\n"}
+    namespaces.remove_lab(state.path)
+    heirs = {name: int(shell.communicate(timeout=5)[0]) for name, shell in shells.items()}
+    holder.close()
+    left = {name for name, pid in heirs.items() if namespaces.start_time(pid) is not None}
+    namespaces.end_processes([heirs[name] for name in left])
+    assert not left
+
+
+def test_a_lab_ends_nothing_of_its_owners_namespaces():
+    """If it is removed before its holder has made namespaces of its own. In namespaces made for this test: whoever gets
+    this wrong ends all that there is."""
+    script = (
+        "import os, subprocess, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from namespaces import StateDirectory, end_processes, remove_lab, start_time\n"
+        "others = [subprocess.Popen(['sleep', '1000']) for _ in range(2)]\n"
+        "state = StateDirectory(sys.argv[2])\n"
+        "holder = subprocess.Popen(['sleep', '1000'], env={'FIPLANE_LAB': str(state.path)})\n"
+        "state.note_holder(holder.pid)\n"
+        "remove_lab(state.path)\n"
+        "print(holder.wait(5), [start_time(process.pid) is not None for process in others])\n"
+        "end_processes([process.pid for process in others])\n"
+    )
+    seen = subprocess.run(
+        ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child",
+         sys.executable, "-c", script, ROOT / "tests" / "support", f"early-{os.getpid()}"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (seen.stdout, seen.stderr) == (f"{-signal.SIGTERM} [True, True]\n", "")
+
+
 def test_share_is_of_unicast_overlay_packets():
     def status(*packets: int) -> dict:
         classes = ("fast", "slow", "drop", "pass", "flood")

@@ -20,7 +20,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Iterable, Iterator, Sequence
+from typing import Callable, Iterable, Iterator, Sequence
 
 from timing import scaled
 
@@ -117,17 +117,33 @@ class StateDirectory:
 
 
 def remove_lab(path: Path) -> None:
-    """Ends every process of the lab kept in `path` and removes the directory."""
+    """Ends every process of the lab kept in `path` and removes the directory.
+
+    Holders go last: by their namespaces a process is known in the moment of its exec(), when its environment is empty.
+    """
     data = _read_state(path)
     holders = {int(pid): started for pid, started in data.get("holders", {}).items()}
-    namespaces = {ns for pid, started in holders.items() if alive(pid, started) and (ns := _netns_of(pid))}
-    members = [pid for pid in _processes() if _belongs(pid, path, namespaces)]
-    keepers = [pid for pid in members if pid in holders]
-    end_processes([pid for pid in members if pid not in holders])
-    end_processes(keepers)
+    # A holder that has no namespace of its own yet is still in its owner's, with everything else there.
+    namespaces = {ns for pid, started in holders.items() if alive(pid, started) for ns in _namespaces_of(pid)}
+    namespaces -= {*_namespaces_of(os.getpid()), *_namespaces_of(1)}
+
+    def members() -> list[int]:
+        return [pid for pid in _processes() if _belongs(pid, path, namespaces)]
+
+    _end_all(path, lambda: [pid for pid in members() if pid not in holders])
+    _end_all(path, members)
     shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(OSError):
         STATE_BASE.rmdir()
+
+
+def _end_all(path: Path, members: Callable[[], list[int]]) -> None:
+    """Until there are none: a process that forks after it was listed, and before it is ended, has a child that was not."""
+    deadline = time.monotonic() + scaled(30)
+    while pids := members():
+        if time.monotonic() > deadline:
+            raise LabError(f"processes of {path.name} do not end: {' '.join(map(str, pids))}")
+        end_processes(pids)
 
 
 def remove_leftovers() -> list[str]:
@@ -162,17 +178,19 @@ def _processes() -> Iterator[int]:
     return (int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) != os.getpid())
 
 
-def _netns_of(pid: int) -> str | None:
-    with contextlib.suppress(OSError):
-        return os.readlink(f"/proc/{pid}/ns/net")
-    return None
+def _namespaces_of(pid: int) -> Iterator[str]:
+    """Those of a lab's holder that others share with it: also a process in a router's network namespace is in its node's
+    mount namespace."""
+    for kind in ("net", "mnt"):
+        with contextlib.suppress(OSError):
+            yield os.readlink(f"/proc/{pid}/ns/{kind}")
 
 
 def _belongs(pid: int, path: Path, namespaces: set[str]) -> bool:
     with contextlib.suppress(OSError):
         if f"{ENVIRONMENT}={path}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             return True
-    return _netns_of(pid) in namespaces
+    return not namespaces.isdisjoint(_namespaces_of(pid))
 
 
 class Namespace:
