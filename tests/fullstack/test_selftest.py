@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import signal
@@ -186,13 +187,16 @@ def test_what_begins_while_a_lab_is_ended_ends_with_it(state):
     holder.wait_until_up()
     commands = {"known": ["sh", "-c", HEIR], "apart": ["env", "-i", "/usr/bin/unshare", "--net", "/bin/sh", "-c", HEIR]}
     shells = {name: holder.start(words, stdout=subprocess.PIPE, text=True) for name, words in commands.items()}
-    assert {name: shell.stdout.readline() for name, shell in shells.items()} == {"known": "ready\n", "apart": "ready\n"}
-    namespaces.remove_lab(state.path)
-    heirs = {name: int(shell.communicate(timeout=5)[0]) for name, shell in shells.items()}
-    holder.close()
-    left = {name for name, pid in heirs.items() if namespaces.start_time(pid) is not None}
-    namespaces.end_processes([heirs[name] for name in left])
-    assert not left
+    try:
+        assert {name: shell.stdout.readline() for name, shell in shells.items()} == {"known": "ready\n", "apart": "ready\n"}
+        namespaces.remove_lab(state.path)
+        heirs = {name: int(shell.communicate(timeout=5)[0]) for name, shell in shells.items()}
+        assert {name for name, pid in heirs.items() if namespaces.start_time(pid) is not None} == set()
+    finally:
+        for shell in shells.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+        holder.close()
 
 
 def test_a_lab_ends_nothing_of_its_owners_namespaces():
