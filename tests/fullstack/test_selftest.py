@@ -199,6 +199,26 @@ def test_what_begins_while_a_lab_is_ended_ends_with_it(state):
         holder.close()
 
 
+def test_a_lab_ends_nothing_in_namespaces_that_came_after_its_own(state):
+    """The kernel gives their numbers to the next ones."""
+    other = Namespace(state, "selftest")
+    other.wait_until_up()
+    script = "while :; do unshare --net --mount sleep 0.02 || echo ended by somebody; done"
+    busy = other.start(["sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    for number in range(20):
+        lab = StateDirectory(f"{state.path.name}-{number}")
+        holders = [Namespace(lab, f"selftest{i}") for i in range(3)]
+        for holder in holders:
+            holder.wait_until_up()
+        namespaces.remove_lab(lab.path)
+        for holder in holders:
+            holder.close()
+    assert busy.poll() is None
+    os.killpg(busy.pid, signal.SIGKILL)
+    assert busy.communicate(timeout=5)[0] == ""
+    other.close()
+
+
 def test_a_lab_ends_nothing_of_its_owners_namespaces():
     """If it is removed before its holder has made namespaces of its own. In namespaces made for this test: whoever gets
     this wrong ends all that there is."""

@@ -123,18 +123,27 @@ def remove_lab(path: Path) -> None:
     """
     data = _read_state(path)
     holders = {int(pid): started for pid, started in data.get("holders", {}).items()}
-    # A holder that has no namespace of its own yet is still in its owner's, with everything else there.
-    namespaces = {ns for pid, started in holders.items() if alive(pid, started) for ns in _namespaces_of(pid)}
-    namespaces -= {*_namespaces_of(os.getpid()), *_namespaces_of(1)}
-
-    def members() -> list[int]:
-        return [pid for pid in _processes() if _belongs(pid, path, namespaces)]
-
-    _end_all(path, lambda: [pid for pid in members() if pid not in holders])
-    _end_all(path, members)
+    _end_all(path, lambda: [pid for pid in _members(path, holders) if pid not in holders])
+    _end_all(path, lambda: _members(path, holders))
     shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(OSError):
         STATE_BASE.rmdir()
+
+
+def _members(path: Path, holders: dict[int, int]) -> list[int]:
+    """The lab's living processes. The kernel gives the number of a namespace to another one as soon as it is gone: it means
+    something while a holder lives."""
+    before = _namespaces_of_holders(holders)
+    found = {pid: set(_namespaces_of(pid)) for pid in _processes()}
+    named = {pid for pid in found if _is_named(pid, path)}
+    namespaces = before & _namespaces_of_holders(holders)
+    return [pid for pid, own in found.items() if pid in named or own & namespaces]
+
+
+def _namespaces_of_holders(holders: dict[int, int]) -> set[str]:
+    """A holder that has no namespace of its own yet is still in its owner's, with everything else there."""
+    namespaces = {ns for pid, started in holders.items() for ns in list(_namespaces_of(pid)) if alive(pid, started)}
+    return namespaces - {*_namespaces_of(os.getpid()), *_namespaces_of(1)}
 
 
 def _end_all(path: Path, members: Callable[[], list[int]]) -> None:
@@ -186,11 +195,11 @@ def _namespaces_of(pid: int) -> Iterator[str]:
             yield os.readlink(f"/proc/{pid}/ns/{kind}")
 
 
-def _belongs(pid: int, path: Path, namespaces: set[str]) -> bool:
+def _is_named(pid: int, path: Path) -> bool:
+    """Its environment has the lab's directory."""
     with contextlib.suppress(OSError):
-        if f"{ENVIRONMENT}={path}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            return True
-    return not namespaces.isdisjoint(_namespaces_of(pid))
+        return f"{ENVIRONMENT}={path}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return False
 
 
 class Namespace:
