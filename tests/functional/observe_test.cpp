@@ -56,19 +56,19 @@ class Watched {
     Watched& operator=(const Watched&) = delete;
     Observer* operator->() { return &*observer_; }
 
-    /// How long it takes from now until the snapshot satisfies `predicate`; fails after two seconds (scaled).
-    std::chrono::milliseconds until(const Predicate& predicate) {
-        const auto start = Clock::now();
-        while (!predicate(observer_->snapshot())) {
-            const auto left = scaled(2s) - (Clock::now() - start);
-            if (left <= 0s) {
-                FAIL("the snapshot never showed it");
-            }
+    /// Serves notifications until the snapshot satisfies `predicate`, for ten seconds (scaled). How often it took: 1 if
+    /// what the kernel had told by now was enough.
+    int until(const Predicate& predicate) {
+        const auto end = Clock::now() + scaled(10s);
+        int rounds = 0;
+        for (; !predicate(observer_->snapshot()); ++rounds) {
+            const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now());
+            if (left <= 0s) FAIL("the snapshot never showed it");
             pollfd readable{observer_->fd(), POLLIN, 0};
-            poll(&readable, 1, static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(left).count()));
+            poll(&readable, 1, static_cast<int>(left.count()));
             if (observer_->drain()) REQUIRE(observer_->refresh().has_value());
         }
-        return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start);
+        return rounds;
     }
 
     /// The same, but reading may fail meanwhile, and must succeed at the end.
@@ -129,11 +129,9 @@ bool forwards(const Snapshot& s, const std::string& device) {
     return found != s.root.sysctls.devices.end() && found->second.forwarding;
 }
 
-const auto kBound = scaled(100ms);
-
 }  // namespace
 
-TEST_CASE("Changes made by hand are in the snapshot within 100 ms, by partial dumps only", "[observe]") {
+TEST_CASE("Changes made by hand are in the snapshot at once, by partial dumps only", "[observe]") {
     REQUIRE_ROOT();
     Watched watched;
     run("ip link add p0 type veth peer name p1");
@@ -183,9 +181,8 @@ TEST_CASE("Changes made by hand are in the snapshot within 100 ms, by partial du
     };
     for (const Change& change : changes) {
         run(change.command);
-        const auto took = watched.until(change.shows);
-        INFO(change.command << " took " << took.count() << " ms");
-        CHECK(took < kBound);
+        INFO(change.command);
+        CHECK(watched.until(change.shows) <= 1);
     }
     CHECK(watched->counters().full_dumps == full_dumps);
     CHECK(watched->counters().overruns == 0);
@@ -232,9 +229,7 @@ TEST_CASE("Ways to IPv6 tunnel peers follow IPv6's routes and neighbours", "[obs
     for (const Change& change : changes) {
         run(change.command);
         INFO(change.command);
-        const auto took = watched.until(change.shows);
-        INFO(took.count() << " ms");
-        CHECK(took < kBound);
+        CHECK(watched.until(change.shows) <= 1);
     }
 }
 
@@ -251,10 +246,10 @@ TEST_CASE("Routes that the kernel drops in silence with their device or address 
     watched.until([](const Snapshot& s) { return has_route(s, "198.51.100.0/24") && has_route(s, "203.0.113.0/24"); });
     watched.settle();
     run("ip address del 192.0.2.3/24 dev p0");
-    CHECK(watched.until([](const Snapshot& s) { return !has_route(s, "203.0.113.0/24"); }) < kBound);
+    CHECK(watched.until([](const Snapshot& s) { return !has_route(s, "203.0.113.0/24"); }) <= 1);
     watched.settle();
     run("ip link set p0 down");
-    CHECK(watched.until([](const Snapshot& s) { return !has_route(s, "198.51.100.0/24"); }) < kBound);
+    CHECK(watched.until([](const Snapshot& s) { return !has_route(s, "198.51.100.0/24"); }) <= 1);
 }
 
 TEST_CASE("Router namespaces are watched from their creation to their deletion", "[observe]") {
@@ -262,22 +257,22 @@ TEST_CASE("Router namespaces are watched from their creation to their deletion",
     Watched watched;
     run("ip netns add qrouter-a");
     run("ip netns add unrelated");
-    CHECK(watched.until([](const Snapshot& s) { return s.routers.contains("qrouter-a"); }) < kBound);
+    CHECK(watched.until([](const Snapshot& s) { return s.routers.contains("qrouter-a"); }) <= 1);
 
     run("ip -n qrouter-a address add 10.1.0.1/24 dev lo");
-    CHECK(watched.until([](const Snapshot& s) { return s.netns("qrouter-a")->addresses.size() == 1; }) < kBound);
+    CHECK(watched.until([](const Snapshot& s) { return s.netns("qrouter-a")->addresses.size() == 1; }) <= 1);
 
     // The same name for another namespace: nothing of the old one may be left.
     run("ip netns del qrouter-a");
     run("ip netns add qrouter-a");
     CHECK(watched.until([](const Snapshot& s) {
         return s.netns("qrouter-a") != nullptr && s.netns("qrouter-a")->addresses.empty();
-    }) < kBound);
+    }) <= 1);
     run("ip -n qrouter-a link set lo up");
-    CHECK(watched.until([](const Snapshot& s) { return link_of(s.netns("qrouter-a"), "lo")->admin_up; }) < kBound);
+    CHECK(watched.until([](const Snapshot& s) { return link_of(s.netns("qrouter-a"), "lo")->admin_up; }) <= 1);
 
     run("ip netns del qrouter-a");
-    CHECK(watched.until([](const Snapshot& s) { return s.routers.empty(); }) < kBound);
+    CHECK(watched.until([](const Snapshot& s) { return s.routers.empty(); }) <= 1);
     CHECK(watched->take_changes().configuration);
 }
 
@@ -428,9 +423,9 @@ TEST_CASE("The directory of namespaces may come later than the observer", "[obse
     {
         Watched watched;
         run("ip netns add fip-late");
-        CHECK(watched.until([](const Snapshot& s) { return s.routers.contains("fip-late"); }) < kBound);
+        CHECK(watched.until([](const Snapshot& s) { return s.routers.contains("fip-late"); }) <= 1);
         run("ip netns add snat-later");
-        CHECK(watched.until([](const Snapshot& s) { return s.routers.contains("snat-later"); }) < kBound);
+        CHECK(watched.until([](const Snapshot& s) { return s.routers.contains("snat-later"); }) <= 1);
     }
     REQUIRE(umount2("/run", MNT_DETACH) == 0);
 }
@@ -554,6 +549,7 @@ TEST_CASE("Where only links of the node's own namespace are asked for, nothing e
 TEST_CASE("Only what somebody configured counts as a configuration change", "[observe]") {
     REQUIRE_ROOT();
     Watched watched;
+    run("sysctl -qw net.ipv6.conf.default.disable_ipv6=1");  // would speak, and the bridge would learn from it
     run("ip link add p0 type veth peer name p1");
     run("ip link add br0 type bridge");
     run("ip link set p0 master br0");
@@ -592,12 +588,12 @@ TEST_CASE("A periodic full dump sees what has no notification, and foreign progr
     options.foreign_programs = [&](const Link& link) {
         return link.name == "lo" ? answer : std::vector<std::string>{};
     };
+    const auto start = Clock::now();
     Watched watched(options);
     CHECK(link_of(&watched->snapshot().root, "lo")->foreign_programs.empty());
     answer = {"tcx ingress somebody"};
-    const auto took =
-        watched.until([](const Snapshot& s) { return !link_of(&s.root, "lo")->foreign_programs.empty(); });
-    CHECK(took > 500ms);
+    watched.until([](const Snapshot& s) { return !link_of(&s.root, "lo")->foreign_programs.empty(); });
+    CHECK(Clock::now() - start >= options.full_dump_interval);
     CHECK(watched->take_changes().any);
 }
 
@@ -605,7 +601,7 @@ TEST_CASE("Periodic full dumps are of one namespace at a time, and what differs 
     REQUIRE_ROOT();
     constexpr std::size_t kRouters = 4;
     ObserverOptions options;
-    options.full_dump_interval = 1s;
+    options.full_dump_interval = std::chrono::ceil<std::chrono::seconds>(scaled(1s));
     std::vector<std::string> answer;
     options.router_programs = [&](const Link&) { return answer; };
     Watched watched(options);
@@ -620,39 +616,49 @@ TEST_CASE("Periodic full dumps are of one namespace at a time, and what differs 
                    return entry.second.netfilter.chains.size() == 1;
                });
     });
-    // For two intervals, what each round has read and found.
-    const auto watch_rounds = [&] {
-        std::vector<std::pair<std::uint64_t, Changes>> rounds;
-        const auto end = Clock::now() + 2s;
-        while (Clock::now() < end) {
+    struct Round {
+        std::uint64_t read;  // namespaces, in full
+        Changes changes;
+    };
+    const auto watch_rounds = [&](const std::function<bool()>& over) {
+        std::vector<Round> rounds;
+        const auto end = Clock::now() + scaled(20s);
+        while (!over()) {
+            REQUIRE(Clock::now() < end);
             pollfd readable{watched->fd(), POLLIN, 0};
             poll(&readable, 1, 100);
             if (!watched->drain()) continue;
             const auto before = watched->counters().full_dumps;
             REQUIRE(watched->refresh().has_value());
-            rounds.emplace_back(watched->counters().full_dumps - before, watched->take_changes());
+            rounds.push_back({watched->counters().full_dumps - before, watched->take_changes()});
         }
         return rounds;
     };
-    (void)watch_rounds();
-    const auto quiet = watch_rounds();
-    std::uint64_t dumps = 0;
-    for (const auto& [read, changes] : quiet) {
-        CHECK(read <= 1);
-        dumps += read;
-    }
-    CHECK(dumps >= kRouters + 1);
-    CHECK(dumps <= 3 * (kRouters + 1));
+    const auto find_any = [](const std::vector<Round>& rounds) {
+        return std::ranges::count_if(rounds, [](const Round& round) { return round.changes.any; });
+    };
+    const auto everything_once = [&] {
+        return [&, begun = watched->counters().full_dumps] {
+            return watched->counters().full_dumps >= begun + kRouters + 1;
+        };
+    };
+    (void)watch_rounds(everything_once());
+    const auto start = Clock::now();
+    const auto begun = watched->counters().full_dumps;
+    const auto quiet = watch_rounds(everything_once());
+    CHECK(std::ranges::all_of(quiet, [](const Round& round) { return round.read <= 1; }));
+    const auto intervals = (Clock::now() - start) / options.full_dump_interval;
+    CHECK(watched->counters().full_dumps - begun <= (static_cast<std::uint64_t>(intervals) + 2) * (kRouters + 1));
     // The node's own counts in any case.
-    CHECK(std::ranges::count_if(quiet, [](const auto& round) { return round.second.any; }) <= 3);
+    CHECK(find_any(quiet) <= intervals + 2);
 
     answer = {"tcx ingress somebody"};
-    const auto told = watch_rounds();
-    CHECK(std::ranges::count_if(told, [](const auto& round) { return round.second.any; }) >=
-          static_cast<std::ptrdiff_t>(kRouters));
-    CHECK(std::ranges::all_of(watched->snapshot().routers, [](const auto& entry) {
-        return entry.second.find_link("lo")->foreign_programs.size() == 1;
-    }));
+    const auto told = watch_rounds([&] {
+        return std::ranges::all_of(watched->snapshot().routers, [](const auto& entry) {
+            return entry.second.find_link("lo")->foreign_programs.size() == 1;
+        });
+    });
+    CHECK(find_any(told) >= static_cast<std::ptrdiff_t>(kRouters));
 }
 
 TEST_CASE("Notifications are served between periodic full dumps", "[observe]") {
@@ -669,8 +675,8 @@ TEST_CASE("Notifications are served between periodic full dumps", "[observe]") {
     // The last one in the queue changes once the first of them has been read.
     watched.until([&](const Snapshot&) { return watched->counters().full_dumps >= begun + 2; });
     run("ip -n qrouter-9 address add 10.1.0.1/24 dev lo");
-    const auto took = watched.until([](const Snapshot& s) { return s.netns("qrouter-9")->addresses.size() == 1; });
-    CHECK(took < kBound);
+    // One round may have been for a namespace whose turn it was.
+    CHECK(watched.until([](const Snapshot& s) { return s.netns("qrouter-9")->addresses.size() == 1; }) <= 2);
     CHECK(watched->counters().full_dumps < begun + kRouters);
 }
 
