@@ -154,8 +154,7 @@ struct Node {
             ip_command({"link", "set", device, "up"});
         const auto up = run_process_in(vm.netns(), {"ip", "link", "set", "eth0", "up", "address", world.vm_mac.str()});
         REQUIRE(up.exit_status == 0);
-        wait_for_carriers({"nic", "wire", "port"},
-                          [this](const auto& command) { return run_process_in(node.netns(), command); });
+        wait_for_carriers(node.netns(), {"nic", "wire", "port"});
         const auto inside = NetnsGuard::enter(node.netns());
         nic = if_nametoindex("nic");
         port = if_nametoindex("port");

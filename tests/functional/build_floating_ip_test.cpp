@@ -125,7 +125,7 @@ TEST_CASE("D5 D8: a floating IP goes to another node, and its old node gives up 
     lab.apply_all(topology);
     CHECK(ping_ttl(lab.node(2).netns(), ip("172.24.5.11")) == 62);
     CHECK(ping_ttl(lab.node(2).netns(), ip("172.24.5.12")) == 62);
-    CHECK(ping_ttl(lab.node(2).netns(), ip("172.24.5.21")) == 0);
+    CHECK(ping_ttl(lab.node(2).netns(), ip("172.24.5.21"), 0, std::chrono::seconds(2)) == 0);
     for (std::size_t i = 0; i < lab.size(); ++i)
         CHECK(lab.node(i).plan_text(topology) == "");
 }
@@ -217,7 +217,7 @@ TEST_CASE("D10: a legacy router serves VMs of all nodes from one", "[build][fip]
     std::erase_if(topology.floating_ips, [](const FloatingIp& fip) { return fip.address == ip("172.24.5.21"); });
     const Plan removal = primary.apply(topology);
     CHECK(text_of(removal.withdrawn()) == std::vector<std::string>{"10.1.0.21", "172.24.5.21"});
-    CHECK(ping_ttl(lab.node(1).netns(), ip("172.24.5.21")) == 0);
+    CHECK(ping_ttl(lab.node(1).netns(), ip("172.24.5.21"), 0, std::chrono::seconds(2)) == 0);
     CHECK(ping_ttl(lab.node(1).netns(), ip("172.24.5.22")) == 63);
     CHECK(primary.plan_text(topology) == "");
 }

@@ -106,7 +106,8 @@ LabNode::LabNode(const Topology& topology, std::size_t index, const Netns& wire)
     must_run(netns(), fmt::format("ip link set lo up; ip addr add {}{} dev {}; ip link set {} up",
                                   node.underlay_address.str(), node.underlay_address.is_ipv6() ? "/64 nodad" : "/24",
                                   node.underlay_device, node.underlay_device));
-    wait_for_carriers({node.underlay_device}, [this](const auto& command) { return run_process_in(netns(), command); });
+    wait_for_carriers(netns(), {node.underlay_device});
+    wait_for_carriers(wire, {port});
     thread_ = std::make_unique<NodeThread>(netns());
 }
 
@@ -180,7 +181,7 @@ Plan LabNode::teardown() {
     return plan;
 }
 
-Vm::Vm(const Topology& topology, const std::string& port_name, LabNode& node, const Netns& from) : scratch_(port_name) {
+Vm::Vm(const Topology& topology, const std::string& port_name, const Netns& from) : scratch_(port_name) {
     const Port& port = port_named(topology, port_name);
     const Subnet& subnet = topology.subnets[port.subnet];
     address_ = port.fixed_ip;
@@ -192,7 +193,8 @@ Vm::Vm(const Topology& topology, const std::string& port_name, LabNode& node, co
                                   "ip addr add {}/{} dev eth0; ip route add default via {}",
                                   port.mac.str(), topology.networks[port.network].mtu, port.fixed_ip.str(),
                                   subnet.cidr.length, subnet.gateway_ip->str()));
-    (void)node;
+    wait_for_carriers(from, {port.device});
+    wait_for_carriers(netns(), {"eth0"});
 }
 
 Lab::Lab(const Topology& topology) : wire_("wire") {
@@ -209,7 +211,7 @@ void Lab::apply_all(const Topology& topology) {
 
 Vm& Lab::boot(const Topology& topology, const std::string& port) {
     LabNode& where = node(port_named(topology, port).node.value());
-    return *(vms_[port] = std::make_unique<Vm>(topology, port, where, where.netns()));
+    return *(vms_[port] = std::make_unique<Vm>(topology, port, where.netns()));
 }
 
 void Lab::boot_all(const Topology& topology) {
@@ -218,9 +220,9 @@ void Lab::boot_all(const Topology& topology) {
     }
 }
 
-int ping_ttl(const Netns& from, Ipv4 to, int size) {
+int ping_ttl(const Netns& from, Ipv4 to, int size, std::chrono::seconds patience) {
     constexpr int kHeaders = 28;
-    std::vector<std::string> command = {"ping", "-n", "-c", "1", "-W", "2", "-M", "do"};
+    std::vector<std::string> command = {"ping", "-n", "-c", "1", "-W", std::to_string(patience.count()), "-M", "do"};
     if (size > 0) command.insert(command.end(), {"-s", std::to_string(size - kHeaders)});
     command.push_back(to.str());
     const auto result = run_process_in(from, command);
@@ -228,6 +230,18 @@ int ping_ttl(const Netns& from, Ipv4 to, int size) {
     if (result.exit_status != 0 || at == std::string::npos) return 0;
     return std::stoi(result.out.substr(at + 5));
 }
+
+namespace {
+
+/// As /proc/PID/stat has it: S sleeps until something happens.
+char process_state(pid_t pid) {
+    std::ifstream in(fmt::format("/proc/{}/stat", pid));
+    const std::string text{std::istreambuf_iterator<char>(in), {}};
+    const auto name_end = text.rfind(") ");  // a name may have blanks and brackets
+    return name_end == std::string::npos ? '\0' : text.at(name_end + 2);
+}
+
+}  // namespace
 
 Capture::Capture(const Netns& netns, const std::string& device, const std::string& filter) {
     std::array<char, 64> path{"/tmp/fiplane-capture-XXXXXX"};
@@ -240,7 +254,8 @@ Capture::Capture(const Netns& netns, const std::string& device, const std::strin
         if (setns(netns.fd(), CLONE_NEWNET) != 0) _exit(127);
         dup2(file, 1);
         dup2(file, 2);
-        execlp("tcpdump", "tcpdump", "-l", "-e", "-nn", "-vv", "-i", device.c_str(), filter.c_str(), nullptr);
+        execlp("tcpdump", "tcpdump", "--immediate-mode", "-l", "-e", "-nn", "-vv", "-i", device.c_str(), filter.c_str(),
+               nullptr);
         _exit(127);
     }
     close(file);
@@ -256,6 +271,13 @@ Capture::Capture(const Netns& netns, const std::string& device, const std::strin
 
 std::vector<std::string> Capture::lines() {
     std::this_thread::sleep_for(scaled(std::chrono::milliseconds(300)));
+    // SIGINT ends it without a look at what it has not read. A frame makes it runnable at once, so that it sleeps only
+    // if there is none.
+    const auto end = std::chrono::steady_clock::now() + scaled(std::chrono::seconds(10));
+    while (process_state(pid_) != 'S') {
+        REQUIRE(std::chrono::steady_clock::now() < end);
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
     kill(pid_, SIGINT);
     waitpid(pid_, nullptr, 0);
     pid_ = -1;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <catch2/catch_test_macros.hpp>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <map>
@@ -79,7 +80,8 @@ class LabNode {
 
 class Vm {
   public:
-    Vm(const Topology& topology, const std::string& port, LabNode& node, const Netns& from);
+    /// Its device is made in `from`.
+    Vm(const Topology& topology, const std::string& port, const Netns& from);
     [[nodiscard]] const Netns& netns() const { return scratch_.netns(); }
     [[nodiscard]] Ipv4 address() const { return address_; }
 
@@ -108,9 +110,10 @@ class Lab {
     std::map<std::string, std::unique_ptr<Vm>> vms_;
 };
 
-/// TTL of the echo reply, or 0 if none came within two seconds. `size` is the whole IP packet; 0: the default. DF is
-/// set.
-[[nodiscard]] int ping_ttl(const Netns& from, Ipv4 to, int size = 0);
+constexpr std::chrono::seconds kPingPatience{20};
+
+/// TTL of the echo reply, or 0 if none comes. `size` is the whole IP packet; 0: the default. DF is set.
+[[nodiscard]] int ping_ttl(const Netns& from, Ipv4 to, int size = 0, std::chrono::seconds patience = kPingPatience);
 
 /// What a frame capture on a device saw: lines of `tcpdump -e -nn` that match the filter.
 class Capture {

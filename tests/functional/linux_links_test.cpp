@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "functional/linux_witness.hpp"
+#include "support/carriers.hpp"
 
 namespace fiplane::test {
 namespace {
@@ -415,6 +416,7 @@ TEST_CASE("links are changed in every respect and released again", "[linux][rtnl
     CHECK(std::ranges::count(seen["flags"], "ALLMULTI") == 1);
 
     must(bench.rtnl.change_link(bench.link("b").ifindex, "b", {.up = true}));
+    wait_for_carriers(bench.netns(), {"a", "b"});
     CHECK_FALSE(bench.link("b").all_multicast);
     CHECK(bench.link("a").running);
     CHECK(run_process_in(bench.netns(), {"ip", "-6", "-o", "addr", "show", "dev", "a"}).out.empty());

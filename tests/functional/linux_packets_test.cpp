@@ -16,6 +16,7 @@
 #include "linux/garp.hpp"
 #include "linux/nft.hpp"
 #include "linux/sysctl.hpp"
+#include "support/carriers.hpp"
 #include "support/time_scale.hpp"
 
 namespace fiplane::test {
@@ -77,6 +78,8 @@ struct Wire {
                                  .peer_netns = &far.netns()}));
         must(near.rtnl.change_link(near.link("fg-0").ifindex, "fg-0", {.up = true}));
         must(far.rtnl.change_link(far.link("far").ifindex, "far", {.up = true}));
+        wait_for_carriers(near.netns(), {"fg-0"});
+        wait_for_carriers(far.netns(), {"far"});
     }
 };
 
@@ -122,6 +125,8 @@ add rule ip t pre ip daddr 172.24.5.11 dnat to 192.0.2.9
                                  .oif = outer,
                                  .gateway = prefix(router_address).address,
                                  .protocol = 4}));
+        wait_for_carriers(router.netns(), {name});
+        wait_for_carriers(end.netns(), {"eth0"});
     }
     [[nodiscard]] long tracked() const {
         auto inside = NetnsGuard::enter(router.netns());
@@ -129,7 +134,7 @@ add rule ip t pre ip daddr 172.24.5.11 dnat to 192.0.2.9
         return std::stol(run_process({"cat", "/proc/sys/net/netfilter/nf_conntrack_count"}).out);
     }
     void wait_for(long count) const {
-        for (int i = 0; i < 100 && tracked() != count; ++i)
+        for (int i = 0; i < 1000 && tracked() != count; ++i)
             poll(nullptr, 0, 10);
         REQUIRE(tracked() == count);
     }

@@ -25,4 +25,8 @@ void wait_for_carriers(const std::vector<std::string>& devices, const CommandRun
     }
 }
 
+void wait_for_carriers(const Netns& netns, const std::vector<std::string>& devices) {
+    wait_for_carriers(devices, [&netns](const auto& command) { return run_process_in(netns, command); });
+}
+
 }  // namespace fiplane::test

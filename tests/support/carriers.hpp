@@ -17,5 +17,6 @@ using CommandRunner = std::function<ProcessResult(const std::vector<std::string>
 /// up to a second after they have got it (net/core/link_watch.c): until then what `ip` shows changes by itself, and a
 /// device loses what it is given. For veth pairs and taps: a tunnel's state stays unknown.
 void wait_for_carriers(const std::vector<std::string>& devices, const CommandRunner& run = run_process);
+void wait_for_carriers(const Netns& netns, const std::vector<std::string>& devices);
 
 }  // namespace fiplane::test
