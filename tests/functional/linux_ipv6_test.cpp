@@ -13,6 +13,7 @@
 
 #include "functional/linux_witness.hpp"
 #include "linux/nft.hpp"
+#include "linux/sysctl.hpp"
 #include "linux/unique_fd.hpp"
 #include "support/packet.hpp"
 
@@ -53,6 +54,7 @@ TEST_CASE("IPv6 addresses are read with their devices", "[linux][rtnl]") {
     const auto addresses = must(bench.rtnl.ipv6_addresses());
     CHECK(std::ranges::count(addresses, Ipv6Address{bench.a, address("2001:db8::1"), false}) == 1);
     CHECK(std::ranges::count(addresses, Ipv6Address{1, address("::1"), false}) == 1);
+    must(write_sysctl(bench.netns(), "ipv6/conf/a/dad_transmits", "100"));  // a second each: stays tentative
     bench.run({"ip", "address", "add", "2001:db8::5/64", "dev", "a"});
     CHECK(std::ranges::count(must(bench.rtnl.ipv6_addresses()), Ipv6Address{bench.a, address("2001:db8::5"), true}) ==
           1);
