@@ -9,6 +9,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -196,6 +197,15 @@ int NodeBench::stop_agent(int signal) {
     }
     agent_ = -1;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+std::chrono::milliseconds NodeBench::agent_cpu_time() const {
+    clockid_t clock{};
+    timespec used{};
+    REQUIRE(clock_getcpuclockid(agent_, &clock) == 0);
+    REQUIRE(clock_gettime(clock, &used) == 0);
+    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::seconds(used.tv_sec) +
+                                                                 std::chrono::nanoseconds(used.tv_nsec));
 }
 
 std::string NodeBench::log() const {

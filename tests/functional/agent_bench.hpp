@@ -60,6 +60,8 @@ class NodeBench {
     /// Ends the agent by a signal; its exit status, 128 + signal if that killed it.
     int stop_agent(int signal);
     [[nodiscard]] pid_t agent_pid() const { return agent_; }
+    /// What the agent has used of the CPUs since its start: what it does takes as much of it on a busy machine.
+    [[nodiscard]] std::chrono::milliseconds agent_cpu_time() const;
     [[nodiscard]] std::string log() const;
     [[nodiscard]] nlohmann::json status() const;
     [[nodiscard]] nlohmann::json floating_ip(const std::string& address) const;

@@ -12,6 +12,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <optional>
 #include <random>
@@ -137,13 +138,22 @@ std::uint64_t packets(const nlohmann::json& status, const std::string& reason) {
     return 0;
 }
 
+std::uint64_t statistic(const NodeBench& bench, const char* key) {
+    return bench.status().at("statistics").at(key);
+}
+
+/// How long addresses live on br-ex without sending anything.
+void set_ageing(Clock::duration time) {
+    shell(fmt::format("ip link set br-ex type bridge ageing_time {}", time / 10ms));
+}
+
 /// The agent of node primary, whose br-ex forgets within kAgeing.
 void start(NodeBench& bench) {
     // Peers that do not exist would be asked for all the time, which is news each time.
     for (const char* peer : {"192.0.2.12", "192.0.2.13"})
         shell(fmt::format("ip neigh replace {} lladdr 02:00:00:00:00:02 dev eth0 nud permanent", peer));
     bench.start_agent();
-    shell(fmt::format("ip link set br-ex type bridge ageing_time {}", kAgeing / 10ms));
+    set_ageing(kAgeing);
 }
 
 /// Both talk until both are known.
@@ -152,6 +162,51 @@ void introduce(const Guest& a, const Mac& mac_a, const Guest& b, const Mac& mac_
     b.send(mac_b, mac_a, 0);
     wait_until("both are known", [&] { return has_row(mac_a, a) && has_row(mac_b, b); });
 }
+
+/// Two guests that talk with each other, so that neither is forgotten meanwhile.
+class Conversation {
+  public:
+    Conversation(const Guest& a, const Mac& mac_a, const Guest& b, const Mac& mac_b)
+        : a_(a), b_(b), mac_a_(mac_a), mac_b_(mac_b) {}
+
+    /// One frame each way.
+    void talk() {
+        a_.send(mac_a_, mac_b_, ++sent_);
+        b_.send(mac_b_, mac_a_, ++sent_);
+        std::this_thread::sleep_for(20ms);
+    }
+    void talk_for(Clock::duration time) {
+        for (const auto end = Clock::now() + time; Clock::now() < end;)
+            talk();
+    }
+    void talk_until(const std::string& what, const std::function<bool()>& condition) {
+        wait_until(
+            what,
+            [&] {
+                talk();
+                return condition();
+            },
+            10s);
+    }
+    /// Until the agent has heard of all that there is to hear of, and keeps both addresses.
+    void talk_until_settled(const NodeBench& bench) {
+        const auto before = statistic(bench, "learned_refreshed");
+        talk_until("both addresses are refreshed", [&] { return statistic(bench, "learned_refreshed") >= before + 2; });
+        talk_until("the agent has nothing to do", [&] {
+            const auto updates = statistic(bench, "updates");
+            talk_for(scaled(500ms));
+            return statistic(bench, "updates") == updates;
+        });
+    }
+    [[nodiscard]] std::uint32_t sent() const { return sent_; }
+
+  private:
+    const Guest& a_;
+    const Guest& b_;
+    Mac mac_a_;
+    Mac mac_b_;
+    std::uint32_t sent_ = 0;
+};
 
 }  // namespace
 
@@ -165,28 +220,26 @@ TEST_CASE("A learned address lives while it sends, and not longer", "[agent][lea
     const Mac mac_b = guest_mac(2);
     const Mac silent = guest_mac(3);
     introduce(a, mac_a, b, mac_b);
-    b.send(silent, mac_a, 0);
-    wait_until("the silent one is known", [&] { return has_row(silent, b); });
-    const auto silent_since = Clock::now();
-    std::this_thread::sleep_for(scaled(1s));  // until the ports have been heard to be up
-
+    Conversation conversation(a, mac_a, b, mac_b);
+    conversation.talk_until_settled(bench);
     const auto before = bench.status();
-    std::uint32_t sent = 0;
+    const auto sent_before = conversation.sent();
+    const auto silent_sends = Clock::now();
+    b.send(silent, mac_a, 0);
+    conversation.talk_until("the silent one is known", [&] { return has_row(silent, b); });
+    const auto silent_since = Clock::now();
+
     bool silent_gone = false;
     bool kept = true;
     const auto end = Clock::now() + 4 * kAgeing;
     while (Clock::now() < end) {
-        for (int i = 0; i < 10; ++i) {
-            a.send(mac_a, mac_b, ++sent);
-            b.send(mac_b, mac_a, ++sent);
-            std::this_thread::sleep_for(20ms);
-        }
+        conversation.talk_for(200ms);
         kept = kept && port_of(mac_a) == "ga" && port_of(mac_b) == "gb";
         if (!silent_gone && port_of(silent).empty()) {
             silent_gone = true;
             // A look may extend a life by as long as is between two looks.
             CHECK(Clock::now() - silent_since < 2 * kAgeing);
-            CHECK(Clock::now() - silent_since > kAgeing - 500ms);
+            CHECK(Clock::now() - silent_sends > kAgeing - 500ms);
             wait_until("the row has gone with it", [&] { return !rows().contains(silent.str()); });
         }
     }
@@ -195,13 +248,13 @@ TEST_CASE("A learned address lives while it sends, and not longer", "[agent][lea
     const auto after = bench.status();
     INFO(bench.log());
     const auto fast = packets(after, "l2_forward") - packets(before, "l2_forward");
-    CHECK(fast * 100 >= std::uint64_t{sent} * 99);
+    CHECK(fast * 100 >= std::uint64_t{conversation.sent() - sent_before} * 99);
     const auto& was = before.at("statistics");
     const auto& now = after.at("statistics");
     const auto grown = [&](const char* key) { return now.at(key).get<int>() - was.at(key).get<int>(); };
     CHECK(grown("learned_refreshed") >= 2 * 3);
-    // To refresh makes no work: what was heard of is the silent one's end.
-    CHECK(grown("updates") <= 1 + grown("full_dumps"));
+    // To refresh makes no work: what was heard of is the silent one's beginning and end.
+    CHECK(grown("updates") <= 2 + grown("full_dumps"));
 
     // Both fall silent.
     wait_until(
@@ -227,12 +280,12 @@ TEST_CASE("An address that moves is seen by Linux, followed at once, and not bro
 
     const auto before = bench.status();
     c.send(mover, other, 3);
-    const auto moved = Clock::now();
     CHECK(b.receives(3));
     CHECK(port_of(mover) == "gc");  // at once: the frame itself has gone through the bridge
     wait_until("the row has followed", [&] { return has_row(mover, c); });
-    CHECK(Clock::now() - moved < scaled(1s));
-    CHECK(packets(bench.status(), "learn") - packets(before, "learn") == 1);
+    const auto after = bench.status();
+    CHECK(after.at("statistics").at("full_dumps") == before.at("statistics").at("full_dumps"));  // it was told
+    CHECK(packets(after, "learn") - packets(before, "learn") == 1);
     b.send(other, mover, 4);
     CHECK(c.receives(4));
 
@@ -303,21 +356,19 @@ TEST_CASE("A new agent keeps what the bridge still knows", "[agent][learning]") 
     const Mac mac_a = guest_mac(1);
     const Mac mac_b = guest_mac(2);
     introduce(a, mac_a, b, mac_b);
-    auto talk = [&, number = 0U](Clock::duration time) mutable {
-        for (const auto end = Clock::now() + time; Clock::now() < end; ++number) {
-            a.send(mac_a, mac_b, number);
-            b.send(mac_b, mac_a, number);
-            std::this_thread::sleep_for(20ms);
-        }
-    };
-    talk(kAgeing / 3);
+    Conversation conversation(a, mac_a, b, mac_b);
+    conversation.talk_until_settled(bench);
+    // Nobody refreshes anything until there is an agent again.
+    set_ageing(60s);
     CHECK(bench.stop_agent(SIGKILL) == 128 + SIGKILL);
     bench.start_agent();
-    CHECK(bench.status().at("statistics").at("rows_written") == 0);
-    talk(2 * kAgeing);
+    CHECK(statistic(bench, "rows_written") == 0);
+    conversation.talk_until("the new agent keeps them", [&] { return statistic(bench, "learned_refreshed") >= 2; });
+    set_ageing(kAgeing);
+    conversation.talk_for(2 * kAgeing);
     CHECK(port_of(mac_a) == "ga");
     CHECK(has_row(mac_a, a));
-    CHECK(bench.status().at("statistics").at("rows_removed") == 0);
+    CHECK(statistic(bench, "rows_removed") == 0);
 }
 
 TEST_CASE("A thousand addresses in a second are learned without starving anything", "[agent][learning]") {
@@ -329,27 +380,27 @@ TEST_CASE("A thousand addresses in a second are learned without starving anythin
     std::this_thread::sleep_for(scaled(1s));
     const auto before = bench.status().at("statistics");
     const auto start_time = Clock::now();
-    std::chrono::milliseconds slowest{};
+    std::chrono::milliseconds longest{};
     for (int i = 0; i < kMany; ++i) {
         a.send(guest_mac(i), guest_mac(kMany), 0);
         std::this_thread::sleep_until(start_time + (i + 1) * 1ms);
         if (i % 250 != 249) continue;
-        const auto asked = Clock::now();
+        const auto asked = bench.agent_cpu_time();
         (void)bench.status();
-        slowest = std::max(slowest, std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - asked));
+        longest = std::max(longest, bench.agent_cpu_time() - asked);
     }
-    const auto all_sent = Clock::now();
+    const auto all_sent = bench.agent_cpu_time();
     wait_until("all are known", [&] { return rows().size() >= kMany; });
-    const auto late = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - all_sent);
+    const auto late = bench.agent_cpu_time() - all_sent;
     const auto after = bench.status().at("statistics");
     const auto grown = [&](const char* key) { return after.at(key).get<int>() - before.at(key).get<int>(); };
-    WARN(
-        fmt::format("{} addresses: the last row {} ms after the last frame, {} compilations, status within {} ms, last "
-                    "compilation {} ms, tables {} ms",
-                    kMany, late.count(), grown("updates"), slowest.count(), after.at("last_compile_ms").get<double>(),
-                    after.at("last_sync_ms").get<double>()));
+    WARN(fmt::format(
+        "{} addresses: the last row {} ms of CPU after the last frame, {} compilations, status within {} ms of "
+        "CPU, last compilation {} ms, tables {} ms",
+        kMany, late.count(), grown("updates"), longest.count(), after.at("last_compile_ms").get<double>(),
+        after.at("last_sync_ms").get<double>()));
     CHECK(late < scaled(1s));
-    CHECK(slowest < scaled(500ms));
+    CHECK(longest < scaled(500ms));
     CHECK(grown("updates") <= kMany / 4);
     CHECK(grown("overruns") == 0);
     CHECK(bench.status().at("problems").empty());
