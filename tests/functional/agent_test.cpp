@@ -49,7 +49,7 @@ std::size_t count_fast(const NodeBench& bench) {
         std::ranges::count_if(status.at("floating_ips"), [](const auto& row) { return row.at("state") == "fast"; }));
 }
 
-/// Since the agent's start: one after a minute in which nothing told it of anything.
+/// Complete readings of a namespace: at the start, after lost notifications, and once a minute.
 int full_dumps(const NodeBench& bench) {
     return bench.status().at("statistics").at("full_dumps");
 }
