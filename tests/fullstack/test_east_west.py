@@ -59,9 +59,9 @@ def test_D2_routed_where_it_begins(warm, taps, sender, receiver, protocol):
     ours = match_inner(lambda frame: tag in bytes(frame) and frame[IP].dst == there.port.fixed_ip)
     with handled(warm, {here.node: Handled("routed"), there.node: Handled("l2_forward")}):
         departure.send(Ether(src=here.port.mac, dst=qr_mac(warm, here.port.network)) / packet(64))
-        on_wire = wire.frames(ours, 2, 0.5)
         arrived = arrival.one(lambda frame: tag in bytes(frame) and IP in frame and frame[IP].dst == there.port.fixed_ip,
                               "routed packet")
+        on_wire = wire.frames(ours, 2, 0.5)
     assert len(on_wire) == 1
     assert_tunnelled("on the wire", on_wire[0], warm.nodes[here.node], warm.nodes[there.node], there.port.network, delivered)
     assert_same("at the VM", arrived, delivered)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import pytest
 from scapy.layers.l2 import ARP, Ether
 
+from bridges import wait_until_forwarding
 from conftest import ROOT
 from lab import Lab, LabNode, wait_for
+from maps import fdb_outs, has_way
 from measure import counts
 from namespaces import Namespace
 from pings import send_pings
@@ -23,8 +25,6 @@ from timing import scaled
 TOPOLOGY = ROOT / "examples" / "devstack-star-vxlan.yaml"
 HUB, HERE, THERE = "primary", "subnode1", "subnode2"
 BRIDGE, TUNNEL, VNI = "br-ex", "guests0", 77
-# Time from its first frame until everybody knows where a guest is.
-SETTLED = 1.0
 
 
 def mtu_of(node: LabNode) -> int:
@@ -53,6 +53,7 @@ class Guest:
             f"echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip link set eth0 address {self.mac} mtu {mtu_of(self.node)} up\n"
             f"ip address add {self.address}/23 dev eth0"
         )
+        wait_until_forwarding(node, self.port, self.namespace)
 
     def unplug(self) -> None:
         self.node.run(["ip", "link", "del", self.port])
@@ -74,12 +75,6 @@ def port_of(node: LabNode, mac: str) -> str | None:
     return next((row["ifname"] for row in rows if row["mac"] == mac and "vlan" not in row), None)
 
 
-def table_rows(node: LabNode) -> set[str]:
-    """MACs that the fast path knows."""
-    rows = json.loads(node.run(["bpftool", "-j", "map", "dump", "pinned", "/sys/fs/bpf/fiplane/maps/fl_fdb"]).stdout)
-    return {":".join(f"{byte:02x}" for byte in row.get("formatted", row)["key"]["mac"]) for row in rows}
-
-
 def join(node: LabNode, peer: LabNode) -> None:
     # As fiplane's own devices have it: devices that differ in what they accept cannot share a port.
     checksums = "noudpcsum" if node.lab.topology.underlay_version == 4 else "udp6zerocsumtx udp6zerocsumrx"
@@ -89,6 +84,20 @@ def join(node: LabNode, peer: LabNode) -> None:
         f"echo 1 > /proc/sys/net/ipv6/conf/{TUNNEL}/disable_ipv6; ip link set {TUNNEL} master {BRIDGE} up"
         f" mtu {mtu_of(node)}"
     )
+
+
+def wait_until_placed(lab: Lab, *guests: Guest) -> None:
+    """Until both bridges have these guests where they are, and the fast path sends there what is for them."""
+    def is_at(node: LabNode, guest: Guest) -> bool:
+        port = guest.port if guest.node is node else TUNNEL
+        if port_of(node, guest.mac) != port:
+            return False
+        out = fdb_outs(node).get(guest.mac, {"kind": "FL_OUT_NONE"}) if lab.fast_path else None
+        return out is None or (out["kind"] != "FL_OUT_NONE" and out["port"] == node.links()[port]["ifindex"])
+
+    for node in (lab.nodes[HERE], lab.nodes[THERE]):
+        for guest in guests:
+            wait_for(f"{guest.name} where it is, on {node.name}", lambda node=node, guest=guest: is_at(node, guest))
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +116,7 @@ def guests(lab: Lab):
     wait_for("the guests to reach each other", lambda: made["a"].ping(made["b"].address, 1) == 1)
     assert made["c"].ping(made["b"].address, 3, patience=5) == 3
     assert made["c"].ping(made["a"].address, 3, patience=5) == 3
-    if lab.fast_path:
-        macs = {guest.mac for guest in made.values()}
-        for node in (here, there):
-            wait_for(f"the guests in the tables of {node.name}", lambda node=node: macs <= table_rows(node))
+    wait_until_placed(lab, *made.values())
     return made
 
 
@@ -153,7 +159,8 @@ def test_a_guest_reaches_a_floating_ip_in_bpf(lab, guests):
     """The way back ends at an address that the bridge has learned."""
     fip = next(fip for fip in lab.topology.floating_ips if lab.topology.node_of_fip(fip) == HERE)
     assert guests["a"].ping(fip, 5, interval=0.2, patience=5) == 5  # neighbours become known
-    time.sleep(scaled(SETTLED))
+    if lab.fast_path:
+        wait_for("the way back", lambda: has_way(lab.nodes[HERE], fip, guests["a"].address))
     with Carried(lab, (HERE,), 1200):
         assert guests["a"].ping(fip, 600) == 600
 
@@ -166,9 +173,9 @@ def test_entries_that_are_used_outlive_the_bridges_ageing(lab, guests, taps):
         for guest in (a, b):
             guest.node.run(["ip", "link", "set", BRIDGE, "type", "bridge", "ageing_time", str(ageing * 100)])
         # What the bridges had not seen for longer than that is forgotten at once, and a moment later in BPF.
-        time.sleep(scaled(SETTLED))
+        time.sleep(scaled(1))
         assert a.ping(b.address, 3, patience=5) == 3
-        time.sleep(scaled(SETTLED))
+        wait_until_placed(lab, a, b)
         with c.namespace.packet_socket("eth0") as bystander:
             number = 4 * ageing * 20
             assert a.ping(b.address, number, interval=0.05) == number
@@ -184,8 +191,8 @@ def test_entries_that_are_used_outlive_the_bridges_ageing(lab, guests, taps):
         # c has been silent for longer than that.
         assert port_of(c.node, c.mac) is None
         if lab.fast_path:
-            assert c.mac not in table_rows(c.node)
-            assert {a.mac, b.mac} <= table_rows(a.node) & table_rows(b.node)
+            assert c.mac not in fdb_outs(c.node)
+            assert {a.mac, b.mac} <= fdb_outs(a.node).keys() & fdb_outs(b.node).keys()
             assert all(guest.node.status()["statistics"]["learned_refreshed"] > 0 for guest in (a, b))
     finally:
         for guest in (a, b):
@@ -194,23 +201,22 @@ def test_entries_that_are_used_outlive_the_bridges_ageing(lab, guests, taps):
 
 
 def test_a_guest_moves_to_the_other_node(lab, guests):
-    """Its first frame there is seen by both bridges; a second later it is reached in BPF, and stays where it is."""
+    """Its first frame there is seen by both bridges; then it is reached in BPF, and stays where it is."""
     a, c = guests["a"], guests["c"]
     assert c.ping(a.address, 20) == 20
     here, there = lab.nodes[HERE], lab.nodes[THERE]
     a.unplug()
     a.plug(there)
     a.announce()
-    time.sleep(scaled(SETTLED))
-    assert port_of(here, a.mac) == TUNNEL and port_of(there, a.mac) == a.port
+    wait_until_placed(lab, a)
     assert c.ping(a.address, 3, patience=5) == 3  # c is new there
-    time.sleep(scaled(SETTLED))
+    wait_until_placed(lab, a, c)
     with Carried(lab, (HERE, THERE), 1200):
         assert c.ping(a.address, 600) == 600
     assert port_of(here, a.mac) == TUNNEL and port_of(there, a.mac) == a.port
     a.unplug()
     a.plug(here)
     a.announce()
-    time.sleep(scaled(SETTLED))
+    wait_until_placed(lab, a)
     assert c.ping(a.address, 20) == 20
     assert port_of(here, a.mac) == a.port

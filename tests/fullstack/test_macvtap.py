@@ -209,7 +209,8 @@ def test_hand_changes_are_mended(lab, taps, damage):
     for name in ("vm1", "vm3") if "del" in damage else ():
         lab.vms[name].unplug(node.namespace)
         lab.plug(lab.vms[name])
-    assert wait_for("ping", lambda: ping_ttl(vm.run, port_of(lab, "vm2").fixed_ip)) == 64
+    wait_for("ping", lambda: send_pings(vm.run, port_of(lab, "vm2").fixed_ip, 2).complete)
+    assert ping_ttl(vm.run, port_of(lab, "vm2").fixed_ip) == 64
     wire, tag = taps.wire("compute1", "bridge"), random.randbytes(16)
     taps.vm("vm1").send(Ether(src=STRANGER, dst=BROADCAST, type=EXPERIMENTAL) / Raw(tag + bytes(30)))
     wire.none(ours(tag), "frame with nobody's MAC")

@@ -115,6 +115,12 @@ def ping(where: FixtureVm | FixtureOutside, address: str, seconds: float = 3) ->
     return int(output.split("ttl=")[1].split()[0]) if " 1 received" in output else None
 
 
+def forget_neighbours(lab: FixtureLab) -> None:
+    """The outside host's, also of addresses that it still asks for: what it sends there waits for the answers to the
+    questions of before, and is refused when those do not come, whoever is there by then."""
+    lab.outside.run(["ip", "neigh", "flush", "dev", "eth0"])
+
+
 def answers_arp(lab: FixtureLab, address: str, seconds: float = 3) -> str | None:
     """The MAC that answers to who-has on the external network. Proxy ARP takes up to 0.8 s."""
     output = lab.outside.run(["arping", "-f", "-w", str(round(scaled(seconds))), "-I", "eth0", address], check=False)
@@ -372,7 +378,7 @@ def test_removed_floating_ip_is_silent(restored):
     assert ping(lab.outside, address) is not None
     router = lab.cloud.id("router/r1")
     lab.fixture.remove_fip(router, address)
-    lab.outside.run(["ip", "neigh", "flush", "dev", "eth0"])
+    forget_neighbours(lab)
     assert in_parallel([lambda: answers_arp(lab, address, 1), lambda: ping(lab.outside, address, 1)]) == [None, None]
     for where in namespaces(lab):
         assert address not in lab.node.run_in(where, "iptables-save; ip address; ip route show table all")
@@ -381,6 +387,7 @@ def test_removed_floating_ip_is_silent(restored):
         assert tcp_source(lab.vms["red1"], lab.outside, lab.outside.address) == GATEWAYS["r1"]
     (data,) = [fip for fip in lab.cloud.sync_routers(HOST)[0]["_floatingips"] if fip["floating_ip_address"] == address]
     lab.fixture.add_fip(router, data)
+    forget_neighbours(lab)
     assert ping(lab.outside, address) is not None
     after = in_netns(lab, netns, "ip rule"), tables(lab, netns)
     assert len(after[0]) == len(before[0])
@@ -438,10 +445,11 @@ def test_deleted_router(restored):
         assert FIPS["green1"] not in (lab.state_path / "fip-priorities").read_text()
         rest = lab.node.run_in(lab.fip_netns, "ip link; ip rule; ip route show table all")
         assert device_name("fpr-", router["id"]) not in rest and FIPS["green1"] not in rest
-    lab.outside.run(["ip", "neigh", "flush", "dev", "eth0"])
+    forget_neighbours(lab)
     green, red = in_parallel([lambda: ping(lab.outside, FIPS["green1"], 1), lambda: ping(lab.outside, FIPS["red1"])])
     assert green is None and red is not None
     lab.change(lab.cloud)
+    forget_neighbours(lab)
     assert ping(lab.outside, FIPS["green1"]) is not None
 
 

@@ -17,10 +17,12 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from bridges import wait_until_forwarding
 from conftest import ROOT
 from expect import Handled, carried_in_bpf, handled
 from frames import assert_same, assert_tunnelled, is_tunnelled, match_inner, outer, tunnel_of
 from lab import wait_for
+from maps import wait_until_known
 from matrix import missing, ping, run_matrix, ssh
 from namespaces import Namespace
 from pings import send_pings
@@ -55,6 +57,10 @@ def bridge_ports(node, bridge: str) -> set[str]:
     return {row["ifname"] for row in json.loads(node.run(["ip", "-j", "link", "show", "master", bridge]).stdout)}
 
 
+def mac_of(guest: Namespace) -> str:
+    return json.loads(guest.run(["ip", "-j", "link", "show", "eth0"]).stdout)[0]["address"]
+
+
 @contextlib.contextmanager
 def guest(lab, node: str, bridge: str) -> Iterator[Namespace]:
     """A VM that no topology lists: its eth0 is plugged into a bridge of a node, and has no address."""
@@ -65,6 +71,7 @@ def guest(lab, node: str, bridge: str) -> Iterator[Namespace]:
         place.run(f"ip link add {name} type veth peer name eth0 netns {holder.pid}; ip link set {name} master {bridge} up")
         mtu = encapsulation(lab).mtu
         holder.run(f"echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip link set eth0 mtu {mtu} up")
+        wait_until_forwarding(place, name, holder)
         yield holder
     finally:
         place.run(["ip", "link", "del", name], check=False)
@@ -203,6 +210,8 @@ def test_M3_dhcp_and_ping_for_an_unlisted_guest(warm):
             assert ipaddress.ip_address(lease[0]) in ipaddress.ip_network("10.1.1.0/24") and lease[1] == mtu
             for target in ("vm1", "vm3", "vm5"):
                 assert (sent := send_pings(vm.run, lab.vms[target].port.fixed_ip, 3)).complete, sent.output
+            if lab.fast_path:
+                wait_until_known(lab.nodes.values(), [mac_of(vm)])
             with carried_in_bpf(lab, packets=-1) if lab.fast_path else contextlib.nullcontext():
                 sent = send_pings(vm.run, lab.vms["vm3"].port.fixed_ip, 100 if lab.fast_path else 20, interval=0.02)
             assert sent.complete, sent.output
@@ -222,7 +231,7 @@ def test_M4_nothing_crosses_between_the_overlays(warm, taps, sent_on, other):
     ours = match_inner(lambda frame: tag in bytes(frame))
     with guest(lab, "subnode1", bridges[sent_on]) as vm:
         tap = vm.packet_socket("eth0")
-        source = json.loads(vm.run(["ip", "-j", "link", "show", "eth0"]).stdout)[0]["address"]
+        source = mac_of(vm)
         elsewhere = next(node.macs[other] for node in lab.topology.nodes.values() if other in node.macs)
         for destination in ("ff:ff:ff:ff:ff:ff", elsewhere):
             tap.send(bytes(Ether(src=source, dst=destination, type=0x88B5) / Raw(tag + bytes(40))))

@@ -21,6 +21,7 @@ from scapy.packet import Packet, Raw
 from equivalence.sockets import Capture, Injector
 from frames import assert_same, inner, is_tunnelled, match_inner, outer_header
 from lab import wait_for
+from maps import mtus_to
 from pings import send_pings
 from test_wire import BROADCAST, EXTERNAL, TENANT, Place, carries, fresh_tag, host_address, host_mac, ipv4
 
@@ -92,10 +93,17 @@ def narrow(warm):
     here, there = warm.nodes[warm.vms["vm1"].node], warm.nodes[warm.vms["vm3"].node]
     ip = f"ip -{warm.topology.underlay_version}"
     route = f"{there.node.underlay_address} dev {here.node.underlay_device} src {here.node.underlay_address}"
+    peer = there.node.underlay_address
+
+    def wait_for_mtu(mtu: int) -> None:
+        if warm.fast_path:
+            wait_for(f"MTU {mtu} in the tables", lambda: all(found == {mtu} for found in mtus_to(here, peer).values()))
+
     here.run(f"{ip} route add {route} mtu {SMALL_MTU + warm.topology.networks[EXTERNAL].encapsulation.overhead}")
-    time.sleep(0.5)  # until the agent has seen it
+    wait_for_mtu(SMALL_MTU)
     yield Place(warm, "vm3")
     here.run(f"{ip} route del {route}")
+    wait_for_mtu(warm.topology.networks[EXTERNAL].mtu)
     for place in (here, *warm.vms.values()):
         place.run(["ip", "route", "flush", "cache"])
     warm.wait_until_ready()
@@ -477,7 +485,7 @@ def test_gratuitous_arp_of_a_node_moves_its_address(warm, taps):
                     / ipv4(here.port.fixed_ip, address, 64, UDP(sport=4006, dport=9) / Raw(mark), "udp", 3))
             return Ether(inner(wire.one(match_inner(carries(mark, src=here.fip)), "packet in the tunnel"))).dst == fresh
 
-        wait_for("packets for the new MAC", next_packet_goes_there, timeout=1.0, interval=0.05)
+        wait_for("packets for the new MAC", next_packet_goes_there, timeout=10)
     finally:
         time.sleep(1.1)
         mac = host_mac(warm, node)

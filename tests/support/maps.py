@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from typing import Any
+from typing import Any, Collection, Iterable
 
-from lab import LabNode
+from lab import LabNode, wait_for
 
 PINS = "/sys/fs/bpf/fiplane/maps"
 TABLES = (
@@ -61,3 +61,32 @@ def underlay_octets(address: str) -> list[int]:
 def fip_in(node: LabNode, address: str) -> list[dict[str, Any]]:
     """Rows of fl_fip_in for a floating IP, in any segment."""
     return [row for row in bpftool_dump(node, "fl_fip_in") if row["key"]["fip"] == octets(address)]
+
+
+def fdb_outs(node: LabNode) -> dict[str, dict[str, Any]]:
+    """MAC -> where the fast path sends what is for it; of one that several segments have, in one of them."""
+    return {":".join(f"{byte:02x}" for byte in row["key"]["mac"]): row["value"]["out"] for row in bpftool_dump(node, "fl_fdb")}
+
+
+def wait_until_known(nodes: Iterable[LabNode], macs: Collection[str]) -> None:
+    """Until the fast path of all these nodes knows where to send what is for these MACs."""
+    def are_known(node: LabNode) -> bool:
+        outs = fdb_outs(node)
+        return all(mac in outs and outs[mac]["kind"] != "FL_OUT_NONE" for mac in macs)
+
+    for node in nodes:
+        wait_for(f"{', '.join(macs)} in the tables of {node.name}", lambda node=node: are_known(node))
+
+
+def has_way(node: LabNode, fip: str, address: str) -> bool:
+    """Does the fast path know the way to an address of what the owner of a floating IP sends?"""
+    domains = {row["value"]["domain"] for row in bpftool_dump(node, "fl_vms") if row["value"]["fip"] == octets(fip)}
+    found = {row["key"]["domain"] for row in bpftool_dump(node, "fl_dests") if row["key"]["ip"] == octets(address)}
+    return bool(domains) and domains <= found
+
+
+def mtus_to(node: LabNode, peer: str) -> dict[str, set[int]]:
+    """By table, the MTUs of the rows that lead into a tunnel to an underlay address."""
+    rows = {table: bpftool_dump(node, table) for table in ("fl_fdb", "fl_dests")}
+    return {table: {row["value"]["out"]["mtu"] for row in found if row["value"]["out"]["remote"] == underlay_octets(peer)}
+            for table, found in rows.items()}
