@@ -24,11 +24,12 @@ from lab import in_parallel, wait_for
 from live_connections import OUTSIDE, PING, TCP, UDP, Connection, LiveConnections
 from namespaces import LabError
 from neutron_cloud import DVR, DVR_SNAT, LEGACY
-from router_churn import ChurnRouter
+from router_churn import MOST_SECONDS, ChurnRouter
 from timing import scaled
 from watched_follower import WatchedFollower
 
 BUILD = Path(os.environ.get("FIPLANE_BUILD", Path(__file__).resolve().parents[2] / "build" / "release"))
+TIMEOUT = 400  # seconds; a thousand routers take a minute, or more than two beside emulators
 ARTEFACTS = BUILD / "fullstack-artefacts" / "follow-flows"
 # Connections by mode: begun before there is an agent, under the first one, and about each of the four events.
 COUNTS = {DVR: (80, 80, 10), LEGACY: (80, 80, 10), DVR_SNAT: (40, 40, 5)}
@@ -163,8 +164,9 @@ def check_new_ones(sites: list[Site]) -> None:
     planned = [[site.live.plan(vm, OUTSIDE, UDP, 0.5) for vm in FIPS] for site in sites]
     for site, new in zip(sites, planned):
         site.live.open(new)
-    time.sleep(scaled(1))
     for site, new in zip(sites, planned):
+        with contextlib.suppress(LabError):  # one that is never answered is none of the programs'
+            wait_for("answers", lambda: all(site.live.reports()[one.id]["answered"] > 0 for one in new), 10)
         assert all(ports_kept(site, [one.id for one in new])), f"{site.mode}: new connections stay with Linux"
 
 
@@ -287,8 +289,26 @@ def churn(site: Site, worker: int, rounds: int) -> int:
             first, *others = routers
             steps = [first.create(), first.delete(), first.create(), first.vanish()]
             steps += [step for router in others[1:] for step in (router.create(), router.vanish())]
-        site.lab.node.run(["sh", "-e"], stdin="\n".join(steps), timeout=60)
+        site.lab.node.run(["sh", "-e"], stdin="\n".join(steps), timeout=10 * MOST_SECONDS)
     return followed
+
+
+@contextlib.contextmanager
+def talking(sites: list[Site]) -> Iterator[None]:
+    """Quiet connections say something every 30 s meanwhile: conntrack forgets UDP that is silent for 120 s."""
+    over = threading.Event()
+
+    def talk() -> None:
+        while not over.wait(30):
+            everywhere(sites, lambda site: site.live.say(site.quiet, 1, 0.4))
+
+    thread = threading.Thread(target=talk)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def held(site: Site) -> dict[str, Any]:
@@ -313,19 +333,20 @@ def test_a_thousand_routers_leave_nothing(sites):
     memory = [site.follower.memory() for site in sites]
     log = [len(site.follower.complaints()) for site in sites]
     jobs = [(site, worker) for site in sites for worker in range(WORKERS)]
-    begun = time.monotonic()
-    followed = in_parallel(
-        [lambda site=site, worker=worker: churn(site, worker, -(-ROUNDS[site.mode] // WORKERS)) for site, worker in jobs],
-        len(jobs))
-    seconds = time.monotonic() - begun
-    print(f"{sum(ROUNDS.values())} rounds in {seconds:.0f} s, {sum(followed)} of them followed")
-    for site, old, kilobytes, lines in zip(sites, before, memory, log):
-        with contextlib.suppress(LabError):  # if it does not come true, the comparison says what is left
-            wait_for("the agent to see the end", lambda: not left(held(site), old), 5.0, 0.3)
-        assert not left(held(site), old), site.mode
-        grown = site.follower.memory() - kilobytes
-        assert grown < GROWTH, f"{site.mode}: the agent grew by {grown} KiB"
-        assert not site.follower.complaints()[lines:], site.mode
+    with talking(sites):
+        begun = time.monotonic()
+        followed = in_parallel(
+            [lambda site=site, worker=worker: churn(site, worker, -(-ROUNDS[site.mode] // WORKERS)) for site, worker in jobs],
+            len(jobs))
+        seconds = time.monotonic() - begun
+        print(f"{sum(ROUNDS.values())} rounds in {seconds:.0f} s, {sum(followed)} of them followed")
+        for site, old, kilobytes, lines in zip(sites, before, memory, log):
+            with contextlib.suppress(LabError):  # if it does not come true, the comparison says what is left
+                wait_for("the agent to see the end", lambda: not left(held(site), old), interval=0.3)
+            assert not left(held(site), old), site.mode
+            grown = site.follower.memory() - kilobytes
+            assert grown < GROWTH, f"{site.mode}: the agent grew by {grown} KiB"
+            assert not site.follower.complaints()[lines:], site.mode
     check(sites, "after all those namespaces")
     for site in sites:
         new = ChurnRouter.new(site.lab, 0)
@@ -366,10 +387,14 @@ def test_the_other_router_does_not_notice(sites):
     everywhere(sites, come_and_go)
     time.sleep(0.5)
     for site, planned in zip(sites, streams):
+        ids = [one.id for one in planned]
+        site.live.stop(ids)
+        with contextlib.suppress(LabError):  # what is not answered is lost
+            wait_for("the last answers", lambda: not any(site.live.reports()[id]["unanswered"] for id in ids), 10)
         reports = site.live.reports()
         for one in planned:
-            sent, answered, late = (reports[one.id][key] for key in ("sent", "answered", "unanswered"))
-            assert sent > 100 and late < 50, f"{site.mode}: {one}: {reports[one.id]}"
-            assert sent - late == answered, f"{site.mode}: {one}: {sent - late - answered} of {sent} packets were lost"
+            sent, answered = (reports[one.id][key] for key in ("sent", "answered"))
+            assert sent > 100, f"{site.mode}: {one}: {reports[one.id]}"
+            assert sent == answered, f"{site.mode}: {one}: {sent - answered} of {sent} packets were lost"
         site.live.forget([one.id for one in site.live.connections.values() if "green1" in (one.opener, one.to)])
     check(sites, "another router gone")

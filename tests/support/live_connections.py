@@ -95,11 +95,17 @@ class LiveConnections:
 
     def say(self, ids: list[str], count: int, interval: float) -> None:
         """Has these talk, and does not wait for it."""
+        self._order("say", ids, count=count, interval=interval)
+
+    def stop(self, ids: list[str]) -> None:
+        """These do not talk by themselves any more."""
+        self._order("stop", ids)
+
+    def _order(self, word: str, ids: list[str], **more: float) -> None:
         orders: dict[str, dict] = {}
         for id in ids:
-            if id not in self.connections:
-                continue
-            orders.setdefault(self.connections[id].talker, {"say": [], "count": count, "interval": interval})["say"].append(id)
+            if id in self.connections:
+                orders.setdefault(self.connections[id].talker, {word: [], **more})[word].append(id)
         self._ask(orders)
 
     def reports(self) -> dict[str, dict]:

@@ -19,6 +19,7 @@ from watched_follower import PINS
 FIXED, GATEWAY, MAC = "10.9.0.11", "10.9.0.1", "02:00:00:00:09:11"
 FIRST_FIP, FIRST_PAIR, FIRST_QG = 150, 100, 220
 MOST = 20  # at a time
+MOST_SECONDS = 30  # until the agent follows one, and more on a machine that does not get to ask
 TABLE, PRIORITY = 16, 40000
 
 
@@ -77,7 +78,7 @@ class ChurnRouter:
         all of them may take it many seconds."""
         pins = " && ".join(f"test -e {PINS}/routers/{self.netns}/{device}" for device in (self.device("qr-"), self.outer))
         late = f"{{ echo the agent does not follow {self.netns}: >&2; ls {PINS}/routers/{self.netns} >&2 || true; exit 1; }}"
-        return f"n=0; until {pins}; do n=$((n + 1)); test $n -lt 1500 || {late}; sleep 0.02; done"
+        return f"n=0; until {pins}; do n=$((n + 1)); test $n -lt {MOST_SECONDS * 50} || {late}; sleep 0.02; done"
 
     def delete(self) -> str:
         """In the order of an L3 agent: floating IP, ports, namespace."""

@@ -4,11 +4,13 @@ that the other end sends back. Orders come as lines of JSON on stdin, each is an
 
     {"open": [{"id": "7", "protocol": "udp", "to": "203.0.113.101", "interval": 0.3, "size": 40, "far_talks": false}, ...]}
     {"say": ["7", ...], "count": 3, "interval": 0.2}
+    {"stop": ["7", ...]}
     {"report": []}
 
-A connection with an interval sends a message that often; without one (null) only what it is told to say. Where the far end
-talks, it is the one that sends messages, and the opener sends them back. A message is a line: the connection's id, its
-number and padding; what comes back has the address, as the answering end sees it, in place of the padding's beginning.
+A connection with an interval sends a message that often, until it is stopped; without one (null) only what it is told to say.
+Where the far end talks, it is the one that sends messages, and the opener sends them back. A message is a line: the
+connection's id, its number and padding; what comes back has the address, as the answering end sees it, in place of the
+padding's beginning.
 """
 
 from __future__ import annotations
@@ -71,9 +73,9 @@ class Talk:
             self.worst_wait = max(self.worst_wait, time.monotonic() - self.waiting_since)
 
     async def talk(self) -> None:
-        while self.interval is not None and not self.broken:
+        while (interval := self.interval) is not None and not self.broken:
             self.say()
-            await asyncio.sleep(self.interval)
+            await asyncio.sleep(interval)
 
     async def say_some(self, count: int, interval: float) -> None:
         for _ in range(count):
@@ -143,6 +145,10 @@ class Talker:
             for id in order["say"]:
                 if id in self.talks:
                     self.spawn(self.talks[id].say_some(order["count"], order["interval"]))
+        elif "stop" in order:
+            for id in order["stop"]:
+                if id in self.talks:
+                    self.talks[id].interval = None
         else:
             return {"talks": {id: talk.report() for id, talk in self.talks.items()},
                     "callers": {id: sorted(addresses) for id, addresses in self.callers.items() if len(addresses) > 1}}
