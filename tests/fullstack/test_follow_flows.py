@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -302,13 +303,13 @@ def talking(sites: list[Site]) -> Iterator[None]:
         while not over.wait(30):
             everywhere(sites, lambda site: site.live.say(site.quiet, 1, 0.4))
 
-    thread = threading.Thread(target=talk)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as thread:
+        talker = thread.submit(talk)
+        try:
+            yield
+        finally:
+            over.set()
+        talker.result()
 
 
 def held(site: Site) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from typing import Callable
 
 import pytest
 from scapy.layers.l2 import ARP, Ether
@@ -14,7 +15,7 @@ from scapy.layers.l2 import ARP, Ether
 from bridges import wait_until_forwarding
 from conftest import ROOT
 from lab import Lab, LabNode, wait_for
-from maps import fdb_outs, has_way
+from maps import TOLD, fdb_outs, has_way
 from measure import counts
 from namespaces import Namespace
 from pings import send_pings
@@ -86,9 +87,11 @@ def join(node: LabNode, peer: LabNode) -> None:
     )
 
 
-def wait_until_placed(lab: Lab, *guests: Guest) -> None:
-    """Until both bridges have these guests where they are, and the fast path sends there what is for them."""
+def wait_until_placed(lab: Lab, *guests: Guest, meanwhile: Callable[[], object] = lambda: None) -> None:
+    """Until both bridges have these guests where they are, and the fast path sends there what is for them. `meanwhile` comes
+    before each look."""
     def is_at(node: LabNode, guest: Guest) -> bool:
+        meanwhile()
         port = guest.port if guest.node is node else TUNNEL
         if port_of(node, guest.mac) != port:
             return False
@@ -97,7 +100,8 @@ def wait_until_placed(lab: Lab, *guests: Guest) -> None:
 
     for node in (lab.nodes[HERE], lab.nodes[THERE]):
         for guest in guests:
-            wait_for(f"{guest.name} where it is, on {node.name}", lambda node=node, guest=guest: is_at(node, guest))
+            what = f"{guest.name} where it is, on {node.name}"
+            wait_for(what, lambda node=node, guest=guest: is_at(node, guest), TOLD)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +164,7 @@ def test_a_guest_reaches_a_floating_ip_in_bpf(lab, guests):
     fip = next(fip for fip in lab.topology.floating_ips if lab.topology.node_of_fip(fip) == HERE)
     assert guests["a"].ping(fip, 5, interval=0.2, patience=5) == 5  # neighbours become known
     if lab.fast_path:
-        wait_for("the way back", lambda: has_way(lab.nodes[HERE], fip, guests["a"].address))
+        wait_for("the way back", lambda: has_way(lab.nodes[HERE], fip, guests["a"].address), TOLD)
     with Carried(lab, (HERE,), 1200):
         assert guests["a"].ping(fip, 600) == 600
 
@@ -175,7 +179,7 @@ def test_entries_that_are_used_outlive_the_bridges_ageing(lab, guests, taps):
         # What the bridges had not seen for longer than that is forgotten at once, and a moment later in BPF.
         time.sleep(scaled(1))
         assert a.ping(b.address, 3, patience=5) == 3
-        wait_until_placed(lab, a, b)
+        wait_until_placed(lab, a, b, meanwhile=lambda: a.ping(b.address, 1))  # or they would be forgotten
         with c.namespace.packet_socket("eth0") as bystander:
             number = 4 * ageing * 20
             assert a.ping(b.address, number, interval=0.05) == number

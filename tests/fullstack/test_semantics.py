@@ -21,7 +21,7 @@ from scapy.packet import Packet, Raw
 from equivalence.sockets import Capture, Injector
 from frames import assert_same, inner, is_tunnelled, match_inner, outer_header
 from lab import wait_for
-from maps import mtus_to
+from maps import TOLD, mtus_to
 from pings import send_pings
 from test_wire import BROADCAST, EXTERNAL, TENANT, Place, carries, fresh_tag, host_address, host_mac, ipv4
 
@@ -97,12 +97,14 @@ def narrow(warm):
 
     def wait_for_mtu(mtu: int) -> None:
         if warm.fast_path:
-            wait_for(f"MTU {mtu} in the tables", lambda: all(found == {mtu} for found in mtus_to(here, peer).values()))
+            wait_for(f"MTU {mtu} in the tables", lambda: all(found == {mtu} for found in mtus_to(here, peer).values()), TOLD)
 
     here.run(f"{ip} route add {route} mtu {SMALL_MTU + warm.topology.networks[EXTERNAL].encapsulation.overhead}")
-    wait_for_mtu(SMALL_MTU)
-    yield Place(warm, "vm3")
-    here.run(f"{ip} route del {route}")
+    try:
+        wait_for_mtu(SMALL_MTU)
+        yield Place(warm, "vm3")
+    finally:
+        here.run(f"{ip} route del {route}")
     wait_for_mtu(warm.topology.networks[EXTERNAL].mtu)
     for place in (here, *warm.vms.values()):
         place.run(["ip", "route", "flush", "cache"])

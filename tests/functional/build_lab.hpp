@@ -112,7 +112,8 @@ class Lab {
 
 constexpr std::chrono::seconds kPingPatience{20};
 
-/// TTL of the echo reply, or 0 if none comes. `size` is the whole IP packet; 0: the default. DF is set.
+/// TTL of the echo reply, or 0 if none comes within `patience`. `size` is the whole IP packet; 0: the default. DF is
+/// set.
 [[nodiscard]] int ping_ttl(const Netns& from, Ipv4 to, int size = 0, std::chrono::seconds patience = kPingPatience);
 
 /// What a frame capture on a device saw: lines of `tcpdump -e -nn` that match the filter.

@@ -290,9 +290,10 @@ TEST_CASE("an echo goes through a followed router both ways", "[datapath][router
     FollowedRouter node;
     node.vouch(1000);
     const bool from_vm = GENERATE(true, false);
-    for (int i = 0; i < 2; ++i) {
-        const auto ping = run_process_in((from_vm ? node.vm : node.far).netns(),
-                                         {"ping", "-n", "-c", "1", "-W", "10", from_vm ? "172.24.4.2" : "172.24.5.11"});
+    for (int i = 0; i < 2; ++i) {  // of one flow: the identifier is the same
+        const auto ping =
+            run_process_in((from_vm ? node.vm : node.far).netns(),
+                           {"ping", "-n", "-e", "77", "-c", "1", "-W", "10", from_vm ? "172.24.4.2" : "172.24.5.11"});
         INFO(ping.out << ping.err);
         CHECK(ping.exit_status == 0);
     }

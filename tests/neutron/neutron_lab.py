@@ -555,13 +555,15 @@ class NeutronLab:
             try:
                 self._running.close()
             finally:
-                remove_lab(self.state.path)
-                for name in ("node", "outside"):
-                    holder = getattr(self, name, None)
-                    if holder is not None:
-                        getattr(holder, "namespace", holder).close()
-                for vm in self.vms.values():
-                    vm.namespace.close()
+                try:
+                    remove_lab(self.state.path)
+                finally:
+                    for name in ("node", "outside"):
+                        holder = getattr(self, name, None)
+                        if holder is not None:
+                            getattr(holder, "namespace", holder).close()
+                    for vm in self.vms.values():
+                        vm.namespace.close()
 
 
 def _port(port: VmPort, network: str) -> Port:

@@ -195,11 +195,13 @@ class FixtureLab:
             try:
                 self._running.close()
             finally:
-                remove_lab(self.state.path)
-                for item in (*getattr(self, "vms", {}).values(), getattr(self, "outside", None), getattr(self, "node", None)):
-                    if item is not None:
-                        item.namespace.close()
-                del self.state
+                try:
+                    remove_lab(self.state.path)
+                finally:
+                    for item in (*getattr(self, "vms", {}).values(), getattr(self, "outside", None), getattr(self, "node", None)):
+                        if item is not None:
+                            item.namespace.close()
+                    del self.state
         # Another lab may have come later and still be there.
         if self._old_handler is not None and signal.getsignal(signal.SIGTERM) is self._handler:
             signal.signal(signal.SIGTERM, self._old_handler)

@@ -483,12 +483,14 @@ class Lab:
         with uninterrupted():
             agents = [node.agent.pid for node in self.nodes.values() if node.agent is not None]
             end_processes(agents)
-            remove_lab(self.state.path)
-            for item in (*self.sites(), *self.vms.values(), *self.outside.values()):
-                item.namespace.close()
-            if hasattr(self, "wire"):
-                self.wire.close()
-        self._restore_sigterm()
+            try:
+                remove_lab(self.state.path)
+            finally:
+                for item in (*self.sites(), *self.vms.values(), *self.outside.values()):
+                    item.namespace.close()
+                if hasattr(self, "wire"):
+                    self.wire.close()
+                self._restore_sigterm()
 
     def _catch_sigterm(self) -> None:
         if threading.current_thread() is threading.main_thread():

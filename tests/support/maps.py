@@ -10,6 +10,9 @@ from typing import Any, Collection, Iterable
 from lab import LabNode, wait_for
 
 PINS = "/sys/fs/bpf/fiplane/maps"
+# Seconds, scaled, after which a change of which the kernel tells must be in the tables on a machine that stalls. Much less
+# than until the agent's next full dump, which finds out by itself.
+TOLD = 10
 TABLES = (
     "fl_config", "fl_sources", "fl_tunnels", "fl_fdb", "fl_arp", "fl_fip_in", "fl_vms", "fl_senders", "fl_dests", "fl_routes",
 )  # fmt: skip
@@ -75,7 +78,7 @@ def wait_until_known(nodes: Iterable[LabNode], macs: Collection[str]) -> None:
         return all(mac in outs and outs[mac]["kind"] != "FL_OUT_NONE" for mac in macs)
 
     for node in nodes:
-        wait_for(f"{', '.join(macs)} in the tables of {node.name}", lambda node=node: are_known(node))
+        wait_for(f"{', '.join(macs)} in the tables of {node.name}", lambda node=node: are_known(node), TOLD)
 
 
 def has_way(node: LabNode, fip: str, address: str) -> bool:

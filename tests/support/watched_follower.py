@@ -23,7 +23,7 @@ class WatchedFollower(Follower):
         def are_fast() -> bool:
             return floating_ips == {address for address, state in self.states().items() if state == "fast"}
 
-        wait_for(f"{sorted(floating_ips)} to be fast", are_fast)
+        wait_for(f"{sorted(floating_ips)} to be fast", are_fast, 30)
 
     def reasons(self) -> dict[str, int]:
         """Packets by reason, at the routers' ports."""
