@@ -22,7 +22,7 @@ from follower import Follower
 from lab import in_parallel, wait_for
 from namespaces import LabError
 from neutron_cloud import DVR, LEGACY
-from pings import send_pings
+from pings import send_pings, sent_times
 from timing import scaled
 
 FIP1, FIP2 = "203.0.113.101", "203.0.113.102"
@@ -280,12 +280,10 @@ def probing(host, address: str) -> Iterator[Probes]:
             process.send_signal(2)
             process.wait(timeout=scaled(10))
             output.seek(0)
-            for line in output:
-                if found := re.match(r"\[([\d.]+)\] \d+ bytes .* icmp_seq=(\d+) .* time=([\d.]+) ms", line):
-                    probes.answered[int(found[2])] = float(found[1]) - float(found[3]) / 1000
-                    probes.unanswered.pop(int(found[2]), None)
-                elif found := re.match(r"\[([\d.]+)\] no answer yet for icmp_seq=(\d+)", line):
-                    probes.unanswered[int(found[2])] = float(found[1])
+            text = output.read()
+        probes.answered |= sent_times(text)
+        late = re.findall(r"^\[([\d.]+)\] no answer yet for icmp_seq=(\d+)", text, re.MULTILINE)
+        probes.unanswered |= {int(number): float(when) for when, number in late if int(number) not in probes.answered}
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from frames import inner, match_inner
 from lab import Lab, wait_for
 from maps import TABLES, bpftool_dump, dump, fip_in, pinned_ids, underlay_octets
 from matrix import ping, ssh
-from pings import send_pings
+from pings import send_pings, sent_times
 from timing import scaled
 
 FRESH = "172.24.5.77"
@@ -57,9 +57,7 @@ class Ping:
 
     def _answered(self) -> dict[int, float]:
         """Number of each one that has been answered -> when it was sent."""
-        text = Path(self._output.name).read_text()
-        found = re.findall(r"^\[([\d.]+)\] \d+ bytes .* icmp_seq=(\d+) .* time=([\d.]+) ms$", text, re.MULTILINE)
-        return {int(number): float(when) - float(milliseconds) / 1000 for when, number, milliseconds in found}
+        return sent_times(Path(self._output.name).read_text())
 
 
 class SshSession:

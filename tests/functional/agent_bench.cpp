@@ -219,6 +219,10 @@ nlohmann::json NodeBench::status() const {
     return nlohmann::json::parse(result.out);
 }
 
+std::uint64_t NodeBench::statistic(const std::string& key) const {
+    return status().at("statistics").at(key);
+}
+
 nlohmann::json NodeBench::floating_ip(const std::string& address) const {
     const auto all = status();
     for (const auto& row : all.at("floating_ips")) {

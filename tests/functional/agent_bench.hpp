@@ -7,6 +7,7 @@
 
 #include <catch2/catch_test_macros.hpp>
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -64,6 +65,9 @@ class NodeBench {
     [[nodiscard]] std::chrono::milliseconds agent_cpu_time() const;
     [[nodiscard]] std::string log() const;
     [[nodiscard]] nlohmann::json status() const;
+    /// Of status(): one of its `statistics`. `full_dumps` are complete readings of a namespace: at the start, after
+    /// lost notifications, and once a minute.
+    [[nodiscard]] std::uint64_t statistic(const std::string& key) const;
     [[nodiscard]] nlohmann::json floating_ip(const std::string& address) const;
 
     /// Everything that building could change, as iproute2 and nft show it.

@@ -138,10 +138,6 @@ std::uint64_t packets(const nlohmann::json& status, const std::string& reason) {
     return 0;
 }
 
-std::uint64_t statistic(const NodeBench& bench, const char* key) {
-    return bench.status().at("statistics").at(key);
-}
-
 /// How long addresses live on br-ex without sending anything.
 void set_ageing(Clock::duration time) {
     shell(fmt::format("ip link set br-ex type bridge ageing_time {}", time / 10ms));
@@ -190,12 +186,12 @@ class Conversation {
     }
     /// Until the agent has heard of all that there is to hear of, and keeps both addresses.
     void talk_until_settled(const NodeBench& bench) {
-        const auto before = statistic(bench, "learned_refreshed");
-        talk_until("both addresses are refreshed", [&] { return statistic(bench, "learned_refreshed") >= before + 2; });
+        const auto before = bench.statistic("learned_refreshed");
+        talk_until("both addresses are refreshed", [&] { return bench.statistic("learned_refreshed") >= before + 2; });
         talk_until("the agent has nothing to do", [&] {
-            const auto updates = statistic(bench, "updates");
+            const auto updates = bench.statistic("updates");
             talk_for(scaled(500ms));
-            return statistic(bench, "updates") == updates;
+            return bench.statistic("updates") == updates;
         });
     }
     [[nodiscard]] std::uint32_t sent() const { return sent_; }
@@ -362,13 +358,13 @@ TEST_CASE("A new agent keeps what the bridge still knows", "[agent][learning]") 
     set_ageing(60s);
     CHECK(bench.stop_agent(SIGKILL) == 128 + SIGKILL);
     bench.start_agent();
-    CHECK(statistic(bench, "rows_written") == 0);
-    conversation.talk_until("the new agent keeps them", [&] { return statistic(bench, "learned_refreshed") >= 2; });
+    CHECK(bench.statistic("rows_written") == 0);
+    conversation.talk_until("the new agent keeps them", [&] { return bench.statistic("learned_refreshed") >= 2; });
     set_ageing(kAgeing);
     conversation.talk_for(2 * kAgeing);
     CHECK(port_of(mac_a) == "ga");
     CHECK(has_row(mac_a, a));
-    CHECK(statistic(bench, "rows_removed") == 0);
+    CHECK(bench.statistic("rows_removed") == 0);
 }
 
 TEST_CASE("A thousand addresses in a second are learned without starving anything", "[agent][learning]") {

@@ -74,7 +74,7 @@ class Watched {
         return predicate(observer_->snapshot());
     }
 
-    /// The same, but reading may fail meanwhile, and must succeed at the end.
+    /// As until(), but reading may fail meanwhile, and must succeed at the end.
     void recover(const Predicate& predicate) {
         const auto end = Clock::now() + scaled(5s);
         bool good = false;

@@ -2,21 +2,17 @@
 // When the kernel is done with what follows from bringing devices up.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
-#include "support/run_process.hpp"
+#include "linux/netns.hpp"
 
 namespace fiplane::test {
-
-/// Runs a command in the network namespace that is meant.
-using CommandRunner = std::function<ProcessResult(const std::vector<std::string>&)>;
 
 /// Waits until the kernel has announced the carrier of each of these devices (for 5 s, scaled; then throws). It does so
 /// up to a second after they have got it (net/core/link_watch.c): until then what `ip` shows changes by itself, and a
 /// device loses what it is given. For veth pairs and taps: a tunnel's state stays unknown.
-void wait_for_carriers(const std::vector<std::string>& devices, const CommandRunner& run = run_process);
+void wait_for_carriers(const std::vector<std::string>& devices);
 void wait_for_carriers(const Netns& netns, const std::vector<std::string>& devices);
 
 }  // namespace fiplane::test

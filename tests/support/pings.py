@@ -62,3 +62,9 @@ def send_pings(
     found = re.findall(r"bytes from .* icmp_seq=(\d+) ttl=(\d+) time=([0-9.]+) ms", result.stdout)
     answers = (Answer(int(sequence), int(ttl), float(time)) for sequence, ttl, time in found)
     return Pings(count, tuple(answer for answer in answers if answer.sequence <= count), result.stdout + result.stderr)
+
+
+def sent_times(output: str) -> dict[int, float]:
+    """Of `ping -D`: the number of each request that was answered, and when it was sent, in seconds of the wall clock."""
+    found = re.findall(r"^\[([\d.]+)\] \d+ bytes .* icmp_seq=(\d+) .* time=([\d.]+) ms$", output, re.MULTILINE)
+    return {int(sequence): float(when) - float(milliseconds) / 1000 for when, sequence, milliseconds in found}
